@@ -1,0 +1,1 @@
+"""Floor 2: sparse vectors in, ranked ordinals out."""

@@ -1,0 +1,133 @@
+"""Sparse vectors as the floors exchange them: compressed rows of (term, weight) or (term, impact).
+
+``weight`` is the float32 activation of a term, ``impact`` the same as an integer: ``weight = impact * scale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+DOCUMENT_SCALE = 0.02
+QUERY_SCALE = 0.00125
+MAX_DOCUMENT_IMPACT = 255
+MAX_QUERY_IMPACT = 4095
+MAX_QUERY_TERMS = 2048
+
+
+@dataclass(frozen=True)
+class SparseBatch:
+    """Float vectors, one per row.
+
+    Attributes:
+        indptr: int64 [n + 1], row i owns ``terms[indptr[i]:indptr[i + 1]]``.
+        terms: int32 [nnz], strictly ascending within a row.
+        weights: float32 [nnz], finite and > 0.
+    """
+
+    indptr: NDArray[np.int64]
+    terms: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def row(self, i: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Terms and weights of row ``i`` (views)."""
+        span = slice(self.indptr[i], self.indptr[i + 1])
+        return self.terms[span], self.weights[span]
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        return (self.row(i) for i in range(len(self)))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple[Iterable[int], Iterable[float]]]) -> SparseBatch:
+        """Build from (terms, weights) pairs in any order of terms.
+
+        Raises:
+            InputError: a term repeated, a term outside int32, a weight that is not finite or not > 0.
+        """
+        indptr, all_terms, all_weights = [0], [], []
+        for number, (row_terms, row_weights) in enumerate(rows):
+            terms = np.asarray(row_terms, dtype=np.int64)
+            weights = np.asarray(row_weights, dtype=np.float32)
+            if terms.shape != weights.shape or terms.ndim != 1:
+                raise InputError(f"vector {number}: {terms.size} terms but {weights.size} weights")
+            order = np.argsort(terms, kind="stable")
+            terms, weights = terms[order], weights[order]
+            if terms.size and not (0 <= terms[0] and terms[-1] < 2**31):
+                raise InputError(f"vector {number}: term ids run {terms[0]} to {terms[-1]}, allowed 0 to 2147483647")
+            if (repeated := np.flatnonzero(terms[1:] == terms[:-1])).size:
+                raise InputError(f"vector {number}: term {terms[repeated[0]]} is there twice")
+            if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))).size:
+                where = bad[0]
+                raise InputError(
+                    f"vector {number}: weight of term {terms[where]} is {weights[where]}, must be finite and > 0"
+                )
+            indptr.append(indptr[-1] + terms.size)
+            all_terms.append(terms.astype(np.int32))
+            all_weights.append(weights)
+        return cls(
+            np.asarray(indptr, dtype=np.int64),
+            np.concatenate([*all_terms, np.empty(0, np.int32)]),
+            np.concatenate([*all_weights, np.empty(0, np.float32)]),
+        )
+
+    @classmethod
+    def concatenate(cls, batches: Iterable[SparseBatch]) -> SparseBatch:
+        """Rows of all batches, in order."""
+        batches = list(batches)
+        lengths = np.concatenate([np.diff(batch.indptr) for batch in batches] + [np.empty(0, np.int64)])
+        return cls(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([batch.terms for batch in batches] + [np.empty(0, np.int32)]),
+            np.concatenate([batch.weights for batch in batches] + [np.empty(0, np.float32)]),
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> SparseBatch:
+        """The given rows, in the given order."""
+        lengths = np.diff(self.indptr)[rows]
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        source = np.repeat(self.indptr[rows] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        return SparseBatch(indptr, self.terms[source], self.weights[source])
+
+    def quantize(self, scale: float, maximum: int) -> ImpactBatch:
+        """``impact = clip(rint(weight / scale), 1, maximum)``; impacts above ``maximum`` are counted as clipped."""
+        exact = np.rint(self.weights.astype(np.float64) / scale)
+        impacts = np.clip(exact, 1, maximum).astype(np.int32)
+        return ImpactBatch(self.indptr, self.terms, impacts, scale, int((exact > maximum).sum()))
+
+
+@dataclass(frozen=True)
+class ImpactBatch:
+    """Integer vectors, one per row; ``weight = impact * scale``.
+
+    Attributes:
+        indptr: int64 [n + 1].
+        terms: int32 [nnz], strictly ascending within a row.
+        impacts: int32 [nnz], 1 to 255 for documents, 1 to 4,095 for queries.
+        scale: weight of one impact step.
+        clipped: how many impacts were above the maximum and were cut to it.
+    """
+
+    indptr: NDArray[np.int64]
+    terms: NDArray[np.int32]
+    impacts: NDArray[np.int32]
+    scale: float
+    clipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def row(self, i: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Terms and impacts of row ``i`` (views)."""
+        span = slice(self.indptr[i], self.indptr[i + 1])
+        return self.terms[span], self.impacts[span]
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        return (self.row(i) for i in range(len(self)))

@@ -1,0 +1,1 @@
+"""Training of the encoder: adaptation, contrastive learning, their data and losses."""
