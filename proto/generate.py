@@ -1,0 +1,34 @@
+"""Generate the Python modules of ``csplade.v1``: ``python proto/generate.py [OUTPUT_DIRECTORY]``.
+
+The output directory defaults to this folder, where the modules are committed. The version of the generator
+(grpcio-tools) shows in the modules: use the one pinned in constraints.txt.
+"""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent
+
+
+def generate(output: Path) -> None:
+    """Write ``csplade/v1/*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` below ``output``."""
+    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csplade/**/*.proto"))
+    output.mkdir(parents=True, exist_ok=True)
+    status = protoc.main([
+        "protoc",
+        f"--proto_path={ROOT}",
+        f"--proto_path={files('grpc_tools') / '_proto'}",
+        f"--python_out={output}",
+        f"--pyi_out={output}",
+        f"--grpc_python_out={output}",
+        *sources,
+    ])  # fmt: skip
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)

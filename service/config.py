@@ -1,0 +1,232 @@
+"""Every setting of the service in one frozen tree: YAML file, then ``CSPLADE_*`` environment, then flags.
+
+A nested key is written with two underscores in the environment: ``limits.k`` is ``CSPLADE_LIMITS__K``. Unknown
+keys and variables are errors. ``deploy/csplade.yaml`` shows every key with its default and what it means.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from ..errors import InputError
+from ..kernels.sparse import MAX_QUERY_TERMS
+
+PREFIX = "CSPLADE_"
+NOT_SETTINGS = {"CSPLADE_CACHE"}  # read by the model loader; shares the prefix
+
+
+class Section(BaseModel):
+    """A named group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The encoder."""
+
+    enabled: bool = True
+    path: str | None = None
+    device: str = "auto"
+    quantization: Literal["auto", "none", "int8", "nf4", "fp4"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Scoring(Section):
+    """The index's scorer."""
+
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Server(Section):
+    """Where and how the gRPC server listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=50051, ge=0, le=65535)
+    reflection: bool = True
+    receive_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1)
+    send_bytes: int = Field(default=64 * 2**20, ge=1024, le=2**31 - 1)
+    drain_seconds: float = Field(default=30.0, ge=0)
+    fetch_threads: int = Field(default=2, ge=1)
+
+
+class MetricsEndpoint(Section):
+    """The Prometheus endpoint."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(default=9464, ge=0, le=65535)
+
+
+class Security(Section):
+    """TLS and keys."""
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    keys_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Security:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given together or not at all")
+        if self.client_ca is not None and self.tls_certificate is None:
+            raise ValueError("client_ca (mutual TLS) needs tls_certificate and tls_key")
+        return self
+
+
+class Batching(Section):
+    """The batching worker and its queue."""
+
+    tokens: int = Field(default=8192, ge=1)
+    queries: int = Field(default=64, ge=1, le=4096)
+    queue: int = Field(default=512, ge=1)
+
+
+class Limits(Section):
+    """Bounds that a request must keep."""
+
+    k: int = Field(default=10_000, ge=1, le=10_000)
+    explain_k: int = Field(default=1000, ge=1, le=10_000)
+    query_terms: int = Field(default=MAX_QUERY_TERMS, ge=1, le=MAX_QUERY_TERMS)
+    text_bytes: int = Field(default=65_536, ge=1)
+    encode_texts: int = Field(default=64, ge=1)
+    stream_in_flight: int = Field(default=64, ge=1)
+    timeout_seconds: float = Field(default=60.0, gt=0)
+
+
+class Logging(Section):
+    """The structured log on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    requests: bool = True
+    query_text: bool = False
+
+
+class Settings(BaseSettings):
+    """The whole tree; :func:`load` builds it."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+    )
+
+    index: Path | None = None
+    model: Model = Model()
+    scoring: Scoring = Scoring()
+    server: Server = Server()
+    metrics: MetricsEndpoint = MetricsEndpoint()
+    security: Security = Security()
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    logging: Logging = Logging()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over file; nothing else is read."""
+        assert isinstance(init_settings, InitSettingsSource)
+        given = dict(init_settings.init_kwargs)
+        file = given.pop("_file", {})
+        return InitSettingsSource(settings_cls, given), env_settings, InitSettingsSource(settings_cls, file)
+
+
+def load(file: Path | str | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: a YAML file, or None.
+        flags: dotted key -> value, over everything else (``{"limits.k": 100}``); None values are passed over.
+
+    Raises:
+        InputError: no such file, broken YAML, an unknown key or variable, a value out of its bounds.
+    """
+    from_file = _read_yaml(Path(file)) if file is not None else {}
+    from_flags: dict[str, Any] = {}
+    for key, value in (flags or {}).items():
+        if value is None:
+            continue
+        *sections, last = key.split(".")
+        target = from_flags
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = value
+    for variable in os.environ:
+        section = variable.removeprefix(PREFIX).split("__")[0].lower()
+        if (
+            variable.startswith(PREFIX)
+            and variable not in NOT_SETTINGS
+            and section not in Settings.model_fields
+        ):
+            raise InputError(f"environment: {variable}: unknown setting; known are {_names(Settings)}")
+    try:
+        return Settings(_file=from_file, **from_flags)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise InputError(_one_line(error, file, from_file, from_flags)) from None
+    except SettingsError as error:  # a whole section given as a variable that is no JSON
+        raise InputError(f"environment: {error}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: broken YAML: {' '.join(str(error).split())}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a mapping of settings is needed, found {type(value).__name__}")
+    return value
+
+
+def _one_line(error: ValidationError, file: Path | str | None, from_file: dict, from_flags: dict) -> str:
+    """The first complaint, with where the value came from."""
+    first = error.errors()[0]
+    keys = [str(key) for key in first["loc"]]
+    source = "flags" if _holds(from_flags, keys) else "environment"
+    if source == "environment" and PREFIX + "__".join(keys).upper() not in map(str.upper, os.environ):
+        source = str(file) if file is not None and _holds(from_file, keys) else "settings"
+    name = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        section: Any = Settings
+        for key in keys[:-1]:
+            section = section.model_fields[key].annotation
+        return f"{source}: {name}: unknown key; known are {_names(section)}"
+    reason = first["msg"].removeprefix("Value error, ")
+    shown = f" = {first['input']!r}" if not isinstance(first["input"], dict) else ""
+    return f"{source}: {name}{shown}: {reason}"
+
+
+def _holds(tree: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def _names(section: type[BaseModel]) -> str:
+    return ", ".join(section.model_fields)
