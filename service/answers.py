@@ -97,7 +97,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The vector of one text, term id -> weight, ascending; ``tokens`` are the terms in letters, if asked for."""
+    """The vector of one text, term id -> weight, ascending; ``tokens`` the terms in letters, if asked for."""
 
     vector: dict[int, float]
     tokens: tuple[str, ...]

@@ -48,7 +48,7 @@ class ServiceError(CspladeError):
     def of(cls, error: grpc.RpcError) -> ServiceError:
         """From the error that grpcio raised."""
         trailing = dict(error.trailing_metadata() or ())
-        after = trailing.get("retry-after-ms")
+        after = trailing.get("grpc-retry-pushback-ms")
         code, details = error.code().name, error.details() or ""
         return cls(
             code, details, trailing.get("x-request-id", ""), None if after is None else int(after) / 1000
@@ -287,7 +287,7 @@ class AsyncClient:
 
 
 class _InOrder:
-    """Puts the answers of a stream back into the order of the queries, holding at most the server's window."""
+    """Puts the answers of a stream into the order of its queries; holds at most the server's window."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -330,8 +330,8 @@ def _query(query: Query) -> pb.Query:
         return pb.Query(text=query)
     terms, values = list(query.keys()), list(query.values())
     if terms and isinstance(terms[0], str):
-        return pb.Query(vector=pb.SparseVector(tokens=terms, values=values))  # type: ignore[arg-type]
-    return pb.Query(vector=pb.SparseVector(indices=terms, values=values))  # type: ignore[arg-type]
+        return pb.Query(vector=pb.SparseVector(tokens=terms, values=values))
+    return pb.Query(vector=pb.SparseVector(indices=terms, values=values))
 
 
 def _search_request(query: Query, k: int, explain: bool, with_document: bool) -> pb.SearchRequest:
@@ -345,7 +345,7 @@ def _stream_request(
 
 
 def _encode_request(texts: Sequence[str], kind: str, decode: bool) -> pb.EncodeRequest:
-    return pb.EncodeRequest(texts=texts, kind=f"TEXT_KIND_{kind.upper()}", decode=decode)  # type: ignore[arg-type]
+    return pb.EncodeRequest(texts=texts, kind=f"TEXT_KIND_{kind.upper()}", decode=decode)
 
 
 def _code_name(number: int) -> str:

@@ -1,7 +1,7 @@
 """Every setting of the service in one frozen tree: YAML file, then ``CSPLADE_*`` environment, then flags.
 
-A nested key is written with two underscores in the environment: ``limits.k`` is ``CSPLADE_LIMITS__K``. Unknown
-keys and variables are errors. ``deploy/csplade.yaml`` shows every key with its default and what it means.
+A nested key is written with two underscores in the environment: ``limits.k`` is ``CSPLADE_LIMITS__K``.
+Unknown keys and variables are errors. ``deploy/csplade.yaml`` shows every key, its default and its meaning.
 """
 
 from __future__ import annotations
