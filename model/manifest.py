@@ -1,0 +1,138 @@
+"""The manifest: everything that must be equal for two sparse vectors to be comparable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import CorruptError, InputError
+from ..files import write_aside
+
+FILE_NAME = "csplade.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """A text and the vector it must give: the self-test that a model passes before it serves."""
+
+    kind: Literal["query", "document"]
+    text: str
+    terms: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How a model directory turns text into vectors; ``csplade.json`` in that directory.
+
+    Attributes:
+        architecture: which head the model has.
+        variant: attention of a causal LM: as trained, over the text twice pooling the second copy, or without the mask.
+        layers: how many of the base's first layers are kept; 0 keeps all.
+        logit_scale: factor on ``logit + bias`` before the activation, > 0.
+        logit_shift: added after the scale.
+        lowercase: texts are lower-cased before they are tokenized.
+        add_special_tokens: let the tokenizer add its own (a BOS is an attention sink that ruins a model trained without).
+        query_prefix: put before every query; document_prefix before every document.
+        query_max_tokens: tokens kept of a query, prefix included; document_max_tokens likewise.
+        query_max_terms: largest weights kept of a query's vector; document_max_terms likewise.
+        vocabulary_size: V of the head, named terms or not.
+        vocabulary_hash: SHA-256 over the tokenizer's (token, id) pairs.
+        weights_hash: SHA-256 over the weight files, base included.
+        base: which published base the adapter belongs to (name, sha256 of its source file); empty for a whole model.
+        golden: self-test texts with their vectors.
+    """
+
+    architecture: Literal["causal_lm", "masked_lm"] = "causal_lm"
+    variant: Literal["causal", "echo", "bidirectional"] = "causal"
+    layers: int = 0
+    pooling: Literal["max"] = "max"
+    activation: Literal["log1p_relu"] = "log1p_relu"
+    logit_scale: float = 1.0
+    logit_shift: float = 0.0
+    lowercase: bool = False
+    add_special_tokens: bool = False
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_max_tokens: int = 64
+    document_max_tokens: int = 256
+    query_max_terms: int = 128
+    document_max_terms: int = 256
+    vocabulary_size: int = 0
+    vocabulary_hash: str = ""
+    weights_hash: str = ""
+    base: dict[str, str] = field(default_factory=dict)
+    golden: tuple[Golden, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"manifest {name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}")
+        if not self.logit_scale > 0:
+            raise InputError(f"manifest logit_scale is {self.logit_scale}, must be > 0")
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"manifest {name} is {getattr(self, name)}, must be {low} to {high}")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all but the golden vectors, which are measured, not chosen; kept in every index."""
+        return hashlib.sha256(json.dumps(self.to_dict(golden=False), sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self, *, golden: bool = True) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self)
+        if not golden:
+            del values["golden"]
+        return {"format_version": FORMAT_VERSION, **values}
+
+    def save(self, directory: Path) -> None:
+        """Write ``csplade.json``."""
+        with write_aside(directory / FILE_NAME) as file:
+            json.dump(self.to_dict(), file, indent=1, ensure_ascii=False)
+            file.write("\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> Manifest:
+        """Read ``csplade.json``.
+
+        Raises:
+            CorruptError: not readable as JSON, or of another format version.
+            InputError: an unknown key or a value out of range.
+        """
+        path = directory / FILE_NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.pop("format_version")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CorruptError(f"{path}: not a model manifest: {error}") from None
+        if version != FORMAT_VERSION:
+            raise CorruptError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+        names = {item.name for item in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - names):
+            raise InputError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(names))}")
+        golden = tuple(
+            Golden(kind=g["kind"], text=g["text"], terms=tuple(g["terms"]), weights=tuple(g["weights"]))
+            for g in values.pop("golden", ())
+        )
+        return cls(golden=golden, **values)
+
+
+_CHOICES = {
+    "architecture": ("causal_lm", "masked_lm"),
+    "variant": ("causal", "echo", "bidirectional"),
+    "pooling": ("max",),
+    "activation": ("log1p_relu",),
+}
+_BOUNDS = {
+    "layers": (0, 1024),
+    "query_max_tokens": (1, 8192),
+    "document_max_tokens": (1, 8192),
+    "query_max_terms": (1, 1024),
+    "document_max_terms": (1, 1024),
+}

@@ -1,0 +1,122 @@
+"""Adaptation: teach the language model what its head will be asked for, before any contrastive training.
+
+Contrastive training of a raw causal LM fails: CSPLADE reports dying ReLUs, and the embedded base starts dense, its tokens lost
+among thousands of activated terms. The loss is CSPLADE's, ``CE(logits) + CE(log1p(relu(logits)))`` on packed text. What a
+position is asked for follows from the attention: a causal model predicts the next token, as in the paper; a bidirectional or
+echo model, which sees that token, predicts its own, with some inputs replaced so that it must use the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..load import load_tokenizer
+from ..manifest import Manifest
+from . import losses
+from .data import packed
+from .trainer import EncoderTrainer, arguments, run, save_model, trainable_network
+
+
+def adapt(
+    model: Path,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    steps: int = 600,
+    rate: float = 3e-4,
+    batch: int = 8,
+    length: int = 128,
+    positions: int = 256,
+    masked: float = 0.10,
+    rank: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Run the adaptation phase and write the adapted model to ``out``; resumes from ``out``'s checkpoints.
+
+    Args:
+        model: a model directory, for example from :func:`start`.
+        texts: unlabelled passages.
+        out: directory for the result; checkpoints lie beside it in ``OUT.work``.
+        steps: optimizer steps of ``batch`` rows of ``length`` tokens.
+        rate: peak learning rate, cosine.
+        batch: rows per step.
+        length: tokens per packed row.
+        positions: how many positions per step the loss is taken at (the head over the vocabulary is most of its cost).
+        masked: share of the inputs that are replaced, for bidirectional and echo.
+        rank: LoRA rank.
+        seed: of sampling and initialization.
+        device: ``cpu`` or ``cuda``.
+    """
+    manifest = Manifest.load(model)
+    tokenizer = load_tokenizer(model, manifest)
+    torch.manual_seed(seed)
+    network, adapted = trainable_network(model, manifest, rank=rank, device=device)
+    network.bias.requires_grad_(False)  # next to CE it would learn to undo the IDF it starts from
+    order = np.random.default_rng(seed).permutation(len(texts))
+    needed, taken, collected = steps * batch * length, 0, []
+    for text in order:
+        ids = tokenizer(" " + (texts[text].lower() if manifest.lowercase else texts[text]), add_special_tokens=False)
+        collected.append(ids["input_ids"])
+        taken += len(ids["input_ids"]) + 1
+        if taken > needed + length:
+            break
+    rows = packed(iter(collected), length, tokenizer.eos_token_id)
+    blank = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.eos_token_id
+    trainer = _AdaptTrainer(
+        model=network,
+        args=arguments(out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device),
+        train_dataset=[{"ids": row} for row in rows],
+        data_collator=_Collator(network, positions, masked, blank, seed),
+    )
+    run(trainer)
+    save_model(out, network, adapted, manifest)
+
+
+class _Collator:
+    """Rows to inputs, positions and targets; targets are rows of the head, so only kept terms are asked for."""
+
+    def __init__(self, network: Any, positions: int, masked: float, blank: int, seed: int) -> None:
+        self.variant, self.positions, self.blank = network.variant, positions, blank
+        self.masked = 0.0 if network.variant == "causal" else masked
+        self.random = np.random.default_rng(seed)
+        self.row_of_term = np.full(int(network.terms.max()) + 1, -1)
+        self.row_of_term[network.terms.cpu().numpy()] = np.arange(len(network.terms))
+
+    def __call__(self, examples: list[dict[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
+        inputs = np.stack([example["ids"] for example in examples])
+        wanted = inputs.copy() if self.variant != "causal" else np.roll(inputs, -1, axis=1)
+        rows = np.where(wanted < len(self.row_of_term), self.row_of_term[np.minimum(wanted, len(self.row_of_term) - 1)], -1)
+        if self.variant == "causal":
+            rows[:, -1] = -1
+        hidden = self.random.random(inputs.shape) < self.masked
+        asked = np.flatnonzero(rows.ravel() >= 0)
+        # Replaced inputs first: they are what teaches context; the rest are drawn from all other positions.
+        asked = self.random.permutation(asked)
+        asked = asked[np.argsort(~hidden.ravel()[asked], kind="stable")][: self.positions]
+        return {
+            "input_ids": torch.from_numpy(np.where(hidden, self.blank, inputs)),
+            "positions": torch.from_numpy(asked),
+            "targets": torch.from_numpy(rows.ravel()[asked]),
+        }
+
+
+class _AdaptTrainer(EncoderTrainer):
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        input_ids = inputs["input_ids"]
+        hidden, _offsets = model.pooled(input_ids, torch.full((len(input_ids),), input_ids.shape[1]))
+        chosen = hidden[inputs["positions"]].to(model.weight.dtype)
+        logits = chosen @ model.weight.T
+        loss = losses.adaptation(logits, inputs["targets"], scale=model.scale, shift=model.shift)
+        if self.state.global_step % self.args.logging_steps == 0:
+            accuracy = (logits.detach().argmax(1) == inputs["targets"]).float().mean()
+            active = (model.scale * logits.detach() + model.shift > 0).float().sum(1).mean()
+            self.log({"accuracy": accuracy.item(), "active_terms": active.item()})
+        return (loss, None) if return_outputs else loss

@@ -1,0 +1,87 @@
+"""The point training starts from: which terms the head keeps, and a bias per term from document frequencies.
+
+A head over terms that no text ever contains costs time and gives noise. A bias of ``strength * (idf - max idf)`` makes rare
+terms easier to activate than common ones before anything is learned; training moves it from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from ...errors import InputError
+from .. import base
+from ..load import save_head, vocabulary_hash
+from ..manifest import Manifest
+
+
+def start(
+    texts: Iterable[str],
+    out: Path,
+    *,
+    variant: str = "bidirectional",
+    layers: int = 6,
+    lowercase: bool = True,
+    minimum_documents: int = 2,
+    logit_scale: float = 0.2,
+    logit_shift: float = -2.8,
+    bias_strength: float = 1.5,
+) -> Manifest:
+    """Write a model directory over the embedded base that training can start from.
+
+    Args:
+        texts: passages whose terms are counted.
+        out: directory to make; must not exist.
+        variant: attention of the encoder.
+        layers: first layers of the base to keep.
+        lowercase: fold case, and so keep no term with an upper-case letter.
+        minimum_documents: a term in fewer passages is not kept, nor is one without a letter or digit.
+        logit_scale: see :class:`Manifest`.
+        logit_shift: see :class:`Manifest`.
+        bias_strength: raw-logit units per unit of IDF.
+
+    Raises:
+        InputError: ``out`` exists, or no text was given.
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; choose another directory")
+    source = base.pull()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    vocabulary = len(tokenizer)
+    frequency = np.zeros(vocabulary, dtype=np.int64)
+    texts, documents = iter(texts), 0
+    while batch := [" " + (text.lower() if lowercase else text) for text in islice(texts, 2000)]:
+        documents += len(batch)
+        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+            frequency[np.unique(ids)] += 1
+    if not documents:
+        raise InputError("no texts to count terms in: give at least one corpus")
+    wordlike = np.array([any(c.isalnum() for c in tokenizer.decode([term])) for term in range(vocabulary)])
+    terms = np.flatnonzero((frequency >= minimum_documents) & wordlike)
+    idf = np.log1p((documents - frequency[terms] + 0.5) / (frequency[terms] + 0.5))
+    bias = bias_strength * (idf - idf.max())
+    manifest = Manifest(
+        variant=variant,  # type: ignore[arg-type]
+        layers=layers,
+        lowercase=lowercase,
+        query_prefix=" ",
+        document_prefix=" ",
+        logit_scale=logit_scale,
+        logit_shift=logit_shift,
+        vocabulary_size=vocabulary,
+        vocabulary_hash=vocabulary_hash(tokenizer),
+        base={"name": base.NAME, "sha256": base.WHEEL_SHA256},
+    )
+    aside = out.with_name(out.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_head(aside, torch.from_numpy(terms), torch.from_numpy(bias))
+    manifest.save(aside)
+    aside.rename(out)
+    return manifest

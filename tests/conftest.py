@@ -1,0 +1,66 @@
+"""Fixtures that every folder of tests uses."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random causal LM of two layers with tokenizer, manifest and golden vectors, made in a second."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
+    from dataclasses import replace
+
+    import torch
+    from csplade.model import Manifest
+    from csplade.model.golden import TEXTS, certify
+    from csplade.model.load import vocabulary_hash, weights_hash
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers.processors import TemplateProcessing
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    corpus = Path(__file__).parent.parent / "README.md"
+    tokenizer.train_from_iterator([*(text for _, text in TEXTS), *corpus.read_text().splitlines()], trainer)
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=len(wrapped),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    wrapped.save_pretrained(directory)
+    manifest = Manifest(
+        **{
+            "variant": "bidirectional",
+            "logit_scale": 0.5,
+            "logit_shift": 0.0,
+            "lowercase": True,
+            "query_max_tokens": 32,
+            "document_max_tokens": 64,
+            "query_max_terms": 256,
+            "document_max_terms": 400,
+            "vocabulary_size": len(wrapped),
+            "vocabulary_hash": vocabulary_hash(wrapped),
+            **manifest_values,
+        }
+    )
+    replace(manifest, weights_hash=weights_hash(directory, manifest)).save(directory)
+    certify(directory)
+    return directory
