@@ -1,0 +1,297 @@
+"""Index: open, search, fetch, explain. Exact, and safe to use from many threads at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import IncompatibleError, InputError
+from ..kernels.score import check_queries
+from ..kernels.select import check_k
+from ..kernels.sparse import ImpactBatch
+from .manifest import IndexManifest
+from .oracle import exhaustive
+from .scorer import Workspace, score_segments
+from .shard import Shard
+from .store import Document
+from .verify import VerifyReport, verify
+
+ORDINAL_BITS = 32
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Ranked hits of n queries: score descending, then ordinal, then shard ascending.
+
+    Attributes:
+        indptr: int64 [n + 1], query i owns hits ``indptr[i]:indptr[i + 1]``.
+        shards: int32 [h].
+        ordinals: int64 [h].
+        scores: int32 [h], all > 0; times query_scale * document_scale it is the float score.
+        matched: int64 [n], live documents that share a term with the query.
+        postings: int64 [n], postings read.
+        timings: nanoseconds of wall time under "score", "select" and "merge".
+    """
+
+    indptr: NDArray[np.int64]
+    shards: NDArray[np.int32]
+    ordinals: NDArray[np.int64]
+    scores: NDArray[np.int32]
+    matched: NDArray[np.int64]
+    postings: NDArray[np.int64]
+    timings: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def row(self, i: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+        """Shards, ordinals and scores of query ``i`` (views)."""
+        span = slice(self.indptr[i], self.indptr[i + 1])
+        return self.shards[span], self.ordinals[span], self.scores[span]
+
+
+class Index:
+    """A finished index, opened for searching. Use as a context manager or ``close`` it."""
+
+    def __init__(self, path: Path, manifest: IndexManifest, shards: list[Shard], threads: int) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.threads = threads
+        self._shards = shards
+        self._workspace = Workspace()
+        self._pool = ThreadPoolExecutor(threads, "csplade-score") if threads > 1 else None
+
+    @classmethod
+    def open(cls, path: Path | str, *, threads: int | None = None) -> Index:
+        """Open an index: read its segments into memory and check every checksum.
+
+        Args:
+            path: the index directory.
+            threads: how many threads score, None for the cores this process may use.
+
+        Raises:
+            CorruptError: no index, an unfinished build, another format version, or a torn or altered file.
+            InputError: ``threads`` below 1.
+        """
+        path = Path(path)
+        if threads is None:
+            threads = len(os.sched_getaffinity(0))
+        if threads < 1:
+            raise InputError(f"threads is {threads}, must be at least 1")
+        manifest = IndexManifest.open(path)
+        shards: list[Shard] = []
+        try:
+            shards.extend(Shard.open(path, manifest, one) for one in manifest.shards)
+        except BaseException:
+            for shard in shards:
+                shard.store.close()
+            raise
+        return cls(path, manifest, shards, threads)
+
+    def close(self) -> None:
+        """Let go of threads and document stores."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        for shard in self._shards:
+            shard.store.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def search(self, queries: ImpactBatch, k: int) -> SearchResult:
+        """Find the ``k`` best documents of each query among all of them.
+
+        Args:
+            queries: n vectors of at most 2,048 terms, impacts 1 to 4,095, made with the index's query_scale.
+            k: 1 to 10,000; more than there are matches gives the matches.
+
+        Raises:
+            InputError: ``k`` or a query out of its bounds.
+            IncompatibleError: another query scale than the index's.
+        """
+        self._check(queries, k)
+        started = time.perf_counter_ns()
+        count = len(queries)
+        tasks = self._tasks(count)
+        terms = np.ascontiguousarray(queries.terms)
+        impacts = np.ascontiguousarray(queries.impacts)
+        block_size = self.manifest.block_size
+
+        def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
+            q, shard, first, last = task
+            span = slice(queries.indptr[q], queries.indptr[q + 1])
+            scores, ordinals, matched, postings = score_segments(
+                self._shards[shard].parts(first, last),
+                block_size,
+                terms[span],
+                impacts[span],
+                k,
+                self._workspace,
+            )
+            return self._keys(shard, scores, ordinals), matched, postings
+
+        answers = self._map(score, tasks)
+        scored = time.perf_counter_ns()
+        matched = np.zeros(count, dtype=np.int64)
+        postings = np.zeros(count, dtype=np.int64)
+        by_query: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
+        for (q, _, _, _), (keys, hits, read) in zip(tasks, answers, strict=True):
+            by_query[q].append(_best(keys, k))
+            matched[q] += hits
+            postings[q] += read
+        selected = time.perf_counter_ns()
+        ranked = [keys[0] if len(keys) == 1 else _best(np.concatenate(keys), k) for keys in by_query if keys]
+        indptr = np.zeros(count + 1, dtype=np.int64)
+        np.cumsum([len(keys) for keys in ranked], out=indptr[1:])
+        shards, ordinals, scores = self._unpack(np.concatenate([*ranked, np.empty(0, np.int64)]))
+        merged = time.perf_counter_ns()
+        timings = {"score": scored - started, "select": selected - scored, "merge": merged - selected}
+        return SearchResult(indptr, shards, ordinals, scores, matched, postings, timings)
+
+    def _tasks(self, queries: int) -> list[tuple[int, int, int, int]]:
+        """Cut the work into (query, shard, first block, last block) so that every thread has some."""
+        pieces = -(-self.threads // max(queries, 1))
+        tasks = []
+        for q in range(queries):
+            for shard in self._shards:
+                edges = np.unique(np.linspace(0, shard.blocks, pieces + 1).astype(int)).tolist()
+                tasks += [(q, shard.number, first, last) for first, last in pairwise(edges)]
+        return tasks
+
+    def _map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
+        if self._pool is None or len(tasks) < 2:
+            return [function(task) for task in tasks]
+        return list(self._pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))
+
+    # A hit as one int64 that sorts as hits rank: score, then arrival number (ordinal, shard) turned round.
+
+    def _keys(self, shard: int, scores: NDArray[np.int32], ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
+        arrival = ordinals * self.manifest.shard_count + shard
+        return (scores.astype(np.int64) << ORDINAL_BITS) | (2**ORDINAL_BITS - 1 - arrival)
+
+    def _unpack(
+        self, keys: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+        arrival = 2**ORDINAL_BITS - 1 - (keys & (2**ORDINAL_BITS - 1))
+        ordinals, shards = np.divmod(arrival, self.manifest.shard_count)
+        return shards.astype(np.int32), ordinals, (keys >> ORDINAL_BITS).astype(np.int32)
+
+    def oracle(self, queries: ImpactBatch, k: int) -> SearchResult:
+        """The same answer as ``search``, found the slow way from the stored vectors by code of its own."""
+        self._check(queries, k)
+        started = time.perf_counter_ns()
+        answers = exhaustive(
+            [shard.store for shard in self._shards], queries, k, self.manifest.vocabulary_size
+        )
+        timings = {"score": time.perf_counter_ns() - started, "select": 0, "merge": 0}
+        return SearchResult(
+            np.concatenate([[0], np.cumsum([len(one[0]) for one in answers])]).astype(np.int64),
+            np.concatenate([one[0] for one in answers] + [np.empty(0, np.int32)]),
+            np.concatenate([one[1] for one in answers] + [np.empty(0, np.int64)]),
+            np.concatenate([one[2] for one in answers] + [np.empty(0, np.int64)]).astype(np.int32),
+            np.array([one[3] for one in answers], dtype=np.int64),
+            np.array([one[4] for one in answers], dtype=np.int64),
+            timings,
+        )
+
+    def fetch(self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray) -> list[Document]:
+        """The stored documents, in the order asked for.
+
+        Raises:
+            InputError: a shard or an ordinal that is not there.
+        """
+        places = self._places(shards, ordinals)
+        wanted: dict[int, list[int]] = {}
+        for shard, ordinal in places:
+            wanted.setdefault(shard, []).append(ordinal)
+        found = {
+            (shard, document_ordinal): document
+            for shard, group in wanted.items()
+            for document_ordinal, document in zip(
+                group, self._shards[shard].store.documents(group), strict=True
+            )
+        }
+        return [found[place] for place in places]
+
+    def vectors(self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray) -> ImpactBatch:
+        """The stored document vectors as impacts, in the order asked for.
+
+        Raises:
+            InputError: a shard or an ordinal that is not there.
+        """
+        rows = [
+            self._shards[shard].store.vectors(ordinal, ordinal + 1)
+            for shard, ordinal in self._places(shards, ordinals)
+        ]
+        return ImpactBatch(
+            np.concatenate([[0], np.cumsum([len(row.terms) for row in rows])]).astype(np.int64),
+            np.concatenate([row.terms for row in rows] + [np.empty(0, np.int32)]),
+            np.concatenate([row.impacts for row in rows] + [np.empty(0, np.uint8)]).astype(np.int32),
+            self.manifest.document_scale,
+        )
+
+    def explain(
+        self, query_terms: NDArray[np.int32], query_impacts: NDArray[np.int32], shard: int, ordinal: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The terms a document shares with a query and what each adds: the products sum to the score.
+
+        Returns:
+            terms int32 and products int32, in descending product, then ascending term.
+        """
+        terms, impacts = self.vectors([shard], [ordinal]).row(0)
+        shared, ours, theirs = np.intersect1d(query_terms, terms, assume_unique=True, return_indices=True)
+        products = query_impacts[ours].astype(np.int32) * impacts[theirs]
+        order = np.argsort(-products, kind="stable")
+        return shared[order].astype(np.int32), products[order]
+
+    def verify(self, sample: int = 100, seed: int = 0) -> VerifyReport:
+        """Check the whole index against its own store, and the scorer against the oracle.
+
+        Args:
+            sample: how many documents' own vectors are searched by both.
+            seed: which documents those are.
+        """
+        return verify(self, self._shards, sample, seed)
+
+    def _places(
+        self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
+    ) -> list[tuple[int, int]]:
+        places = [(int(shard), int(ordinal)) for shard, ordinal in zip(shards, ordinals, strict=True)]
+        for shard, ordinal in places:
+            if not 0 <= shard < len(self._shards):
+                raise InputError(f"shard is {shard}, this index has {len(self._shards)} (from 0)")
+            documents = self.manifest.shards[shard].documents
+            if not 0 <= ordinal < documents:
+                raise InputError(f"ordinal is {ordinal}, shard {shard} has {documents} documents (from 0)")
+        return places
+
+    def _check(self, queries: ImpactBatch, k: int) -> None:
+        check_k(k)
+        check_queries(queries, self.manifest.vocabulary_size)
+        if not np.isclose(queries.scale, self.manifest.query_scale, rtol=1e-9, atol=0):
+            raise IncompatibleError(
+                f"queries are quantized with scale {queries.scale}, "
+                f"this index needs {self.manifest.query_scale} (its query_scale)"
+            )
+
+
+def _best(keys: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The k greatest keys, descending."""
+    if len(keys) > k:
+        keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
+    return np.sort(keys)[::-1]

@@ -1,0 +1,216 @@
+"""The manifests: what an index is (index.json) and what a shard holds (shard.json), checksums inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorruptError
+from ..files import write_aside
+
+FORMAT_VERSION = 1
+INDEX_FILE = "index.json"
+BUILDING_FILE = "building.json"
+SHARD_FILE = "shard.json"
+
+
+@dataclass(frozen=True)
+class SegmentManifest:
+    """One segment file of a shard.
+
+    Attributes:
+        file: name in the shard's directory.
+        first_ordinal: ordinal of its first document.
+        documents, blocks, postings, bytes: what it holds.
+        sha256: hex digest of the file.
+    """
+
+    file: str
+    first_ordinal: int
+    documents: int
+    blocks: int
+    postings: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardManifest:
+    """One shard at one generation.
+
+    Attributes:
+        shard: its number.
+        generation: 1 after the build, one more after every later commit.
+        documents: ordinals given out.
+        postings: in all segments.
+        bytes: of all segment files.
+        clipped: document impacts that were above 255 and were cut to it.
+        segments: in ascending ordinals.
+    """
+
+    shard: int
+    generation: int
+    documents: int
+    postings: int
+    bytes: int
+    clipped: int
+    segments: tuple[SegmentManifest, ...]
+
+    def write(self, directory: Path, index_checksum: str) -> None:
+        """Write ``shard.json`` of a shard that belongs to the index with this checksum."""
+        write_checked(directory / SHARD_FILE, {"index": index_checksum, **asdict(self)})
+
+    @classmethod
+    def read(cls, directory: Path, shard: int, index_checksum: str) -> ShardManifest:
+        """Read ``shard.json``.
+
+        Raises:
+            CorruptError: missing, torn, altered, or of another shard or index.
+        """
+        path = directory / SHARD_FILE
+        content = read_checked(path)
+        if content.pop("index") != index_checksum or content["shard"] != shard:
+            raise CorruptError(f"{path}: belongs to another shard or index; bring back the right directory")
+        return cls(**content | {"segments": tuple(SegmentManifest(**one) for one in content["segments"])})
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """What an index is; constant through its life, but for ``shards``.
+
+    Attributes:
+        format_version: of the directory layout and the segments.
+        encoder: {"fingerprint", "model", "manifest"} of the encoder, None for vectors made elsewhere.
+        vocabulary_size: terms are 0 to vocabulary_size - 1.
+        vocabulary: the string of each term where vectors came keyed by strings, else None.
+        document_scale: weight of one document impact step.
+        query_scale: weight of one query impact step.
+        block_size: documents in a full block.
+        segment_blocks: blocks in a full segment.
+        shard_count: number of shards.
+        checksum: SHA-256 of the fields above.
+        shards: one manifest each; empty while the index is being built.
+    """
+
+    format_version: int
+    encoder: dict[str, Any] | None
+    vocabulary_size: int
+    vocabulary: list[str] | None
+    document_scale: float
+    query_scale: float
+    block_size: int
+    segment_blocks: int
+    shard_count: int
+    checksum: str = ""
+    shards: tuple[ShardManifest, ...] = ()
+
+    @property
+    def documents(self) -> int:
+        """Ordinals given out in all shards."""
+        return sum(shard.documents for shard in self.shards)
+
+    @property
+    def postings(self) -> int:
+        """Postings in all shards."""
+        return sum(shard.postings for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all segment files (the document stores come on top)."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def clipped(self) -> int:
+        """Document impacts that were above 255 and were cut to it."""
+        return sum(shard.clipped for shard in self.shards)
+
+    @property
+    def generation(self) -> int:
+        """1 after the build, one more after every later commit to any shard."""
+        return 1 + sum(shard.generation - 1 for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the encoder, None for vectors made elsewhere."""
+        return None if self.encoder is None else self.encoder.get("fingerprint")
+
+    def shard_directory(self, root: Path, shard: int) -> Path:
+        """Where a shard lives below the index directory."""
+        return root / f"shard-{shard:04d}"
+
+    def write(self, path: Path) -> str:
+        """Write everything but ``checksum`` and ``shards``; returns the checksum."""
+        content = asdict(self)
+        del content["checksum"], content["shards"]
+        return write_checked(path, content)
+
+    @classmethod
+    def read(cls, path: Path) -> IndexManifest:
+        """Read a manifest file, with ``shards`` left empty.
+
+        Raises:
+            CorruptError: missing, torn, altered, or of another format version.
+        """
+        content = read_checked(path, with_checksum=True)
+        return cls(**content)
+
+    @classmethod
+    def open(cls, root: Path | str) -> IndexManifest:
+        """Read the manifest of a finished index with all its shards' (no segment is read).
+
+        Raises:
+            CorruptError: no index, an unfinished one, one of another format version, or a broken manifest.
+        """
+        root = Path(root)
+        if not (root / INDEX_FILE).exists():
+            if (root / BUILDING_FILE).exists():
+                raise CorruptError(
+                    f"{root}: the build of this index is not finished; run `csplade index build --resume`"
+                )
+            raise CorruptError(f"{root}: no index here, {INDEX_FILE} is missing; run `csplade index build`")
+        manifest = cls.read(root / INDEX_FILE)
+        shards = tuple(
+            ShardManifest.read(manifest.shard_directory(root, shard), shard, manifest.checksum)
+            for shard in range(manifest.shard_count)
+        )
+        return cls(**vars(manifest) | {"shards": shards})
+
+
+def write_checked(path: Path, content: dict[str, Any]) -> str:
+    """Write JSON with the SHA-256 of its content inside, whole or not at all; returns that checksum."""
+    checksum = _checksum(content)
+    with write_aside(path) as file:
+        json.dump({**content, "checksum": checksum}, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    return checksum
+
+
+def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
+    """Read what ``write_checked`` wrote.
+
+    Raises:
+        CorruptError: missing, torn, altered, or of another format version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+    except FileNotFoundError:
+        raise CorruptError(f"{path}: missing; build the index again or bring back the file") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise CorruptError(f"{path}: torn, it is no whole manifest; build the index again") from None
+    if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise CorruptError(
+            f"{path}: format version {content['format_version']}, this program reads {FORMAT_VERSION}; "
+            "build the index again with `csplade index build`"
+        )
+    if _checksum(content) != checksum:
+        raise CorruptError(f"{path}: altered, its checksum differs; build the index again")
+    return {**content, "checksum": checksum} if with_checksum else content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

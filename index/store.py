@@ -1,0 +1,222 @@
+"""The document store of a shard: one SQLite file, the truth from which segments are derived."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptError, InputError, UnavailableError
+
+STORE_FILE = "documents.sqlite"
+
+# Vectors have a table of their own, so that deriving segments does not read through the texts.
+SCHEMA = """
+CREATE TABLE documents (
+    ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
+    metadata TEXT NOT NULL, clipped INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX live_id ON documents (id) WHERE deleted = 0;
+CREATE INDEX dead ON documents (ordinal) WHERE deleted = 1;
+CREATE TABLE vectors (ordinal INTEGER PRIMARY KEY, terms BLOB NOT NULL, impacts BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a user stores and gets back; ``id`` is unique in an index, ``metadata`` any JSON object."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Stored vectors: row i owns ``indptr[i]:indptr[i + 1]`` of terms int32 and impacts uint8."""
+
+    indptr: NDArray[np.int64]
+    terms: NDArray[np.int32]
+    impacts: NDArray[np.uint8]
+
+
+class DocumentStore:
+    """One connection, shared by threads under a lock. Every commit is on the disk before it returns."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = threading.RLock()
+
+    @classmethod
+    def create(cls, directory: Path) -> DocumentStore:
+        """Make an empty store; one that was made but holds no schema yet (a crash) is completed."""
+        path = directory / STORE_FILE
+        store = cls(path, sqlite3.connect(path, check_same_thread=False, isolation_level=None))
+        with store._errors():
+            store._connection.execute("PRAGMA journal_mode=WAL")
+            store._connection.execute("PRAGMA synchronous=FULL")
+            if not store._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                store._connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        return store
+
+    @classmethod
+    def open(cls, directory: Path) -> DocumentStore:
+        """Open an existing store for reading.
+
+        Raises:
+            CorruptError: missing or no SQLite file.
+        """
+        path = directory / STORE_FILE
+        if not path.is_file():
+            raise CorruptError(f"{path}: missing; bring back the file or build the index again")
+        # A store in write-ahead mode needs a writable directory for its -shm file, unless declared immutable.
+        mode = "mode=ro" if os.access(directory, os.W_OK) else "immutable=1"
+        uri = f"{path.absolute().as_uri()}?{mode}"
+        store = cls(path, sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None))
+        with store._errors():
+            store._connection.execute("SELECT ordinal FROM documents LIMIT 1").fetchone()
+        return store
+
+    def close(self) -> None:
+        """Close the connection; the last one to close folds the write-ahead log into the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except sqlite3.OperationalError as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR_WRITE"):
+                raise UnavailableError(
+                    f"{self.path}: no space left to write ({error}); free some, then go on with "
+                    "`csplade index build --resume`"
+                ) from error
+            raise OSError(errno.EIO, str(error), str(self.path)) from error
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError):
+                raise
+            raise CorruptError(
+                f"{self.path}: {error}; bring back the file or build the index again"
+            ) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside are durable together when the block ends, or none of them is there."""
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def insert(self, rows: Iterable[tuple[int, Document, str, bytes, bytes, int]]) -> None:
+        """Add (ordinal, document, its metadata as JSON, terms, impacts, clipped) rows inside a transaction.
+
+        Raises:
+            InputError: a live document has the id already.
+        """
+        for ordinal, document, metadata, terms, impacts, clipped in rows:
+            try:
+                self._connection.execute(
+                    "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, 0)",
+                    (ordinal, document.id, document.title, document.text, metadata, clipped),
+                )
+            except sqlite3.IntegrityError:
+                raise InputError(f"document id {document.id!r} is there twice; ids must be unique") from None
+            self._connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", (ordinal, terms, impacts))
+
+    def truncate(self, ordinals: int) -> None:
+        """Remove every document from this ordinal on: the rest of an addition that never was acknowledged."""
+        with self.transaction():
+            self._connection.execute("DELETE FROM documents WHERE ordinal >= ?", (ordinals,))
+            self._connection.execute("DELETE FROM vectors WHERE ordinal >= ?", (ordinals,))
+
+    def live_ids(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids that a live document has."""
+        found = self._read(
+            "SELECT id FROM documents WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return [one for (one,) in found]
+
+    def count(self) -> int:
+        """Ordinals given out, deleted documents included."""
+        return int(self._read("SELECT coalesce(max(ordinal) + 1, 0) FROM documents")[0][0])
+
+    def clipped(self) -> int:
+        """Document impacts cut to 255."""
+        return int(self._read("SELECT coalesce(sum(clipped), 0) FROM documents")[0][0])
+
+    def dead(self) -> NDArray[np.int64]:
+        """Ordinals of deleted documents, ascending."""
+        found = self._read("SELECT ordinal FROM documents WHERE deleted = 1 ORDER BY ordinal")
+        return np.array([ordinal for (ordinal,) in found], dtype=np.int64)
+
+    def documents(self, ordinals: Sequence[int]) -> list[Document]:
+        """The documents, in the order asked for.
+
+        Raises:
+            InputError: an ordinal that was never given out.
+        """
+        found = self._read(
+            "SELECT ordinal, id, text, title, metadata FROM documents "
+            "WHERE ordinal IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ordinals)),),
+        )
+        by_ordinal = {
+            ordinal: Document(identity, text, title, json.loads(metadata))
+            for ordinal, identity, text, title, metadata in found
+        }
+        try:
+            return [by_ordinal[ordinal] for ordinal in ordinals]
+        except KeyError as missing:
+            raise InputError(f"{self.path}: no document has ordinal {missing.args[0]}") from None
+
+    def vectors(self, first: int, last: int) -> Rows:
+        """Vectors of ordinals ``first`` to ``last - 1``; an ordinal without a vector has an empty row."""
+        found = self._read(
+            "SELECT ordinal, terms, impacts FROM vectors WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal",
+            (first, last),
+        )
+        lengths = np.zeros(last - first, dtype=np.int64)
+        if found:
+            lengths[[row[0] - first for row in found]] = [len(row[2]) for row in found]
+        return Rows(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.frombuffer(b"".join(row[1] for row in found), dtype="<i4"),
+            np.frombuffer(b"".join(row[2] for row in found), dtype=np.uint8),
+        )
+
+    def problems(self) -> list[str]:
+        """What SQLite's own check and the store's rules find wrong; empty when all is well."""
+        result = [str(row[0]) for row in self._read("PRAGMA quick_check(10)")]
+        found = [] if result == ["ok"] else result
+        (documents, vectors) = self._read(
+            "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM vectors)"
+        )[0]
+        if documents != self.count():
+            found.append(f"{documents} documents but ordinals run to {self.count() - 1}")
+        if vectors > documents:
+            found.append(f"{vectors} vectors but {documents} documents")
+        return [f"{self.path}: {one}" for one in found]
+
+    def _read(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(query, parameters).fetchall()
