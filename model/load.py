@@ -53,8 +53,9 @@ def base_of(directory: Path, manifest: Manifest) -> Path:
         UnavailableError: an adapter whose base was not pulled yet.
         IncompatibleError: an adapter for a base that this program does not know.
     """
+    adapter = directory / "adapter_config.json"
     if not manifest.base:
-        return directory
+        return resolve(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else directory
     if manifest.base.get("sha256") != base.WHEEL_SHA256:
         raise IncompatibleError(f"{directory}: base {manifest.base} is not the one known here, {base.NAME} {base.WHEEL_SHA256}")
     if not base.base_directory().is_dir():
@@ -74,9 +75,14 @@ def load_tokenizer(directory: Path, manifest: Manifest) -> PreTrainedTokenizerFa
     """The base's tokenizer, checked against the manifest.
 
     Raises:
+        CorruptError: no readable tokenizer there.
         IncompatibleError: the tokenizer has another vocabulary.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base_of(directory, manifest))
+    source = base_of(directory, manifest)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise CorruptError(f"{source}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
     if manifest.vocabulary_hash and (found := vocabulary_hash(tokenizer)) != manifest.vocabulary_hash:
         raise IncompatibleError(f"{directory}: tokenizer vocabulary {found[:12]}, manifest says {manifest.vocabulary_hash[:12]}")
     return tokenizer

@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests uses."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ import pytest
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random causal LM of two layers with tokenizer, manifest and golden vectors, made in a second."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a fresh tiny model with manifest values of one's own; the directory is the test's to spoil."""
+    return lambda **values: make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", **values)
 
 
 def make_tiny_model(directory: Path, **manifest_values: object) -> Path:

@@ -44,7 +44,9 @@ def trainable_network(model: Path, manifest: Manifest, *, rank: int, device: str
 
 
 def save_model(out: Path, network: SparseNetwork, adapted: PeftModel, manifest: Manifest) -> None:
-    """Write a model directory (adapter, head, manifest) whole or not at all; an older one is replaced."""
+    """Write a model directory (adapter in bfloat16, head, manifest) whole or not at all; an older one is replaced."""
+    if manifest.base:  # found by its name and hash, not by where it lay on this machine
+        adapted.peft_config["default"].base_model_name_or_path = manifest.base["name"]
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
