@@ -104,6 +104,12 @@ class Encoding:
     tokens_read: int
     cut: Cut
 
+    def __repr__(self) -> str:
+        names = self.tokens or tuple(self.vector)
+        heaviest = sorted(zip(self.vector.values(), names, strict=True), reverse=True, key=lambda one: one[0])
+        shown = ", ".join(f"{name} {weight:.3g}" for weight, name in heaviest[:8])
+        return f"Encoding({len(self.vector)} terms: {shown}{', ...' if len(heaviest) > 8 else ''})"
+
 
 @dataclass(frozen=True)
 class Info:
@@ -114,6 +120,10 @@ class Info:
     model: dict[str, Any] | None
     index: dict[str, Any]
     limits: dict[str, Any]
+
+    def __repr__(self) -> str:
+        model = "no model" if self.model is None else f"model {self.model['name']}"
+        return f"Info(csplade {self.version}, {model}, {self.index['documents']} documents)"
 
 
 @dataclass(frozen=True)

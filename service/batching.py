@@ -1,0 +1,192 @@
+"""The batching worker: one thread takes whatever waits, up to a budget, and never waits for more to come.
+
+The transport hands work in without blocking and awaits it. The queue is bounded: what does not fit is refused
+at once. What was cancelled, or whose deadline passed while it waited, is dropped before any work is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ..errors import UnavailableError
+from .config import Batching
+from .errors import DeadlineError, OverloadedError
+from .metrics import Metrics
+
+W = TypeVar("W")
+R = TypeVar("R")
+
+SHORTEST_RETRY, LONGEST_RETRY = 0.01, 10.0  # seconds
+
+
+@dataclass(eq=False, slots=True)
+class _Entry(Generic[W, R]):
+    work: W
+    deadline: float  # of time.monotonic
+    arrived: int  # of time.perf_counter_ns
+    future: asyncio.Future[tuple[R, int]]
+    cost: int | None = None
+
+
+class Batcher(Generic[W, R]):
+    """A bounded queue before one worker thread.
+
+    Args:
+        weigh: tells the cost in tokens of each work; called once per work, in the worker, several together.
+        process: turns the works of one batch into as many results.
+        settings: sizes of queue and batch.
+        metrics: where depth, waiting and batch sizes are recorded.
+    """
+
+    def __init__(
+        self,
+        weigh: Callable[[Sequence[W]], Sequence[int]],
+        process: Callable[[Sequence[W]], Sequence[R]],
+        settings: Batching,
+        metrics: Metrics,
+    ) -> None:
+        self._weigh, self._process, self._settings, self._metrics = weigh, process, settings, metrics
+        self._waiting: deque[_Entry[W, R]] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._pace = 0.0  # seconds per work, smoothed; tells the refused when to come again
+        self._thread = threading.Thread(target=self._run, name="csplade-batching", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish what waits, then end the worker; later work is refused. Blocks until then."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    async def submit(self, works: Sequence[W], deadline: float) -> list[tuple[R, int]]:
+        """Queue works together, all or none, and await their results.
+
+        Args:
+            works: what to do.
+            deadline: moment of ``time.monotonic`` after which nobody waits for the results.
+
+        Returns:
+            Result of each work, and the nanoseconds it waited in the queue.
+
+        Raises:
+            OverloadedError: the queue has not that much room.
+            DeadlineError: the deadline passed while it waited.
+            UnavailableError: the worker is closed.
+        """
+        loop = asyncio.get_running_loop()
+        arrived = time.perf_counter_ns()
+        entries = [_Entry[W, R](work, deadline, arrived, loop.create_future()) for work in works]
+        with self._wake:
+            if self._closed:
+                raise UnavailableError("the server is shutting down")
+            if len(self._waiting) + len(entries) > self._settings.queue:
+                raise self._overloaded(len(entries))
+            self._waiting.extend(entries)
+            self._metrics.queue_depth.set(len(self._waiting))
+            self._wake.notify()
+        try:
+            return await asyncio.gather(*(entry.future for entry in entries))
+        finally:
+            for entry in entries:
+                entry.future.cancel()
+
+    def _overloaded(self, wanted: int) -> OverloadedError:
+        waiting = len(self._waiting)
+        retry = min(max(self._pace * waiting, SHORTEST_RETRY), LONGEST_RETRY)
+        return OverloadedError(
+            f"the queue is full: {waiting} wait, {wanted} more exceed batching.queue {self._settings.queue}; "
+            f"try again in {retry:.2f} s",
+            retry,
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closed:
+                    self._wake.wait()
+                if not self._waiting:
+                    return
+                count = min(len(self._waiting), self._settings.queries)
+                taken = [self._waiting.popleft() for _ in range(count)]
+            batch = self._fit([entry for entry in taken if self._alive(entry)])
+            if batch:
+                self._answer(batch)
+
+    def _alive(self, entry: _Entry[W, R]) -> bool:
+        if entry.future.cancelled():
+            return False
+        if time.monotonic() < entry.deadline:
+            return True
+        waited = (time.perf_counter_ns() - entry.arrived) * 1e-9
+        _settle(entry, DeadlineError(f"the deadline passed after {waited:.3f} s in the queue"))
+        return False
+
+    def _fit(self, entries: list[_Entry[W, R]]) -> list[_Entry[W, R]]:
+        """The first entries that the token budget holds, at least one; the rest goes back to the queue."""
+        fresh = [entry for entry in entries if entry.cost is None]
+        if fresh:
+            try:
+                costs = self._weigh([entry.work for entry in fresh])
+            except Exception as error:
+                for entry in fresh:
+                    _settle(entry, error)
+                costs = [0] * len(fresh)
+                entries = [entry for entry in entries if entry.cost is not None]
+            for entry, cost in zip(fresh, costs, strict=True):
+                entry.cost = cost
+        tokens, count = 0, 0
+        for entry in entries:
+            tokens += entry.cost or 0
+            if count and tokens > self._settings.tokens:
+                break
+            count += 1
+        with self._wake:
+            self._waiting.extendleft(reversed(entries[count:]))
+            self._metrics.queue_depth.set(len(self._waiting))
+        return entries[:count]
+
+    def _answer(self, batch: list[_Entry[W, R]]) -> None:
+        started = time.perf_counter_ns()
+        self._metrics.batch_queries.observe(len(batch))
+        if tokens := sum(entry.cost or 0 for entry in batch):
+            self._metrics.batch_tokens.observe(tokens)
+        results = self._results([entry.work for entry in batch])
+        seconds = (time.perf_counter_ns() - started) * 1e-9 / len(batch)
+        self._pace = seconds if not self._pace else 0.8 * self._pace + 0.2 * seconds
+        for entry, result in zip(batch, results, strict=True):
+            waited = started - entry.arrived
+            self._metrics.stages({"queue": waited})
+            _settle(entry, result if isinstance(result, Exception) else (result, waited))
+
+    def _results(self, works: Sequence[W]) -> Sequence[R | Exception]:
+        """Results of a batch; when it fails, each work is tried alone, so that only the culprits fail."""
+        try:
+            return self._process(works)
+        except Exception as error:
+            if len(works) == 1:
+                return [error]
+            return [result for work in works for result in self._results([work])]
+
+
+def _settle(entry: _Entry[W, R], outcome: Exception | tuple[R, int]) -> None:
+    """Hand the outcome to the waiting coroutine, in its own thread."""
+
+    def settle() -> None:
+        if entry.future.done():
+            return
+        if isinstance(outcome, Exception):
+            entry.future.set_exception(outcome)
+        else:
+            entry.future.set_result(outcome)
+
+    # A loop that is closed has nobody waiting any more.
+    if not (loop := entry.future.get_loop()).is_closed():
+        loop.call_soon_threadsafe(settle)

@@ -1,0 +1,107 @@
+"""The one place where metric names stand. Seconds and plain counts; few labels, of bounded values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from ..index import IndexManifest
+
+STAGES = ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch")
+SECONDS = tuple(round(15e-6 * 1.5**step, 9) for step in range(35))  # 15 us to 14.6 s
+COUNTS = tuple(2.0**step for step in range(13))  # 1 to 4,096
+POSTINGS = tuple(4.0**step for step in range(2, 16))  # 16 to 10^9
+
+disable_created_metrics()
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"csplade_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"csplade_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"csplade_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests_total", "Requests answered.", "method", "code")
+        self.request_seconds = histogram(
+            "request_seconds", "Time from a request's arrival to its answer.", SECONDS, "method"
+        )
+        self.stage_seconds = histogram(
+            "stage_seconds",
+            "Time in a stage: queue and fetch per request, the others per batch.",
+            SECONDS,
+            "stage",
+        )
+        self.batch_queries = histogram("batch_queries", "Queries and texts in a batch.", COUNTS)
+        self.batch_tokens = histogram(
+            "batch_tokens", "Tokens in a batch that has texts.", (*COUNTS, 8192.0, 16384.0)
+        )
+        self.queue_depth = gauge("queue_depth", "Queries and texts that wait for the worker.")
+        self.query_terms = histogram("query_terms", "Terms of a query as scored.", COUNTS)
+        self.postings_scored = histogram("postings_scored", "Postings read for a query.", POSTINGS)
+        self.truncated = counter("truncated_total", "Tokens, terms and impacts that a cap cut.", "what")
+        self.index_documents = gauge("index_documents", "Documents in a shard.", "shard")
+        self.index_postings = gauge("index_postings", "Postings in a shard.", "shard")
+        self.index_bytes = gauge("index_bytes", "Bytes of a shard's segments.", "shard")
+        self.index_generation = gauge("index_generation", "Generation of a shard.", "shard")
+        self.model_info = Info("csplade_model", "The loaded encoder.", registry=registry)
+        self.verify_mismatches = counter("verify_mismatches_total", "Ranks that Verify found to differ.")
+        self.device_memory = gauge("device_memory_bytes", "Accelerator memory in use by this process.")
+        self.device_memory.set_function(_device_memory)
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        for what in ("tokens", "terms", "impacts"):
+            self.truncated.labels(what)
+
+    def answered(self, method: str, code: str, seconds: float) -> None:
+        """Record one answered request."""
+        self.requests.labels(method, code).inc()
+        self.request_seconds.labels(method).observe(seconds)
+
+    def index(self, manifest: IndexManifest) -> None:
+        """Record what the index holds, shard by shard."""
+        for shard in manifest.shards:
+            label = str(shard.shard)
+            self.index_documents.labels(label).set(shard.documents)
+            self.index_postings.labels(label).set(shard.postings)
+            self.index_bytes.labels(label).set(shard.bytes)
+            self.index_generation.labels(label).set(shard.generation)
+
+    def stages(self, timings: Mapping[str, int]) -> None:
+        """Record stage times in nanoseconds; a stage of 0 did not happen."""
+        for stage, nanoseconds in timings.items():
+            if nanoseconds:
+                self.stage_seconds.labels(stage).observe(nanoseconds * 1e-9)
+
+    def cuts(self, tokens: int, terms: int, impacts: int) -> None:
+        """Record what was cut from one text or query."""
+        for what, count in (("tokens", tokens), ("terms", terms), ("impacts", impacts)):
+            if count:
+                self.truncated.labels(what).inc(count)
+
+
+def _device_memory() -> float:
+    """Bytes that torch holds on the GPU, if torch is loaded at all and there is one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0.0
+    return float(torch.cuda.memory_reserved())

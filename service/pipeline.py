@@ -1,0 +1,258 @@
+"""What the server does for a request: queue, encode and score in one worker, fetch in a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..index import SearchResult
+from ..kernels.sparse import ImpactBatch, SparseBatch
+from .batching import Batcher
+from .config import Settings
+from .engine import Answer, Engine
+from .errors import DeadlineError, OverloadedError
+from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from ..model.tokens import Tokens
+
+T = TypeVar("T")
+
+Kind = Literal["query", "document"]
+KINDS: tuple[Kind, ...] = ("query", "document")
+Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
+
+
+@dataclass(slots=True)
+class Work:
+    """One text to encode, or one query (text or vector) to encode and score.
+
+    Attributes:
+        text: None when ``vector`` is given.
+        vector: terms int32 ascending, weights float32.
+        kind: which side ``text`` stands on.
+        k: hits wanted; 0 to encode only.
+    """
+
+    text: str | None = None
+    vector: Vector | None = None
+    kind: Kind = "query"
+    k: int = 0
+    tokens: Tokens | None = None  # of ``text``, made in the worker
+    timings: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Done:
+    """What the worker made of a work: the vector, and for a search its row in the batch's result."""
+
+    vector: Vector
+    tokens: int
+    dropped_tokens: int
+    dropped_terms: int
+    clipped: int
+    timings: dict[str, int]
+    queries: ImpactBatch | None = None
+    result: SearchResult | None = None
+    row: int = 0
+
+
+class Pipeline:
+    """Runs requests on an engine; every method may be awaited by many requests at once."""
+
+    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+        self.engine = engine
+        self._metrics = metrics
+        self._timeout = settings.limits.timeout_seconds
+        self._batcher: Batcher[Work, Done] = Batcher(self._weigh, self._process, settings.batching, metrics)
+        self._pool = ThreadPoolExecutor(settings.server.fetch_threads, "csplade-fetch")
+        self._judge_pool = ThreadPoolExecutor(1, "csplade-verify")
+        self._judgement: asyncio.Future[tuple[Answer, int]] | None = None
+
+    def close(self) -> None:
+        """Finish what waits and end the threads; blocks."""
+        self._batcher.close()
+        self._pool.shutdown()
+        self._judge_pool.shutdown()
+
+    async def search(
+        self,
+        work: Work,
+        *,
+        explain: bool,
+        fetch: bool,
+        remaining: float | None,
+        then: Callable[[Answer], T],
+    ) -> T:
+        """Answer one query.
+
+        Args:
+            work: with ``k`` >= 1.
+            explain: add contributions to hits.
+            fetch: add documents to hits.
+            remaining: seconds until the caller's deadline, None for none.
+            then: turns the answer into what is returned, off the event loop.
+
+        Raises:
+            OverloadedError, DeadlineError, UnavailableError: see :meth:`Batcher.submit`.
+            IncompatibleError: a text, but no encoder.
+        """
+        async with self._until(remaining) as deadline:
+            done, waited = await self._submit(work, deadline)
+            return await self._pooled(
+                lambda: then(self._finish(done, work.k, waited, explain=explain, fetch=fetch))
+            )
+
+    async def encode(
+        self,
+        works: Sequence[Work],
+        *,
+        remaining: float | None,
+        then: Callable[[Sequence[tuple[Done, int]]], T],
+    ) -> T:
+        """Encode texts; ``then`` gets each result with the nanoseconds it waited. Raises as ``search``."""
+        self.engine.need_encoder()
+        async with self._until(remaining) as deadline:
+            results = await self._batcher.submit(works, deadline)
+            return await self._pooled(lambda: then(results))
+
+    async def verify(self, work: Work, *, remaining: float | None) -> tuple[Answer, Answer, int]:
+        """Answer one query twice: as :meth:`search` does, and by the exhaustive reference.
+
+        Returns:
+            The answer, the reference's answer, and the nanoseconds the reference took.
+
+        Raises:
+            OverloadedError: another verification is going on; and as :meth:`search`.
+        """
+        async with self._until(remaining) as deadline:
+            done, waited = await self._submit(work, deadline)
+            answer = await self._pooled(lambda: self._finish(done, work.k, waited))
+            if self._judgement is not None and not self._judgement.done():
+                raise OverloadedError("another Verify is going on, one at a time is allowed", 1.0)
+            loop = asyncio.get_running_loop()
+            self._judgement = loop.run_in_executor(self._judge_pool, self._judge, done, work.k)
+            # A caller that leaves early does not stop the thread: its place stays taken until it is through.
+            reference, nanoseconds = await asyncio.shield(self._judgement)
+            return answer, reference, nanoseconds
+
+    def _judge(self, done: Done, k: int) -> tuple[Answer, int]:
+        assert done.queries is not None
+        query = ImpactBatch(
+            np.array([0, len(done.queries.row(done.row)[0])], dtype=np.int64),
+            *done.queries.row(done.row),
+            done.queries.scale,
+        )
+        started = time.perf_counter_ns()
+        result = self.engine.index.oracle(query, k)
+        nanoseconds = time.perf_counter_ns() - started
+        return self._finish(Done(done.vector, 0, 0, 0, 0, {}, query, result), k, 0), nanoseconds
+
+    @asynccontextmanager
+    async def _until(self, remaining: float | None) -> AsyncIterator[float]:
+        """Gives the deadline as a moment of ``time.monotonic``; what outlives it ends in DeadlineError."""
+        seconds = self._timeout if remaining is None else min(remaining, self._timeout)
+        try:
+            async with asyncio.timeout(seconds):
+                yield time.monotonic() + seconds
+        except TimeoutError:
+            raise DeadlineError(f"not answered within {seconds:.3f} s") from None
+
+    async def _submit(self, work: Work, deadline: float) -> tuple[Done, int]:
+        if work.vector is None:
+            self.engine.need_encoder()
+        return (await self._batcher.submit([work], deadline))[0]
+
+    async def _pooled(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    def _finish(
+        self, done: Done, k: int, waited: int, *, explain: bool = False, fetch: bool = False
+    ) -> Answer:
+        """In a pool's thread: ids, documents and contributions of a ranked query."""
+        assert done.queries is not None
+        assert done.result is not None
+        started = time.perf_counter_ns()
+        hits = self.engine.hits(done.queries, done.result, done.row, k, explain=explain, fetch=fetch)
+        timings = {**done.timings, "queue": waited, "fetch": time.perf_counter_ns() - started}
+        self._metrics.stages({"fetch": timings["fetch"]})
+        return Answer(
+            hits=hits,
+            matched=int(done.result.matched[done.row]),
+            postings=int(done.result.postings[done.row]),
+            query_terms=len(done.queries.row(done.row)[0]),
+            dropped_tokens=done.dropped_tokens,
+            dropped_terms=done.dropped_terms,
+            clipped=done.clipped,
+            timings=timings,
+        )
+
+    def _weigh(self, works: Sequence[Work]) -> list[int]:
+        """In the worker: tokenize the texts; a work costs its tokens."""
+        for kind in KINDS:
+            texts = [work for work in works if work.text is not None and work.kind == kind]
+            if not texts:
+                continue
+            started = time.perf_counter_ns()
+            tokens = self.engine.need_encoder().tokenize([work.text or "" for work in texts], kind)
+            spent = time.perf_counter_ns() - started
+            self._metrics.stages({"tokenize": spent})
+            for row, work in enumerate(texts):
+                work.tokens = tokens.take([row])
+                work.timings["tokenize"] = spent
+        return [0 if work.tokens is None else len(work.tokens.ids[0]) for work in works]
+
+    def _process(self, works: Sequence[Work]) -> list[Done]:
+        """In the worker: encode the texts, then score all queries of the batch together."""
+        done: dict[int, Done] = {
+            i: Done(work.vector, 0, 0, 0, 0, {}) for i, work in enumerate(works) if work.vector is not None
+        }
+        for kind in KINDS:
+            rows = [i for i, work in enumerate(works) if work.tokens is not None and work.kind == kind]
+            if rows:
+                done.update(zip(rows, self._encode([works[i] for i in rows], kind), strict=True))
+        if searches := [i for i, work in enumerate(works) if work.k]:
+            self._rank([done[i] for i in searches], max(works[i].k for i in searches))
+        return [done[i] for i in range(len(works))]
+
+    def _encode(self, works: Sequence[Work], kind: Kind) -> list[Done]:
+        parts = [work.tokens for work in works if work.tokens is not None]
+        encoded = self.engine.need_encoder().encode_tokens(type(parts[0]).concatenate(parts), kind)
+        self._metrics.stages(encoded.timings)
+        self._metrics.cuts(int(encoded.dropped_tokens.sum()), int(encoded.dropped_terms.sum()), 0)
+        return [
+            Done(
+                vector=encoded.vectors.row(i),
+                tokens=int(encoded.tokens[i]),
+                dropped_tokens=int(encoded.dropped_tokens[i]),
+                dropped_terms=int(encoded.dropped_terms[i]),
+                clipped=0,
+                timings={**work.timings, **encoded.timings},
+            )
+            for i, work in enumerate(works)
+        ]
+
+    def _rank(self, searches: Sequence[Done], k: int) -> None:
+        lengths = [len(done.vector[0]) for done in searches]
+        vectors = SparseBatch(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([done.vector[0] for done in searches]),
+            np.concatenate([done.vector[1] for done in searches]),
+        )
+        queries, clipped = self.engine.quantize(vectors)
+        result = self.engine.index.search(queries, k)
+        self._metrics.stages(result.timings)
+        self._metrics.cuts(0, 0, int(clipped.sum()))
+        for row, done in enumerate(searches):
+            done.queries, done.result, done.row, done.clipped = queries, result, row, int(clipped[row])
+            done.timings.update(result.timings)
+            self._metrics.query_terms.observe(lengths[row])
+            self._metrics.postings_scored.observe(int(result.postings[row]))
