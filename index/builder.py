@@ -76,7 +76,8 @@ class IndexBuilder:
             raise InputError(
                 f"vocabulary has {len(vocabulary)} entries, but vocabulary_size is {vocabulary_size}"
             )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        torn = path / f"{BUILDING_FILE}.part"  # all that a create leaves behind when it is killed
+        if path.exists() and (not path.is_dir() or any(one != torn for one in path.iterdir())):
             hint = "; go on with --resume" if (path / BUILDING_FILE).exists() else ""
             raise InputError(f"{path}: must be absent or an empty directory{hint}")
         path.mkdir(parents=True, exist_ok=True)
@@ -122,19 +123,22 @@ class IndexBuilder:
         return builder
 
     def _open_stores(self) -> None:
-        shards = self.manifest.shard_count
-        for shard in range(shards):
+        for shard in range(self.manifest.shard_count):
             directory = self.manifest.shard_directory(self.path, shard)
             directory.mkdir(exist_ok=True)
             self._stores.append(DocumentStore.create(directory))
             sync_directory(directory)
         sync_directory(self.path)
-        # Shards commit one after the other: an addition that was cut off between two commits is taken back.
-        counts = [store.count() for store in self._stores]
-        self._documents = min(count * shards + shard for shard, count in enumerate(counts))
+        # Shards commit one after the other, shard 0 last: an addition cut off in between is taken back.
+        self._documents = self._stores[0].arrivals()
         for shard, store in enumerate(self._stores):
-            if counts[shard] > (keep := self._ordinals(shard)):
-                store.truncate(keep)
+            if store.count() > self._ordinals(shard):
+                store.truncate(self._ordinals(shard))
+            elif store.count() < self._ordinals(shard):
+                raise CorruptError(
+                    f"{store.path}: {store.count()} documents, must be {self._ordinals(shard)}; "
+                    "bring back the file or build the index again"
+                )
 
     def _ordinals(self, shard: int) -> int:
         return (self._documents - shard + self.manifest.shard_count - 1) // self.manifest.shard_count
@@ -176,13 +180,18 @@ class IndexBuilder:
                 (ordinal, document, metadata[i], terms[row].tobytes(), values[row].tobytes(), int(clips[i]))
             )
         try:
-            with ExitStack() as transactions:
-                for store, rows in zip(self._stores, by_shard, strict=True):
+            with (
+                ExitStack() as transactions
+            ):  # left in reverse: shard 0 commits last, and with it the addition
+                transactions.enter_context(self._stores[0].transaction())
+                self._stores[0].set_arrivals(self._documents + len(documents))
+                self._stores[0].insert(by_shard[0])
+                for store, rows in zip(self._stores[1:], by_shard[1:], strict=True):
                     if rows:
                         transactions.enter_context(store.transaction())
                         store.insert(rows)
         except BaseException:
-            # Some shards may have committed: only a fresh look at the disk (resume) knows.
+            # Some shards may have committed: resume takes that back.
             self.close()
             raise
         self._documents += len(documents)

@@ -20,7 +20,8 @@ from ..errors import CorruptError, InputError, UnavailableError
 
 STORE_FILE = "documents.sqlite"
 
-# Vectors have a table of their own, so that deriving segments does not read through the texts.
+# Vectors have a table of their own, so that deriving segments does not read through the texts. Shard 0 keeps
+# in arrivals how many documents the whole index has been given: what other shards hold beyond that is torn.
 SCHEMA = """
 CREATE TABLE documents (
     ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
@@ -29,6 +30,8 @@ CREATE TABLE documents (
 CREATE UNIQUE INDEX live_id ON documents (id) WHERE deleted = 0;
 CREATE INDEX dead ON documents (ordinal) WHERE deleted = 1;
 CREATE TABLE vectors (ordinal INTEGER PRIMARY KEY, terms BLOB NOT NULL, impacts BLOB NOT NULL);
+CREATE TABLE arrivals (count INTEGER NOT NULL);
+INSERT INTO arrivals VALUES (0);
 """
 
 
@@ -141,6 +144,14 @@ class DocumentStore:
             except sqlite3.IntegrityError:
                 raise InputError(f"document id {document.id!r} is there twice; ids must be unique") from None
             self._connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", (ordinal, terms, impacts))
+
+    def set_arrivals(self, count: int) -> None:
+        """Note inside a transaction how many documents the index holds once it commits (shard 0 only)."""
+        self._connection.execute("UPDATE arrivals SET count = ?", (count,))
+
+    def arrivals(self) -> int:
+        """Documents the index has been given (shard 0 only)."""
+        return int(self._read("SELECT count FROM arrivals")[0][0])
 
     def truncate(self, ordinals: int) -> None:
         """Remove every document from this ordinal on: the rest of an addition that never was acknowledged."""

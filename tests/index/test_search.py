@@ -1,0 +1,253 @@
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from csplade.errors import IncompatibleError, InputError
+from csplade.index import Index
+from csplade.kernels.score import score
+from csplade.kernels.select import merge, select
+from csplade.kernels.sparse import QUERY_SCALE, ImpactBatch, SparseBatch
+
+FIELDS = ("indptr", "shards", "ordinals", "scores", "matched", "postings")
+
+
+def assert_same(found, truth):
+    for name in FIELDS:
+        mine, theirs = getattr(found, name), getattr(truth, name)
+        assert mine.dtype == theirs.dtype, name
+        np.testing.assert_array_equal(mine, theirs, err_msg=name)
+
+
+def arrivals(result, shards, i):
+    found_shards, ordinals, scores = result.row(i)
+    return list(zip((ordinals * shards + found_shards).tolist(), scores.tolist(), strict=True))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 150),
+    levels=st.sampled_from([1, 3, 255]),
+    block_size=st.sampled_from([1, 7, 64, 100]),
+    segment_blocks=st.sampled_from([1, 2, 100]),
+    threads=st.sampled_from([1, 3]),
+    k=st.sampled_from([1, 2, 9, 40, 10_000]),
+)
+def test_scorer_equals_oracle_and_reference_on_any_number_of_shards(
+    helpers, tmp_path_factory, seed, count, levels, block_size, segment_blocks, threads, k
+):
+    rng = np.random.default_rng(seed)
+    vectors = helpers.random_vectors(rng, count, levels=levels)
+    queries = helpers.random_queries(rng, 4)
+    rankings = []
+    for shards in sorted({1, int(rng.integers(2, 6))}):
+        path = helpers.make_index(
+            tmp_path_factory.mktemp("case") / "index",
+            vectors,
+            shards=shards,
+            block_size=block_size,
+            segment_blocks=segment_blocks,
+        )
+        with Index.open(path, threads=threads) as index:
+            found = index.search(queries, k)
+            assert_same(found, index.oracle(queries, k))
+            assert_same_as_reference(index, queries, k, found)
+            rankings.append([arrivals(found, shards, i) for i in range(len(queries))])
+        shutil.rmtree(path)
+    assert all(ranking == rankings[0] for ranking in rankings)
+
+
+def assert_same_as_reference(index, queries, k, found):
+    parts, matched, postings = [], 0, 0
+    for shard in index._shards:
+        for one in shard.segments:
+            for number in range(len(one.segment)):
+                scores = score(queries, one.segment.block(number))
+                first = one.manifest.first_ordinal + number * index.manifest.block_size
+                parts.append(select(scores.scores, k, first_ordinal=first, shard=shard.number))
+                matched, postings = matched + scores.matched, postings + scores.postings
+    hits = merge(parts, k)
+    for name in ("indptr", "shards", "ordinals", "scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(hits, name), err_msg=name)
+    np.testing.assert_array_equal(found.matched, matched)
+    np.testing.assert_array_equal(found.postings, postings)
+
+
+def test_five_shards_rank_like_one(helpers, tmp_path):
+    vectors = helpers.random_vectors(np.random.default_rng(1), 230, levels=2)
+    queries = helpers.random_queries(np.random.default_rng(2), 6)
+    rankings = []
+    for shards in range(1, 6):
+        path = helpers.make_index(tmp_path / str(shards), vectors, shards=shards)
+        with Index.open(path, threads=2) as index:
+            result = index.search(queries, 50)
+            assert_same(result, index.oracle(queries, 50))
+            rankings.append([arrivals(result, shards, i) for i in range(len(queries))])
+    assert len(rankings[0][0]) > 5
+    assert all(ranking == rankings[0] for ranking in rankings)
+
+
+@pytest.mark.parametrize("k", [1, 5, 99, 100, 101, 10_000])
+def test_all_equal_scores_rank_by_ordinal(helpers, tmp_path, k):
+    vectors = SparseBatch.from_rows([([3], [1.0])] * 100)
+    path = helpers.make_index(tmp_path / "index", vectors, block_size=7)
+    query = ImpactBatch(np.array([0, 1]), np.array([3], np.int32), np.array([9], np.int32), QUERY_SCALE)
+    for threads in (1, 4):
+        with Index.open(path, threads=threads) as index:
+            result = index.search(query, k)
+            assert result.ordinals.tolist() == list(range(min(k, 100)))
+            assert set(result.scores.tolist()) == {9 * 50}
+            assert result.matched.tolist() == result.postings.tolist() == [100]
+            assert_same(result, index.oracle(query, k))
+
+
+def test_full_blocks_of_ordinary_size(helpers, tmp_path):
+    """Scores that rise with the ordinal make every document a candidate: the worst case for the threshold."""
+    count = 40_000
+    weights = 0.02 * (1 + np.arange(count) * 254 // count)
+    vectors = SparseBatch(np.arange(count + 1), np.full(count, 7, np.int32), weights.astype(np.float32))
+    path = helpers.make_index(tmp_path / "index", vectors, batch=count, block_size=1 << 14)
+    query = ImpactBatch(np.array([0, 1]), np.array([7], np.int32), np.array([4095], np.int32), QUERY_SCALE)
+    with Index.open(path, threads=1) as index:
+        for k in (1, 1000, 10_000):
+            result = index.search(query, k)
+            assert len(result.scores) == k
+            assert result.matched.tolist() == [count]
+            assert_same(result, index.oracle(query, k))
+
+
+def test_widest_query_at_the_largest_impacts(helpers, tmp_path):
+    terms = np.arange(2048)
+    vectors = SparseBatch.from_rows([(terms, [9.0] * 2048), (terms[:5], [0.02] * 5), ([], [])])
+    path = helpers.make_index(tmp_path / "index", vectors, vocabulary_size=262_144)
+    query = ImpactBatch(
+        np.array([0, 2048]), terms.astype(np.int32), np.full(2048, 4095, np.int32), QUERY_SCALE
+    )
+    with Index.open(path) as index:
+        assert index.manifest.clipped == 2048
+        result = index.search(query, 10)
+        assert result.scores.tolist() == [2_138_572_800, 5 * 4095]
+        assert_same(result, index.oracle(query, 10))
+
+
+def test_empty_queries_and_no_queries(collection, helpers):
+    path, _ = collection
+    nothing = np.empty(0, np.int32)
+    with Index.open(path) as index:
+        empty = index.search(ImpactBatch(np.zeros(3, np.int64), nothing, nothing, QUERY_SCALE), 10)
+        assert empty.indptr.tolist() == [0, 0, 0]
+        assert empty.matched.tolist() == empty.postings.tolist() == [0, 0]
+        none = index.search(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10)
+        assert len(none) == 0
+        assert_same(none, index.oracle(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10))
+
+
+def test_documents_without_terms_only(helpers, tmp_path):
+    path = helpers.make_index(tmp_path / "index", SparseBatch.from_rows([([], [])] * 40), shards=3)
+    queries = helpers.random_queries(np.random.default_rng(0), 3)
+    with Index.open(path) as index:
+        assert len(index.search(queries, 5).scores) == 0
+        assert_same(index.search(queries, 5), index.oracle(queries, 5))
+        assert index.verify().ok
+
+
+def test_threads_at_once_get_the_same_bytes(collection, helpers):
+    path, _ = collection
+    queries = helpers.random_queries(np.random.default_rng(8), 16)
+    with Index.open(path, threads=3) as index:
+        truth = index.oracle(queries, 20)
+        barrier, failures = threading.Barrier(6), []
+
+        def work():
+            barrier.wait()
+            for _ in range(10):
+                try:
+                    found = index.search(queries, 20)
+                    assert_same(found, truth)
+                    assert index.fetch(found.shards[:5], found.ordinals[:5])
+                except BaseException as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
+
+def test_explained_products_sum_to_the_score(collection, helpers):
+    path, _ = collection
+    queries = helpers.random_queries(np.random.default_rng(3), 5)
+    with Index.open(path) as index:
+        result = index.search(queries, 30)
+        checked = 0
+        for i in range(len(queries)):
+            terms, impacts = queries.row(i)
+            for shard, ordinal, total in zip(*result.row(i), strict=True):
+                shared, products = index.explain(terms, impacts, shard, ordinal)
+                assert products.sum() == total
+                assert (np.diff(products) <= 0).all()
+                assert set(shared) == set(terms) & set(index.vectors([shard], [ordinal]).terms)
+                checked += 1
+        assert checked > 50
+
+
+def test_fetch_and_vectors_keep_the_order_asked_for(collection, helpers):
+    path, vectors = collection
+    wanted = [7, 399, 0, 7, 12]
+    with Index.open(path) as index:
+        shards, ordinals = np.array(wanted) % 2, np.array(wanted) // 2
+        assert index.fetch(shards, ordinals) == [helpers.documents(i, i + 1)[0] for i in wanted]
+        stored = index.vectors(shards, ordinals)
+        expected = vectors.take(np.array(wanted)).quantize(0.02, 255)
+        np.testing.assert_array_equal(stored.indptr, expected.indptr)
+        np.testing.assert_array_equal(stored.terms, expected.terms)
+        np.testing.assert_array_equal(stored.impacts, expected.impacts)
+        assert index.fetch([], []) == []
+        with pytest.raises(InputError, match="ordinal is 200, shard 0 has 200 documents"):
+            index.fetch([0], [200])
+        with pytest.raises(InputError, match="shard is 2, this index has 2"):
+            index.vectors([2], [0])
+
+
+def test_deleted_documents_are_neither_found_nor_counted(collection, helpers, tmp_path):
+    path = Path(shutil.copytree(collection[0], tmp_path / "index"))
+    queries = helpers.random_queries(np.random.default_rng(4), 8)
+    with Index.open(path) as index:
+        before = index.search(queries, 400)
+    dead = sorted(set(before.ordinals[before.shards == 1].tolist()))[::3]
+    with sqlite3.connect(path / "shard-0001" / "documents.sqlite") as store:
+        store.executemany("UPDATE documents SET deleted = 1 WHERE ordinal = ?", [(one,) for one in dead])
+    store.close()
+    with Index.open(path, threads=2) as index:
+        after = index.search(queries, 400)
+        assert_same(after, index.oracle(queries, 400))
+        gone = (before.shards == 1) & np.isin(before.ordinals, dead)
+        assert gone.any()
+        np.testing.assert_array_equal(after.scores, before.scores[~gone])
+        assert (after.matched < before.matched).any()
+        assert index.verify().ok
+
+
+def test_wrong_arguments_are_refused(collection, helpers):
+    path, _ = collection
+    queries = helpers.random_queries(np.random.default_rng(4), 1)
+    with Index.open(path) as index:
+        for k in (0, 10_001):
+            with pytest.raises(InputError, match=f"k is {k}, allowed 1 to 10000"):
+                index.search(queries, k)
+        outside = ImpactBatch(np.array([0, 1]), np.array([200], np.int32), np.ones(1, np.int32), QUERY_SCALE)
+        with pytest.raises(InputError, match="term 200, allowed 0 to 199"):
+            index.search(outside, 5)
+        other = ImpactBatch(queries.indptr, queries.terms, queries.impacts, 0.5)
+        with pytest.raises(IncompatibleError, match=r"scale 0.5, this index needs 0.00125"):
+            index.search(other, 5)
+    with pytest.raises(InputError, match="threads is 0"):
+        Index.open(path, threads=0)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from csplade.errors import InputError
+from csplade.kernels.sparse import MAX_DOCUMENT_IMPACT, SparseBatch
+
+
+def test_rows_are_sorted_by_term():
+    batch = SparseBatch.from_rows([([5, 1, 3], [0.5, 0.1, 0.3]), ([], [])])
+    assert batch.indptr.tolist() == [0, 3, 3]
+    assert batch.terms.tolist() == [1, 3, 5]
+    np.testing.assert_array_equal(batch.weights, np.float32([0.1, 0.3, 0.5]))
+    assert (batch.terms.dtype, batch.weights.dtype, batch.indptr.dtype) == (np.int32, np.float32, np.int64)
+
+
+def test_no_rows():
+    batch = SparseBatch.from_rows([])
+    assert len(batch) == 0
+    assert batch.terms.size == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (([1, 2], [1.0, float("nan")]), "vector 1: weight of term 2 is nan"),
+        (([1, 2], [float("inf"), 1.0]), "weight of term 1 is inf"),
+        (([1, 2], [1.0, 0.0]), "weight of term 2 is 0.0, must be finite and > 0"),
+        (([1, 2], [1.0, -3.0]), "weight of term 2 is -3.0"),
+        (([7, 7], [1.0, 2.0]), "term 7 is there twice"),
+        (([-1], [1.0]), "term ids run -1 to -1"),
+        (([2**31], [1.0]), "allowed 0 to 2147483647"),
+        (([1, 2], [1.0]), "2 terms but 1 weights"),
+    ],
+)
+def test_broken_rows_are_refused(row, message):
+    with pytest.raises(InputError, match=message):
+        SparseBatch.from_rows([([0], [1.0]), row])
+
+
+def test_take_and_concatenate_keep_rows():
+    batch = SparseBatch.from_rows([([i, i + 9], [1.0 + i, 2.0 + i]) for i in range(5)] + [([], [])])
+    taken = batch.take(np.array([5, 3, 0, 3]))
+    assert [row[0].tolist() for row in taken] == [[], [3, 12], [0, 9], [3, 12]]
+    joined = SparseBatch.concatenate([batch.take(np.array([0, 1])), batch.take(np.array([2, 3, 4, 5]))])
+    for mine, theirs in zip(joined, batch, strict=True):
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+def test_quantize_rounds_to_even_and_counts_clips():
+    batch = SparseBatch.from_rows([([0, 1, 2, 3, 4], [0.001, 0.05, 0.07, 5.1, 9.0])])
+    impacts = batch.quantize(0.02, MAX_DOCUMENT_IMPACT)
+    # 0.05 / 0.02 is 2.5 in float32 or a hair off it; 5.1 / 0.02 rounds to 255 and is no clip, 9.0 is one.
+    assert impacts.impacts[0] == 1
+    assert impacts.impacts[1] == round(float(np.float32(0.05)) / 0.02)
+    assert impacts.impacts[3:].tolist() == [255, 255]
+    assert impacts.clipped == 1
+    assert impacts.impacts.dtype == np.int32
