@@ -10,6 +10,9 @@ TESTS ?= tests
 INDEX ?=
 ARGS  ?=
 
+# What makes up the package `csplade`; pyproject.toml says the same to pip.
+MODULES := $(wildcard *.py) py.typed $(patsubst %/__init__.py,%,$(wildcard */__init__.py)) proto/csplade/v1
+
 # Threads that wait must sleep: spinning ones starve the others as soon as there are more threads than cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -41,9 +44,9 @@ test: $(READY) ## run the tests (TESTS=tests/index ARGS='-k block' runs some of 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# The repository root is the package: a link with the package's name shows it to mypy as such.
-	@mkdir -p build/types && ln -sfn ../.. build/types/csplade
-	MYPYPATH=build/types $(BIN)/mypy $(addprefix -p csplade.,kernels model index service evaluation cli)
+	@# The repository root is the package; mypy sees it as such in a folder of links.
+	@rm -rf build/mypy && mkdir -p build/mypy/csplade && ln -s $(MODULES:%=$(CURDIR)/%) build/mypy/csplade
+	MYPYPATH=build/mypy $(BIN)/mypy -p csplade
 
 serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 	@test -n '$(INDEX)' || { echo "make: name the index: make serve INDEX=DIR" >&2; exit 2; }
