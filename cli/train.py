@@ -1,4 +1,4 @@
-"""``csplade train``: start, adapt, mine, contrastive. Every command resumes where it was stopped."""
+"""``csplade train``: start, adapt, calibrate, mine, contrastive. Every command resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -54,6 +54,41 @@ def adapt(
 
     run(
         model, _passages(data), out, steps=steps, rate=rate, batch=batch, length=length, rank=rank, seed=seed, device=device
+    )
+    typer.echo(out)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    data: Collections,
+    out: Out,
+    steps: Steps = 200,
+    rate: Rate = 5e-4,
+    batch: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 24,
+    length: Annotated[int, typer.Option(min=8, help="Most tokens of a text.")] = 96,
+    peak: Annotated[float, typer.Option(min=0.0, help="Weight that the rarest term should get.")] = 1.6,
+    other: Annotated[float, typer.Option(min=0.0, help="Weight of the push on terms that a text does not contain.")] = 0.01,
+    rank: Rank = 64,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Give activations an absolute, IDF-like scale on a text's own terms, sparse elsewhere."""
+    from ..model.training.calibrate import calibrate as run
+
+    run(
+        model,
+        _passages(data),
+        out,
+        steps=steps,
+        rate=rate,
+        batch=batch,
+        length=length,
+        peak=peak,
+        other=other,
+        rank=rank,
+        seed=seed,
+        device=device,
     )
     typer.echo(out)
 
