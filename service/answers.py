@@ -105,7 +105,7 @@ class Encoding:
     cut: Cut
 
     def __repr__(self) -> str:
-        names = self.tokens or tuple(self.vector)
+        names: tuple[str | int, ...] = self.tokens or tuple(self.vector)
         heaviest = sorted(zip(self.vector.values(), names, strict=True), reverse=True, key=lambda one: one[0])
         shown = ", ".join(f"{name} {weight:.3g}" for weight, name in heaviest[:8])
         return f"Encoding({len(self.vector)} terms: {shown}{', ...' if len(heaviest) > 8 else ''})"

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..v1 import retrieval_pb2 as pb
 from .config import Settings
 from .engine import Answer, Engine, Hit
 from .pipeline import Done
-
-if TYPE_CHECKING:
-    from ..model import Encoder
 
 DISTRIBUTIONS = ("grpcio", "protobuf", "numpy", "numba", "torch", "triton", "transformers", "tokenizers")
 
@@ -98,7 +93,8 @@ def info_reply(engine: Engine, settings: Settings) -> pb.InfoResponse:
             name=encoder.name,
             fingerprint=encoder.fingerprint,
             vocabulary_size=encoder.vocabulary_size,
-            manifest_json=_manifest_json(encoder),
+            # The golden vectors are long, and no rule of encoding.
+            manifest_json=json.dumps(encoder.manifest.to_dict(golden=False), ensure_ascii=False),
         ),
         index=pb.IndexInfo(
             format_version=manifest.format_version,
@@ -148,12 +144,6 @@ def _hit(hit: Hit, with_document: bool) -> pb.Hit:
             product=one.product,
         )
     return message
-
-
-def _manifest_json(encoder: Encoder) -> str:
-    manifest = dataclasses.asdict(encoder.manifest)
-    manifest.pop("golden")  # long, and the fingerprint speaks for it
-    return json.dumps(manifest, ensure_ascii=False)
 
 
 def _padded(hits: Iterable[Hit], length: int) -> list[tuple[str, int]]:

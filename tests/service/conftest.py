@@ -1,0 +1,115 @@
+"""Small indexes, and servers of them on loopback ports."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from csplade.index import Document, Index, IndexBuilder
+from csplade.kernels.sparse import SparseBatch
+from csplade.service import config
+
+TOPICS = "rivers hash energy sunlight birds maps iron kilometres".split()
+TIMES = "winter summer night day sea stone".split()
+TEXTS = [f"Document {i}: {topic} in {time}" for i, (topic, time) in enumerate((a, b) for a in TOPICS for b in TIMES)]
+VOCABULARY = 500
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_model):
+    from csplade.model import Encoder
+
+    return Encoder.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def text_index(encoder, tiny_model, tmp_path_factory) -> Path:
+    """48 texts in two shards, encoded by the tiny model."""
+    path = tmp_path_factory.mktemp("text-index") / "index"
+    identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
+    builder = IndexBuilder.create(path, vocabulary_size=encoder.vocabulary_size, encoder=identity, shards=2)
+    documents = [Document(f"d{i}", text, f"Title {i}", {"number": i}) for i, text in enumerate(TEXTS)]
+    builder.add(documents, encoder.encode_document(TEXTS))
+    builder.finish()
+    return path
+
+
+def random_rows(count: int, terms: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [
+        (
+            np.sort(random.choice(VOCABULARY, terms, replace=False)),
+            random.uniform(0.05, 3.0, terms).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def random_queries() -> list[dict[int, float]]:
+    return [dict(zip(terms.tolist(), weights.tolist(), strict=True)) for terms, weights in random_rows(50, 12, seed=2)]
+
+
+@pytest.fixture(scope="session")
+def vector_index(tmp_path_factory) -> Path:
+    """300 random vectors in three shards, no encoder."""
+    path = tmp_path_factory.mktemp("vector-index") / "index"
+    builder = IndexBuilder.create(path, vocabulary_size=VOCABULARY, encoder=None, shards=3)
+    builder.add([Document(f"v{i}", "") for i in range(300)], SparseBatch.from_rows(random_rows(300, 40, seed=1)))
+    builder.finish()
+    return path
+
+
+@pytest.fixture(scope="session")
+def string_index(tmp_path_factory) -> Path:
+    """Two documents keyed by token strings."""
+    path = tmp_path_factory.mktemp("string-index") / "index"
+    vocabulary = ["iron", "river", "sun"]
+    builder = IndexBuilder.create(path, vocabulary_size=3, encoder=None, vocabulary=vocabulary)
+    builder.add([Document("a", ""), Document("b", "")], SparseBatch.from_rows([([0, 1], [1.0, 2.0]), ([2], [1.0])]))
+    builder.finish()
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., config.Settings]:
+    """Settings for an index on free ports; dotted keys with __ for the dot."""
+
+    def make(index: Path | None = None, **values: object) -> config.Settings:
+        flags = {"index": index, "server.port": 0, "metrics.port": 0, "metrics.enabled": False}
+        return config.load(None, flags | {key.replace("__", "."): value for key, value in values.items()})
+
+    return make
+
+
+class HeldIndex:
+    """An index whose searches wait until they are let go, and are counted."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.searched: list[int] = []  # queries of each batch
+        self.failure: Exception | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._index, name)
+
+    def search(self, queries, k):
+        self.searched.append(len(queries))
+        self.entered.set()
+        assert self.release.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        return self._index.search(queries, k)
+
+
+@pytest.fixture
+def held(vector_index):
+    """A held index and an opener that serves it."""
+    from csplade.service.engine import Engine
+
+    index = HeldIndex(Index.open(vector_index, threads=1))
+    yield SimpleNamespace(index=index, opener=lambda settings: Engine(index))
+    index.release.set()

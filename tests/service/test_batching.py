@@ -1,0 +1,172 @@
+import asyncio
+import threading
+import time
+
+import pytest
+from csplade.errors import UnavailableError
+from csplade.service.batching import Batcher
+from csplade.service.config import Batching
+from csplade.service.errors import DeadlineError, OverloadedError
+from csplade.service.metrics import Metrics
+
+LATER = 60.0
+
+
+class Work:
+    """A process function that stops at its first batch until it is let go, and notes every batch."""
+
+    def __init__(self, **sizes):
+        self.batches, self.weighed = [], []
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.metrics = Metrics()
+        self.batcher = Batcher(self.weigh, self.process, Batching(**sizes), self.metrics)
+
+    def weigh(self, works):
+        self.weighed += works
+        return [len(work) for work in works]
+
+    def process(self, works):
+        self.batches.append(list(works))
+        self.entered.set()
+        assert self.release.wait(30)
+        if "poison" in works:
+            raise ValueError("poison")
+        return [work.upper() for work in works]
+
+    async def submit(self, *works, seconds=LATER):
+        return [result for result, _ in await self.batcher.submit(works, time.monotonic() + seconds)]
+
+    async def hold(self):
+        """Occupy the worker with a first batch."""
+        first = asyncio.create_task(self.submit("first"))
+        await asyncio.to_thread(self.entered.wait, 30)
+        return first
+
+
+@pytest.fixture
+def work():
+    made = []
+
+    def make(**sizes):
+        made.append(Work(**sizes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.release.set()
+        one.batcher.close()
+
+
+async def queued(work, *groups, seconds=LATER):
+    """Tasks of submissions that stand in the queue, in this order."""
+    tasks = []
+    for group in groups:
+        before = work.metrics.queue_depth._value.get()
+        tasks.append(asyncio.create_task(work.submit(*group, seconds=seconds)))
+        while work.metrics.queue_depth._value.get() == before and not tasks[-1].done():
+            await asyncio.sleep(0)
+    return tasks
+
+
+async def test_takes_whatever_waits_at_once(work):
+    work = work()
+    first = await work.hold()
+    rest = await queued(work, ["b"], ["c", "d"], ["e"])
+    work.release.set()
+    assert await first == ["FIRST"]
+    assert await asyncio.gather(*rest) == [["B"], ["C", "D"], ["E"]]
+    assert work.batches == [["first"], ["b", "c", "d", "e"]]
+
+
+async def test_batches_keep_the_token_budget_and_the_order(work):
+    work = work(tokens=6)
+    first = await work.hold()
+    rest = await queued(work, ["aaa"], ["bbb"], ["c"], ["dddddddddd"], ["e"])
+    work.release.set()
+    await asyncio.gather(first, *rest)
+    assert work.batches == [["first"], ["aaa", "bbb"], ["c"], ["dddddddddd"], ["e"]]
+    assert sorted(work.weighed) == sorted(["first", "aaa", "bbb", "c", "dddddddddd", "e"])
+
+
+async def test_batches_keep_the_query_bound(work):
+    work = work(queries=2)
+    first = await work.hold()
+    rest = await queued(work, ["a", "b", "c"])
+    work.release.set()
+    await asyncio.gather(first, *rest)
+    assert work.batches == [["first"], ["a", "b"], ["c"]]
+
+
+async def test_a_full_queue_refuses_at_once_and_takes_all_or_none(work):
+    work = work(queue=2)
+    first = await work.hold()
+    (waiting,) = await queued(work, ["a"])
+    with pytest.raises(OverloadedError, match=r"1 wait, 2 more exceed batching\.queue 2") as error:
+        await work.submit("b", "c")
+    assert 0 < error.value.retry_after <= 10
+    (other,) = await queued(work, ["d"])
+    with pytest.raises(OverloadedError):
+        await work.submit("e")
+    work.release.set()
+    assert await asyncio.gather(first, waiting, other) == [["FIRST"], ["A"], ["D"]]
+    assert work.batches == [["first"], ["a", "d"]]
+
+
+async def test_passed_deadlines_are_dropped_before_any_work(work):
+    work = work()
+    first = await work.hold()
+    late, timely = await queued(work, ["late"], seconds=0) + await queued(work, ["timely"])
+    work.release.set()
+    with pytest.raises(DeadlineError, match="in the queue"):
+        await late
+    assert await timely == ["TIMELY"]
+    assert await first == ["FIRST"]
+    assert work.batches == [["first"], ["timely"]]
+    assert "late" not in work.weighed
+
+
+async def test_cancelled_work_is_dropped_before_any_work(work):
+    work = work()
+    first = await work.hold()
+    gone, stays = await queued(work, ["gone"], ["stays"])
+    gone.cancel()
+    await asyncio.wait([gone])
+    work.release.set()
+    assert await asyncio.gather(first, stays) == [["FIRST"], ["STAYS"]]
+    assert work.batches == [["first"], ["stays"]]
+    assert "gone" not in work.weighed
+
+
+async def test_only_the_culprit_of_a_batch_fails(work):
+    work = work()
+    first = await work.hold()
+    good, bad, fine = await queued(work, ["good"], ["poison"], ["fine"])
+    work.release.set()
+    assert await asyncio.gather(first, good, fine) == [["FIRST"], ["GOOD"], ["FINE"]]
+    with pytest.raises(ValueError, match="poison"):
+        await bad
+    assert await work.submit("after") == ["AFTER"]
+
+
+async def test_what_cannot_be_weighed_fails_and_the_worker_lives(work, monkeypatch):
+    work = work()
+    work.release.set()
+    work.batcher._weigh = lambda works: [len(work) for work in works][0].nothing
+    with pytest.raises(AttributeError):
+        await work.submit("a")
+    work.batcher._weigh = work.weigh
+    assert await work.submit("b") == ["B"]
+
+
+async def test_closing_finishes_what_waits_and_refuses_more(work):
+    work = work()
+    first = await work.hold()
+    (waiting,) = await queued(work, ["a"])
+    closing = asyncio.create_task(asyncio.to_thread(work.batcher.close))
+    while not work.batcher._closed:
+        await asyncio.sleep(0)
+    with pytest.raises(UnavailableError):
+        await work.submit("b")
+    work.release.set()
+    assert await asyncio.gather(first, waiting) == [["FIRST"], ["A"]]
+    await closing
