@@ -1,0 +1,187 @@
+"""``csplade index``: build an index, tell what it is, verify it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .console import BadLines, Quantization, load_encoder, note, print_table, progress_bars
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build, inspect and verify an index.")
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the index.")]
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Directory of the index, absent or empty.")],
+    corpus: Annotated[
+        Path | None, typer.Option(help="JSON lines with _id, title, text; .gz accepted.")
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Ready vectors, JSON lines with id, contents, vector; .gz accepted.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder: embedded, a directory or a hub id. With --vectors: the one that made them."
+        ),
+    ] = None,
+    shards: Annotated[int, typer.Option(min=1, max=9999, help="Number of shards.")] = 1,
+    quantization: Quantization = "auto",
+    terms: Annotated[
+        Literal["auto", "ids", "tokens"],
+        typer.Option(help="With --vectors: what its terms are; auto tells by the file."),
+    ] = "auto",
+    document_scale: Annotated[
+        float | None,
+        typer.Option(help="With --vectors: weight of one document impact step; else suited to them."),
+    ] = None,
+    query_scale: Annotated[
+        float | None,
+        typer.Option(help="With --vectors: weight of one query impact step; else suited to them."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a build that was cut off.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip bad lines, count and report them.")
+    ] = False,
+) -> None:
+    """Index a corpus with an encoder, or ready vectors. Killed at any instant, it goes on with --resume."""
+    if (corpus is None) == (vectors is None):
+        raise typer.BadParameter("give either --corpus or --vectors", param_hint="--corpus")
+    if corpus is not None and (terms != "auto" or document_scale is not None or query_scale is not None):
+        raise typer.BadParameter("--terms and the scales go with --vectors", param_hint="--corpus")
+    if vectors is not None and quantization != "auto":
+        raise typer.BadParameter("goes with --corpus", param_hint="--quantization")
+    from ..service.indexing import build_from_corpus, build_from_vectors
+
+    on_bad = BadLines() if skip_bad else None
+    with progress_bars("docs") as progress:
+        if corpus is not None:
+            report = build_from_corpus(
+                corpus,
+                out,
+                lambda: load_encoder(model or "embedded", quantization),
+                shards=shards,
+                quantization=quantization,
+                resume=resume,
+                on_bad=on_bad,
+                progress=progress,
+            )
+        elif vectors is not None:
+            report = build_from_vectors(
+                vectors,
+                out,
+                encoder=None if model is None else lambda: load_encoder(model, "auto"),
+                keys=None if terms == "auto" else terms,
+                shards=shards,
+                document_scale=document_scale,
+                query_scale=query_scale,
+                resume=resume,
+                on_bad=on_bad,
+                progress=progress,
+            )
+    manifest = report.manifest
+    typer.echo(
+        f"{out}: {manifest.documents:,} documents, {manifest.postings:,} postings, {manifest.bytes:,} bytes, "
+        f"{manifest.shard_count} shards, {report.seconds:.1f} s"
+    )
+    counts = {
+        "documents were there from before": report.resumed,
+        "bad lines were skipped": report.skipped,
+        "documents have no terms, no query finds them": report.empty,
+        "tokens were cut by the token cap": report.dropped_tokens,
+        "terms were cut by the term cap": report.dropped_terms,
+        "impacts above 255 were clipped": manifest.clipped,
+    }
+    for what, count in counts.items():
+        if count:
+            note(f"{count:,} {what}")
+
+
+@app.command()
+def info(
+    index: Directory, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+) -> None:
+    """Tell what an index is and holds (reads its manifests only)."""
+    from ..index import IndexManifest
+
+    manifest = IndexManifest.open(index)
+    values = {
+        "documents": manifest.documents,
+        "postings": manifest.postings,
+        "bytes": manifest.bytes,
+        "clipped": manifest.clipped,
+        "generation": manifest.generation,
+        "format_version": manifest.format_version,
+        "encoder": manifest.encoder,
+        "vocabulary_size": manifest.vocabulary_size,
+        "terms": "ids" if manifest.vocabulary is None else "tokens",
+        "document_scale": manifest.document_scale,
+        "query_scale": manifest.query_scale,
+        "block_size": manifest.block_size,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    if as_json:
+        typer.echo(json.dumps({"path": str(index), **values}, indent=1, ensure_ascii=False))
+        return
+    encoder = manifest.encoder
+    values["encoder"] = (
+        f"{encoder['model']} ({encoder['fingerprint'][:16]})" if encoder else "none, ready vectors"
+    )
+    del values["shards"]
+    rows = [[name.replace("_", " "), _letters(value)] for name, value in values.items()]
+    print_table(["field", "value"], rows, left=["field", "value"])
+    rows = [
+        [
+            str(one.shard),
+            *map(_letters, (one.documents, one.postings, one.bytes, one.clipped, len(one.segments))),
+        ]
+        for one in manifest.shards
+    ]
+    typer.echo("")
+    print_table(["shard", "documents", "postings", "bytes", "clipped", "segments"], rows)
+
+
+@app.command()
+def verify(
+    index: Directory,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Documents whose vectors are searched by scorer and oracle.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Which documents those are.")] = 0,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="First derive missing or altered segments again from the document store."
+        ),
+    ] = False,
+) -> None:
+    """Check checksums and invariants, and score a sample again by the oracle; exit code 1 on any problem."""
+    from ..index import Index
+    from ..index import repair as mend
+
+    if repair:
+        mended = mend(index)
+        for path in mended:
+            note(f"derived again: {path}")
+    with Index.open(index) as opened:
+        report = opened.verify(sample=sample, seed=seed)
+    for check in report.checks:
+        typer.echo(f"checked  {check}")
+    for problem in report.problems:
+        typer.echo(f"PROBLEM  {problem}")
+    if report.problems:
+        note(f"csplade: {index}: {len(report.problems)} problems in {report.documents:,} documents")
+        raise typer.Exit(1)
+    typer.echo(f"sound    {report.documents:,} documents, {report.segments} segments")
+
+
+def _letters(value: object) -> str:
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+    )

@@ -1,0 +1,53 @@
+"""Many queries against an engine, in batches: query id and answer, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from ..errors import InputError
+from ..kernels.sparse import MAX_QUERY_TERMS
+from ..service.engine import Answer, Engine
+from ..service.vectors import VectorLine, query_lookup, to_batch
+
+BATCH = 64
+
+
+def answer_texts(queries: Mapping[str, str], engine: Engine, k: int) -> Iterator[tuple[str, Answer]]:
+    """Answer texts by query id, in their order; hits come without documents."""
+    rest = iter(queries.items())
+    while batch := list(islice(rest, BATCH)):
+        answers = engine.search([text for _, text in batch], k, fetch=False)
+        yield from zip((query for query, _ in batch), answers, strict=True)
+
+
+def answer_vectors(
+    path: Path | str, lines: Sequence[VectorLine], engine: Engine, k: int
+) -> Iterator[tuple[str, Answer]]:
+    """Answer ready query vectors; terms that the index does not have are dropped and counted in the answer.
+
+    Args:
+        path: the file of the queries, for errors.
+        lines: all queries.
+        engine: with its encoder where keys are token strings and the index was built by an encoder.
+        k: hits at most per query.
+
+    Raises:
+        InputError: a query with more than 2,048 terms.
+        IncompatibleError: token strings, but the index has integer ids.
+    """
+    lookup = query_lookup(path, lines, engine)
+    for line in lines:
+        if len(line.terms) > MAX_QUERY_TERMS:
+            raise InputError(
+                f"{path}:{line.number}: query {line.document.id!r} has {len(line.terms)} terms, "
+                f"at most {MAX_QUERY_TERMS}"
+            )
+    for first in range(0, len(lines), BATCH):
+        batch = lines[first : first + BATCH]
+        vectors, dropped = to_batch(batch, lookup)
+        answers = engine.search(vectors, k, fetch=False)
+        for line, answer, unknown in zip(batch, answers, dropped.tolist(), strict=True):
+            yield line.document.id, replace(answer, dropped_terms=unknown)

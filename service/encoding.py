@@ -1,0 +1,210 @@
+"""A file of texts to a file of vectors, one JSON line each, resumable after a kill at any instant.
+
+Lines go to ``OUTPUT.part``, which becomes ``OUTPUT`` when whole. ``OUTPUT.part.json`` says what the part was
+made with, so that a resumed run cannot mix two models.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..errors import IncompatibleError, InputError
+from ..files import sync_directory, write_aside
+from ..index import Document
+from ..kernels.sparse import SparseBatch
+from .corpus import OnBad, joined_text, read_corpus
+from .vectors import Keys
+
+if TYPE_CHECKING:
+    from ..model import Encoder
+    from ..model.tokens import Kind
+
+# Texts encoded together; cut at the same places after a resume, so that every vector comes out the same.
+CHUNK = 256
+
+Progress = Callable[[int, int], None]
+"""Called with texts done and texts in all, first with those that an earlier run left."""
+
+
+@dataclass
+class EncodeReport:
+    """Texts in all, texts kept from an earlier run, bad lines skipped, tokens and terms cut in this run."""
+
+    texts: int = 0
+    resumed: int = 0
+    skipped: int = 0
+    dropped_tokens: int = 0
+    dropped_terms: int = 0
+
+
+def encode_file(
+    source: Path | str,
+    output: Path | str,
+    encoder: Encoder | Callable[[], Encoder],
+    *,
+    kind: Kind = "document",
+    keys: Keys = "tokens",
+    quantization: str = "auto",
+    on_bad: OnBad | None = None,
+    progress: Progress | None = None,
+) -> EncodeReport:
+    """Write ``{"id", "contents", "vector"}`` for every text, in file order.
+
+    Args:
+        source: JSON lines with ``_id`` or ``id``, ``text`` and perhaps ``title``.
+        output: must not be there; what a killed run left in ``OUTPUT.part`` is kept and gone on from.
+        encoder: what makes the vectors, or a function that loads it once the source has been checked.
+        kind: on which side the texts stand.
+        keys: terms as token strings or as integer ids.
+        quantization: what the encoder was asked for; a resumed run must have the same.
+        on_bad: gets the error of each bad line, which is then skipped and counted; without it, it is raised.
+        progress: told after each batch of texts.
+
+    Raises:
+        InputError: a bad source or one without texts; an output that is there, or that another process is
+            writing; a term that has no token string of its own.
+        IncompatibleError: the part was made of another source, model or setting.
+    """
+    output, report = Path(output), EncodeReport()
+
+    def count_bad(error: InputError) -> None:
+        report.skipped += 1
+        if on_bad:
+            on_bad(error)
+
+    if output.exists():
+        raise InputError(f"{output}: is there already; delete it or write elsewhere")
+    report.texts = sum(1 for _ in read_corpus(source, on_bad=on_bad and count_bad))
+    if not report.texts:
+        raise InputError(f"{source}: no texts in it" + (f", {report.skipped} bad lines" if on_bad else ""))
+    encoder = encoder() if callable(encoder) else encoder
+    made_with = {"model": encoder.fingerprint, "quantization": quantization, "kind": kind, "terms": keys}
+    name = _namer(encoder, keys)
+    documents = (document for _, document, _ in read_corpus(source, on_bad=on_bad and (lambda error: None)))
+    with _part(output, made_with) as part:
+        report.resumed = _keep_whole_lines(part)
+        done = report.resumed
+        if progress:
+            progress(done, report.texts)
+
+        def advance(texts: int) -> None:
+            nonlocal done
+            done += texts
+            if progress:
+                progress(done, report.texts)
+
+        first = 0
+        part.seek(0)
+        while chunk := list(islice(documents, CHUNK)):
+            known = min(max(report.resumed - first, 0), len(chunk))
+            _require_same_texts(part, output, chunk[:known])
+            first += len(chunk)
+            if known == len(chunk):
+                continue
+            done = first - len(chunk)
+            encoded = encoder.encode([joined_text(one) for one in chunk], kind, progress=advance)
+            advance(first - done)  # empty texts are in no batch
+            report.dropped_tokens += int(encoded.dropped_tokens.sum())
+            report.dropped_terms += int(encoded.dropped_terms.sum())
+            part.writelines(list(_lines(chunk, encoded.vectors, name))[known:])
+            part.flush()
+            os.fsync(part.fileno())
+        if report.resumed > first:
+            raise IncompatibleError(
+                f"{output}.part: holds {report.resumed} texts, {source} has {first}; delete it to start again"
+            )
+    return report
+
+
+@contextmanager
+def _part(output: Path, made_with: dict[str, str]) -> Iterator[BinaryIO]:
+    """Open the part for reading and appending; when the block ends well, it becomes the output."""
+    path, note = output.with_name(output.name + ".part"), output.with_name(output.name + ".part.json")
+    if not path.exists():
+        with write_aside(note) as file:
+            json.dump(made_with, file)
+    with open(path, "a+b") as part:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{output}: another process is writing it") from None
+        try:
+            before = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise IncompatibleError(
+                f"{path}: nothing tells what it was made with; delete it to start again"
+            ) from None
+        for key, value in made_with.items():
+            if before.get(key) != value:
+                raise IncompatibleError(
+                    f"{path}: was made with {key} {before.get(key)}, now it is {value}; "
+                    "delete it to start again"
+                )
+        yield part
+        part.flush()
+        os.fsync(part.fileno())
+        os.replace(path, output)
+    note.unlink()
+    sync_directory(output.parent)
+
+
+def _keep_whole_lines(part: BinaryIO) -> int:
+    """Cut off a torn last line; returns how many whole ones are left."""
+    part.seek(0)
+    whole, end = 0, 0
+    for line in part:
+        if not line.endswith(b"\n"):
+            break
+        whole, end = whole + 1, end + len(line)
+    part.truncate(end)
+    return whole
+
+
+def _require_same_texts(part: BinaryIO, output: Path, documents: list[Document]) -> None:
+    for document in documents:
+        try:
+            line = json.loads(part.readline())
+            same = (line["id"], line["contents"]) == (document.id, joined_text(document))
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise IncompatibleError(
+                f"{output}.part: has another text where the source has {document.id!r}; "
+                "delete it to start again"
+            )
+
+
+def _lines(documents: list[Document], vectors: SparseBatch, name: Callable[[int], str]) -> Iterator[bytes]:
+    for document, (terms, weights) in zip(documents, vectors, strict=True):
+        # the shortest decimals that read back as the same float32
+        vector = dict(zip(map(name, terms.tolist()), map(float, weights.astype(str).tolist()), strict=True))
+        line = {"id": document.id, "contents": joined_text(document), "vector": vector}
+        yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
+
+
+def _namer(encoder: Encoder, keys: Keys) -> Callable[[int], str]:
+    """How a term is written; a token string must lead back to its term."""
+    if keys == "ids":
+        return str
+    vocabulary = encoder.vocabulary()
+    names: dict[int, str] = {}
+
+    def name(term: int) -> str:
+        if term not in names:
+            token = encoder.token(term)
+            if vocabulary.get(token) != term:
+                raise InputError(
+                    f"term {term} of {encoder.name} has no token string of its own; use --terms ids"
+                )
+            names[term] = token
+        return names[term]
+
+    return name

@@ -1,0 +1,348 @@
+"""Corpus or ready vectors to an index, in fixed chunks, each one durable step of the builder.
+
+Chunks are cut at the same places however often a build is killed and resumed: a text is always encoded in the
+company of the same others, so that the vectors, and with them the bytes of the index, come out the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ..errors import IncompatibleError, InputError
+from ..index import Document, IndexBuilder, IndexManifest
+from ..index.manifest import BUILDING_FILE, INDEX_FILE
+from ..index.store import DocumentStore
+from ..kernels.sparse import DOCUMENT_SCALE, QUERY_SCALE, SparseBatch
+from .corpus import OnBad, joined_text, read_corpus
+from .vectors import Keys, Lookup, VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
+
+if TYPE_CHECKING:
+    from ..model import Encoder
+
+CHUNK = 1024
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage ("documents" or "segments"), documents done and documents in all."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        manifest: of the finished index.
+        resumed: documents that were safe before this call.
+        skipped: bad lines passed over.
+        empty: documents without a single term, which no query finds; like the next two, of this call alone.
+        dropped_tokens: tokens cut by the encoder's cap.
+        dropped_terms: terms cut by the encoder's cap.
+        seconds: from the first document of this call to the finished index.
+    """
+
+    manifest: IndexManifest = field(init=False)
+    resumed: int = 0
+    skipped: int = 0
+    empty: int = 0
+    dropped_tokens: int = 0
+    dropped_terms: int = 0
+    seconds: float = 0.0
+
+
+def build_from_corpus(
+    corpus: Path | str,
+    out: Path | str,
+    encoder: Encoder | Callable[[], Encoder],
+    *,
+    shards: int = 1,
+    quantization: str = "auto",
+    resume: bool = False,
+    on_bad: OnBad | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Encode a corpus and index it.
+
+    Args:
+        corpus: JSON lines; see :func:`.corpus.read_corpus`.
+        out: directory of the index, absent or empty unless resuming.
+        encoder: what makes the vectors, or a function that loads it once the corpus has been checked.
+        shards: number of shards.
+        quantization: what the encoder was asked for; noted in the index, a resumed build must have the same.
+        resume: go on with an unfinished build; start one where there is none.
+        on_bad: gets the error of each bad line, which is then skipped and counted; without it, it is raised.
+        progress: told after each batch of texts and after each block of the segments.
+
+    Raises:
+        InputError: a bad corpus or an empty one, a directory in use.
+        IncompatibleError: the unfinished build is of another corpus, encoder or setting.
+        UnavailableError: no space left on the disk; resume when there is.
+    """
+    _check_place(Path(out), resume)
+    report = BuildReport()
+    count = _counting(report, on_bad)
+    total = sum(1 for _ in read_corpus(corpus, on_bad=count))
+    if not total:
+        raise InputError(
+            f"{corpus}: no documents in it" + (f", {report.skipped} bad lines" if on_bad else "")
+        )
+    encoder = encoder() if callable(encoder) else encoder
+    settings = {
+        "encoder": _encoder_record(encoder, quantization),
+        "vocabulary_size": encoder.vocabulary_size,
+        "vocabulary": None,
+        "shards": shards,
+        "document_scale": DOCUMENT_SCALE,
+        "query_scale": QUERY_SCALE,
+    }
+
+    def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
+        encoded = encoder.encode([joined_text(one) for one in documents], "document", progress=advance)
+        report.dropped_tokens += int(encoded.dropped_tokens.sum())
+        report.dropped_terms += int(encoded.dropped_terms.sum())
+        return encoded.vectors
+
+    source = (document for _, document, _ in read_corpus(corpus, on_bad=_quietly(on_bad)))
+    return _build(corpus, out, settings, source, lambda one: one, encode, total, progress, report)
+
+
+def build_from_vectors(
+    vectors: Path | str,
+    out: Path | str,
+    *,
+    encoder: Encoder | Callable[[], Encoder] | None = None,
+    keys: Keys | None = None,
+    shards: int = 1,
+    document_scale: float | None = None,
+    query_scale: float | None = None,
+    resume: bool = False,
+    on_bad: OnBad | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Index ready vectors.
+
+    Args:
+        vectors: JSON lines; see :func:`.vectors.read_vectors`.
+        out: directory of the index, absent or empty unless resuming.
+        encoder: the encoder that made them and encodes queries, or a function that loads it; terms must be of
+            its vocabulary. Without one, queries come as vectors, and token strings get ids in sorted order.
+        keys: what the terms are; None tells it by the file.
+        shards: number of shards.
+        document_scale: weight of one document impact step; None suits it to the largest weight.
+        query_scale: weight of one query impact step; None likewise.
+        resume, on_bad, progress: as for :func:`build_from_corpus`.
+
+    Raises:
+        InputError, IncompatibleError, UnavailableError: as :func:`build_from_corpus`; also an unknown term.
+    """
+    _check_place(Path(out), resume)
+    report = BuildReport()
+    file = scan_vectors(vectors, keys=keys, on_bad=_counting(report, on_bad))
+    encoder = encoder() if callable(encoder) else encoder
+    size, strings, lookup = _vocabulary(vectors, file, encoder)
+    usual_document, usual_query = (DOCUMENT_SCALE, QUERY_SCALE) if encoder else file.scales
+    settings = {
+        "encoder": _encoder_record(encoder, "auto") if encoder else None,
+        "vocabulary_size": size,
+        "vocabulary": strings,
+        "shards": shards,
+        "document_scale": document_scale or usual_document,
+        "query_scale": query_scale or usual_query,
+    }
+
+    def convert(lines: list[Any], advance: Callable[[int], None]) -> SparseBatch:
+        return to_batch(lines, lookup)[0]
+
+    source = read_vectors(vectors, on_bad=_quietly(on_bad))
+    return _build(
+        vectors,
+        out,
+        settings,
+        source,
+        lambda line: line.document,
+        convert,
+        file.lines,
+        progress,
+        report,
+    )
+
+
+def _vocabulary(
+    path: Path | str, file: VectorFile, encoder: Encoder | None
+) -> tuple[int, list[str] | None, Lookup]:
+    """Size of the vocabulary, its strings if the index is to keep them, and the way from key to term."""
+    if encoder is None and file.keys == "tokens":
+        strings = list(file.terms)
+        return len(strings), strings, positions(strings)
+    if encoder is None:
+        size = int(next(reversed(file.terms))) + 1
+        return size, None, ids_below(size)
+    size = encoder.vocabulary_size
+    lookup = encoder.vocabulary().get if file.keys == "tokens" else ids_below(size)
+    for term, line in file.terms.items():
+        if lookup(term) is None:
+            raise InputError(
+                f"{path}:{line}: term {term!r} is not in the vocabulary of model {encoder.name}, {size} terms"
+            )
+    return size, None, lookup
+
+
+def _build(
+    path: Path | str,
+    out: Path | str,
+    settings: dict[str, Any],
+    source: Iterable[T],
+    document_of: Callable[[T], Document],
+    encode: Callable[[list[T], Callable[[int], None]], SparseBatch],
+    total: int,
+    progress: Progress | None,
+    report: BuildReport,
+) -> BuildReport:
+    """Feed the builder chunk by chunk, passing over what it holds already."""
+    with _open_builder(Path(out), settings) as builder:
+        safe = report.resumed = builder.documents
+        if safe > total:
+            raise IncompatibleError(
+                f"{out}: the unfinished build holds {safe} documents, {path} has {total}; "
+                "resume with the same file or build elsewhere"
+            )
+        started = time.monotonic()
+        done = safe
+        if progress:
+            progress("documents", done, total)
+
+        def advance(texts: int) -> None:
+            nonlocal done
+            done += texts
+            if progress:
+                progress("documents", done, total)
+
+        first = 0
+        for chunk in _chunks(source):
+            documents = [document_of(one) for one in chunk]
+            known = min(max(safe - first, 0), len(chunk))
+            _require_same_documents(builder, path, first, documents[:known])
+            first += len(chunk)
+            if known == len(chunk):
+                continue
+            done = first - len(chunk)
+            vectors = encode(chunk, advance).take(np.arange(known, len(chunk)))
+            report.empty += int((np.diff(vectors.indptr) == 0).sum())
+            builder.add(documents[known:], vectors)
+            advance(first - done)  # empty texts are in no batch of the encoder
+        segments = None if progress is None else (lambda done, total: progress("segments", done, total))
+        report.manifest = builder.finish(segments)
+        report.seconds = time.monotonic() - started
+    return report
+
+
+def _check_place(out: Path, resume: bool) -> None:
+    """Refuse a directory in use before hours go into it."""
+    if (out / INDEX_FILE).exists():
+        raise InputError(f"{out}: holds a complete index; build elsewhere or delete it")
+    if (out / BUILDING_FILE).exists() and not resume:
+        raise InputError(f"{out}: holds an unfinished build; go on with --resume, or build elsewhere")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is no directory")
+    # killed while it wrote its first file, a build leaves nothing but a torn copy of that file
+    torn = out / f"{BUILDING_FILE}.part"
+    if resume and torn.exists() and list(out.iterdir()) == [torn]:
+        torn.unlink()
+    if out.is_dir() and any(out.iterdir()) and not (out / BUILDING_FILE).exists():
+        raise InputError(f"{out}: must be absent or an empty directory")
+
+
+def _open_builder(out: Path, settings: dict[str, Any]) -> IndexBuilder:
+    if not (out / BUILDING_FILE).exists():
+        return IndexBuilder.create(out, **settings)
+    builder = IndexBuilder.resume(out)
+    try:
+        _require_same_settings(out, builder.manifest, settings)
+    except BaseException:
+        builder.close()
+        raise
+    return builder
+
+
+def _require_same_settings(out: Path, manifest: IndexManifest, settings: dict[str, Any]) -> None:
+    encoder = settings["encoder"] or {}
+    noted = manifest.encoder or {}
+    pairs = {
+        "encoder": (noted.get("fingerprint"), encoder.get("fingerprint")),
+        "quantization": (noted.get("quantization"), encoder.get("quantization")),
+        "shards": (manifest.shard_count, settings["shards"]),
+        "vocabulary size": (manifest.vocabulary_size, settings["vocabulary_size"]),
+        "document scale": (manifest.document_scale, settings["document_scale"]),
+        "query scale": (manifest.query_scale, settings["query_scale"]),
+    }
+    for name, (there, here) in pairs.items():
+        if there != here:
+            raise IncompatibleError(
+                f"{out}: the unfinished build has {name} {there}, now it is {here}; "
+                "resume with the same settings or build elsewhere"
+            )
+    if manifest.vocabulary != settings["vocabulary"]:
+        raise IncompatibleError(
+            f"{out}: the unfinished build has another vocabulary; "
+            "resume with the same file or build elsewhere"
+        )
+
+
+def _require_same_documents(
+    builder: IndexBuilder, path: Path | str, first: int, documents: list[Document]
+) -> None:
+    """Compare documents from arrival number ``first`` on with those that the build holds."""
+    shards = builder.manifest.shard_count
+    for shard in range(shards if documents else 0):
+        places = [place for place in range(len(documents)) if (first + place) % shards == shard]
+        store = DocumentStore.open(builder.manifest.shard_directory(builder.path, shard))
+        try:
+            held = store.documents([(first + place) // shards for place in places])
+        finally:
+            store.close()
+        for place, there in zip(places, held, strict=True):
+            here = documents[place]
+            if (here.id, here.title, here.text) != (there.id, there.title, there.text):
+                raise IncompatibleError(
+                    f"{path}: document {first + place + 1} is {here.id!r}, but the unfinished build "
+                    f"{builder.path} has {there.id!r} there or another text; "
+                    "resume with the same file or build elsewhere"
+                )
+
+
+def _chunks(source: Iterable[T]) -> Iterator[list[T]]:
+    rows = iter(source)
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _encoder_record(encoder: Encoder, quantization: str) -> dict[str, Any]:
+    return {
+        "fingerprint": encoder.fingerprint,
+        "model": encoder.name,
+        "quantization": quantization,
+        "manifest": encoder.manifest.to_dict(golden=False),
+    }
+
+
+def _counting(report: BuildReport, on_bad: OnBad | None) -> OnBad | None:
+    if on_bad is None:
+        return None
+
+    def count(error: InputError) -> None:
+        report.skipped += 1
+        on_bad(error)
+
+    return count
+
+
+def _quietly(on_bad: OnBad | None) -> OnBad | None:
+    """For the second reading: skip what the first one reported."""
+    return None if on_bad is None else (lambda error: None)
