@@ -20,12 +20,10 @@ from ..kernels.select import check_k
 from ..kernels.sparse import ImpactBatch
 from .manifest import IndexManifest
 from .oracle import exhaustive
-from .scorer import Workspace, score_segments
+from .scorer import Workspace, best_keys, score_segments, unpack
 from .shard import Shard
 from .store import Document
 from .verify import VerifyReport, verify
-
-ORDINAL_BITS = 32
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -130,20 +128,15 @@ class Index:
         tasks = self._tasks(count)
         terms = np.ascontiguousarray(queries.terms)
         impacts = np.ascontiguousarray(queries.impacts)
-        block_size = self.manifest.block_size
+        block_size, shard_count = self.manifest.block_size, self.manifest.shard_count
 
         def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
             q, shard, first, last = task
             span = slice(queries.indptr[q], queries.indptr[q + 1])
-            scores, ordinals, matched, postings = score_segments(
-                self._shards[shard].parts(first, last),
-                block_size,
-                terms[span],
-                impacts[span],
-                k,
-                self._workspace,
-            )
-            return self._keys(shard, scores, ordinals), matched, postings
+            return score_segments(
+                self._shards[shard].parts(first, last), block_size, shard, shard_count,
+                terms[span], impacts[span], k, self._workspace,
+            )  # fmt: skip
 
         answers = self._map(score, tasks)
         scored = time.perf_counter_ns()
@@ -151,14 +144,16 @@ class Index:
         postings = np.zeros(count, dtype=np.int64)
         by_query: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
         for (q, _, _, _), (keys, hits, read) in zip(tasks, answers, strict=True):
-            by_query[q].append(_best(keys, k))
+            by_query[q].append(best_keys(keys, k))
             matched[q] += hits
             postings[q] += read
         selected = time.perf_counter_ns()
-        ranked = [keys[0] if len(keys) == 1 else _best(np.concatenate(keys), k) for keys in by_query if keys]
+        ranked = [
+            keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query if keys
+        ]
         indptr = np.zeros(count + 1, dtype=np.int64)
         np.cumsum([len(keys) for keys in ranked], out=indptr[1:])
-        shards, ordinals, scores = self._unpack(np.concatenate([*ranked, np.empty(0, np.int64)]))
+        shards, ordinals, scores = unpack(np.concatenate([*ranked, np.empty(0, np.int64)]), shard_count)
         merged = time.perf_counter_ns()
         timings = {"score": scored - started, "select": selected - scored, "merge": merged - selected}
         return SearchResult(indptr, shards, ordinals, scores, matched, postings, timings)
@@ -177,19 +172,6 @@ class Index:
         if self._pool is None or len(tasks) < 2:
             return [function(task) for task in tasks]
         return list(self._pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))
-
-    # A hit as one int64 that sorts as hits rank: score, then arrival number (ordinal, shard) turned round.
-
-    def _keys(self, shard: int, scores: NDArray[np.int32], ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
-        arrival = ordinals * self.manifest.shard_count + shard
-        return (scores.astype(np.int64) << ORDINAL_BITS) | (2**ORDINAL_BITS - 1 - arrival)
-
-    def _unpack(
-        self, keys: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-        arrival = 2**ORDINAL_BITS - 1 - (keys & (2**ORDINAL_BITS - 1))
-        ordinals, shards = np.divmod(arrival, self.manifest.shard_count)
-        return shards.astype(np.int32), ordinals, (keys >> ORDINAL_BITS).astype(np.int32)
 
     def oracle(self, queries: ImpactBatch, k: int) -> SearchResult:
         """The same answer as ``search``, found the slow way from the stored vectors by code of its own."""
@@ -288,10 +270,3 @@ class Index:
                 f"queries are quantized with scale {queries.scale}, "
                 f"this index needs {self.manifest.query_scale} (its query_scale)"
             )
-
-
-def _best(keys: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The k greatest keys, descending."""
-    if len(keys) > k:
-        keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
-    return np.sort(keys)[::-1]

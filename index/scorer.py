@@ -2,6 +2,9 @@
 
 A block's int32 accumulators (64 KB) stay in the core's own cache while its postings stream by, and the k-th
 best score so far decides which documents are looked at again. Kernels hold no GIL and touch no shared state.
+
+A candidate is one int64 key that sorts as hits rank: the score above 32 bits that hold 2^32 - 1 minus the
+arrival number (ordinal * shards + shard), so equal scores go by ordinal, then by shard.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from numpy.typing import NDArray
 
 from .format import Segment
 
-# Documents looked at together when a block is scanned: one maximum decides about all of them.
+LAST_ARRIVAL = 2**32 - 1
+# Documents looked at together when a block is scanned: one maximum decides about a chunk, then a piece of it.
 CHUNK = 64
+PIECE = 8
 # Buckets of the histogram that finds the k-th best score.
 BUCKETS = 2048
 COUNT, THRESHOLD, MATCHED, POSTINGS = range(4)
@@ -35,18 +40,17 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-@compiled("int64(int32[::1], int64[::1], int64, int64)")
-def keep_best(scores, ordinals, count, k):  # type: ignore[no-untyped-def]
+@compiled("int64(int64[::1], int64, int64)")
+def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
     """Keep the k best of ``count > k`` candidates in place, order kept; returns the k-th best score.
 
-    Candidates stand in ascending ordinal, so among equal scores the first ones are the ones to keep. The k-th
+    Candidates stand in ascending arrival, so among equal scores the first ones are the ones to keep. The k-th
     best score is found by histograms of ever finer buckets.
     """
     histogram = np.empty(BUCKETS, np.int64)
-    low, high = scores[0], scores[0]
+    low, high = keys[0] >> 32, keys[0] >> 32
     for i in range(count):
-        low, high = min(low, scores[i]), max(high, scores[i])
-    low, high = np.int64(low), np.int64(high)
+        low, high = min(low, keys[i] >> 32), max(high, keys[i] >> 32)
     above = 0
     while high > low:
         shift = 0
@@ -54,7 +58,7 @@ def keep_best(scores, ordinals, count, k):  # type: ignore[no-untyped-def]
             shift += 1
         histogram[:] = 0
         for i in range(count):
-            score = np.int64(scores[i])
+            score = keys[i] >> 32
             if low <= score <= high:
                 histogram[(score - low) >> shift] += 1
         bucket = BUCKETS - 1
@@ -66,30 +70,30 @@ def keep_best(scores, ordinals, count, k):  # type: ignore[no-untyped-def]
     ties = k - above
     kept = 0
     for i in range(count):
-        score = np.int64(scores[i])
+        score = keys[i] >> 32
         if score > low or (score == low and ties > 0):
             ties -= score == low
-            scores[kept] = scores[i]
-            ordinals[kept] = ordinals[i]
+            keys[kept] = keys[i]
             kept += 1
     return low
 
 
 @compiled(
-    "void(int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], uint16[::1],"
-    " uint8[::1], int32[::1], int32[::1], int64, uint8[::1], int32[::1], int32[::1], int64[::1], int64[::1])"
+    "void(int64, int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], uint16[::1],"
+    " uint8[::1], int32[::1], int32[::1], int64, uint8[::1], int32[::1], int64[::1], int64[::1])"
 )
 def score_blocks(  # type: ignore[no-untyped-def]
-    first_block, last_block, block_size, first_ordinal,
+    first_block, last_block, block_size, first_key, key_step,
     block_documents, block_term_indptr, terms, indptr, locals_, impacts,
     query_terms, query_impacts, k, alive,
-    sums, scores, ordinals, state,
+    sums, keys, state,
 ):  # fmt: skip
     """Score one query against some blocks of a segment, adding to the candidates and counts it was handed.
 
-    ``sums`` is all zero on entry and on return. ``alive`` is empty or has a byte per document of the segment.
-    ``scores`` and ``ordinals`` have room for 2 k + block_size candidates; ``state`` is count, threshold,
-    matched, postings. Only scores above the threshold can enter: an equal one comes later and loses its tie.
+    ``first_key`` is the low half of the key of the segment's first document, ``key_step`` less with each next
+    one. ``sums`` is all zero on entry and on return. ``alive`` is empty or has a byte per document of the
+    segment. ``keys`` has room for 2 k + block_size candidates; ``state`` is count, threshold, matched and
+    postings. Only scores above the threshold can enter: an equal one comes later and loses its tie.
     """
     count, threshold, matched, postings = state[COUNT], state[THRESHOLD], state[MATCHED], state[POSTINGS]
     for block in range(first_block, last_block):
@@ -118,21 +122,28 @@ def score_blocks(  # type: ignore[no-untyped-def]
         if len(alive):
             for d in range(documents):
                 sums[d] *= np.int32(alive[block * block_size + d])
-        base = first_ordinal + block * block_size
+        # The fixed lengths and the int32 sums let the compiler turn the loops over 64 and 8 into vector code.
         for start in range(0, documents, CHUNK):
             chunk = sums[start : start + CHUNK]
-            best = np.int32(0)
+            best = hits = np.int32(0)
             for d in range(CHUNK):
                 best = max(best, chunk[d])
-                matched += chunk[d] > 0
+                hits = np.int32(hits + np.int32(chunk[d] > 0))
+            matched += hits
             if best > threshold:
-                for d in range(CHUNK):
-                    scores[count] = chunk[d]
-                    ordinals[count] = base + start + d
-                    count += chunk[d] > threshold
+                for first in range(0, CHUNK, PIECE):
+                    piece = chunk[first : first + PIECE]
+                    best = np.int32(0)
+                    for d in range(PIECE):
+                        best = max(best, piece[d])
+                    if best > threshold:
+                        low = first_key - (block * block_size + start + first) * key_step
+                        for d in range(PIECE):
+                            keys[count] = (np.int64(piece[d]) << 32) | (low - d * key_step)
+                            count += piece[d] > threshold
             chunk[:] = 0
         if count >= 2 * k:
-            threshold = keep_best(scores, ordinals, count, k)
+            threshold = keep_best(keys, count, k)
             count = k
     state[COUNT], state[THRESHOLD], state[MATCHED], state[POSTINGS] = count, threshold, matched, postings
 
@@ -142,8 +153,7 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self.sums = np.zeros(0, dtype=np.int32)
-        self.scores = np.empty(0, dtype=np.int32)
-        self.ordinals = np.empty(0, dtype=np.int64)
+        self.keys = np.empty(0, dtype=np.int64)
         self.state = np.zeros(4, dtype=np.int64)
 
     def prepare(self, block_size: int, k: int) -> None:
@@ -151,41 +161,58 @@ class Workspace(threading.local):
         width = -(-block_size // CHUNK) * CHUNK
         if len(self.sums) < width:
             self.sums = np.zeros(width, dtype=np.int32)
-        if len(self.scores) < 2 * k + width + 1:
-            self.scores = np.empty(2 * k + width + 1, dtype=np.int32)
-            self.ordinals = np.empty(2 * k + width + 1, dtype=np.int64)
+        if len(self.keys) < 2 * k + width:
+            self.keys = np.empty(2 * k + width, dtype=np.int64)
         self.state[:] = 0
 
 
 def score_segments(
     parts: list[tuple[Segment, int, int, int, NDArray[np.uint8]]],
     block_size: int,
+    shard: int,
+    shards: int,
     terms: NDArray[np.int32],
     impacts: NDArray[np.int32],
     k: int,
     workspace: Workspace,
-) -> tuple[NDArray[np.int32], NDArray[np.int64], int, int]:
+) -> tuple[NDArray[np.int64], int, int]:
     """Score one query against block ranges of one shard, given in ascending ordinals.
 
     Args:
         parts: (segment, its first ordinal, first block, last block, alive bytes of the segment or none).
         block_size: documents of a full block.
+        shard, shards: the shard's number and how many there are, for the keys.
         terms, impacts: the query, int32 each.
         k: how many of the best must be among the candidates.
         workspace: this thread's buffers.
 
     Returns:
-        scores int32 and ordinals int64 of at least the k best (all, if fewer match), ordinals ascending;
-        how many documents matched; postings read.
+        keys int64 of at least the k best (all, if fewer match), in no order to rely on; how many documents
+        matched; postings read.
     """
     workspace.prepare(block_size, k)
     for segment, first_ordinal, first, last, alive in parts:
         score_blocks(
-            first, last, block_size, first_ordinal,
+            first, last, block_size, LAST_ARRIVAL - (first_ordinal * shards + shard), shards,
             segment.block_documents, segment.block_term_indptr, segment.terms, segment.indptr,
             segment.locals, segment.impacts,
             terms, impacts, k, alive,
-            workspace.sums, workspace.scores, workspace.ordinals, workspace.state,
+            workspace.sums, workspace.keys, workspace.state,
         )  # fmt: skip
     count, _, matched, postings = workspace.state.tolist()
-    return workspace.scores[:count].copy(), workspace.ordinals[:count].copy(), matched, postings
+    return workspace.keys[:count].copy(), matched, postings
+
+
+def best_keys(keys: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The k greatest keys, descending."""
+    if len(keys) > k:
+        keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
+    return np.sort(keys)[::-1]
+
+
+def unpack(
+    keys: NDArray[np.int64], shards: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+    """Shards int32, ordinals int64 and scores int32 of keys."""
+    ordinals, numbers = np.divmod(LAST_ARRIVAL - (keys & LAST_ARRIVAL), shards)
+    return numbers.astype(np.int32), ordinals, (keys >> 32).astype(np.int32)
