@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from ..errors import UnavailableError
-from ..files import read_jsonl
+from ..errors import InputError, UnavailableError
+from ..service.corpus import joined_text, read_corpus
 from .dataset import Dataset
 
 K1, B = 0.9, 0.4
@@ -23,15 +23,16 @@ class Bm25Result:
     query_seconds_p50: float
 
 
-def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int], None] | None = None) -> Bm25Result:
+def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int, int], None] | None = None) -> Bm25Result:
     """Rank the corpus for every query: English stop words, Snowball stemmer, title and text joined.
 
     Args:
         dataset: the collection.
         k: ranking depth; only documents with a score > 0 are ranked, ties by id descending as in trec_eval.
-        progress: called with 1 after every query.
+        progress: called with queries done and queries in all after each.
 
     Raises:
+        InputError: a bad corpus or an empty one.
         UnavailableError: bm25s or PyStemmer is not installed.
     """
     try:
@@ -42,10 +43,10 @@ def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int], None] | None
             f"the BM25 baseline needs {error.name}: pip install 'csplade[train]'"
         ) from None
     stemmer = Stemmer.Stemmer("english")
-    ids, texts = [], []
-    for _, line in read_jsonl(dataset.corpus):
-        ids.append(str(line.get("_id", line.get("id"))))
-        texts.append(" ".join(part for part in (line.get("title"), line.get("text")) if part))
+    documents = [document for _, document, _ in read_corpus(dataset.corpus)]
+    if not documents:
+        raise InputError(f"{dataset.corpus}: no documents in it")
+    ids, texts = [one.id for one in documents], [joined_text(one) for one in documents]
 
     started = time.perf_counter()
     tokens = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
@@ -54,7 +55,7 @@ def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int], None] | None
     documents_per_second = len(ids) / (time.perf_counter() - started)
 
     rankings, seconds = {}, []
-    for query, text in dataset.queries.items():
+    for done, (query, text) in enumerate(dataset.queries.items(), 1):
         started = time.perf_counter()
         words = bm25s.tokenize([text], stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False)
         rows, scores = index.retrieve(words, k=min(k, len(ids)), show_progress=False)
@@ -62,5 +63,5 @@ def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int], None] | None
         hits = [(float(score), ids[row]) for row, score in zip(rows[0], scores[0], strict=True) if score > 0]
         rankings[query] = [document for _, document in sorted(hits, reverse=True)]
         if progress:
-            progress(1)
+            progress(done, len(dataset.queries))
     return Bm25Result(rankings, documents_per_second, median(seconds))

@@ -1,0 +1,154 @@
+"""The systems that can be evaluated: an index, a running service, a run file, BM25. Each gives one row."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..service.corpus import joined_text, read_corpus
+from . import bm25
+from .dataset import Dataset
+from .measures import measure
+from .report import Row
+from .trec import read_run
+
+if TYPE_CHECKING:
+    from ..service.client import Client
+    from ..service.engine import Engine
+
+Progress = Callable[[int, int], None]
+"""Called with queries done and queries in all."""
+
+
+def evaluate_index(
+    dataset: Dataset, engine: Engine, k: int, *, name: str, sample: int = 0, progress: Progress | None = None
+) -> Row:
+    """Ask an engine every query, one at a time.
+
+    Args:
+        dataset: the collection.
+        engine: with its encoder.
+        k: ranking depth.
+        name: of the row.
+        sample: encode so many of the first documents to tell documents per second; 0 leaves it out.
+        progress: told after each query.
+
+    Raises:
+        IncompatibleError: the engine has no encoder.
+    """
+    encoder = engine.need_encoder()
+    tally = _Tally(dataset, name)
+    for query, text in _told(dataset.queries.items(), progress):
+        started = time.perf_counter_ns()
+        answer = engine.search([text], k, fetch=False)[0]
+        timings = {**answer.timings, "total": time.perf_counter_ns() - started}
+        cut = {"tokens": answer.dropped_tokens, "terms": answer.dropped_terms, "impacts": answer.clipped}
+        tally.add(query, [hit.id for hit in answer.hits], answer.postings, answer.query_terms, timings, cut)
+    manifest = engine.index.manifest
+    texts = [joined_text(document) for _, document, _ in islice(read_corpus(dataset.corpus), sample)]
+    started = time.perf_counter_ns()
+    if texts:
+        encoder.encode(texts, "document")
+    seconds = (time.perf_counter_ns() - started) / 1e9
+    return tally.row(
+        manifest.documents, manifest.postings, manifest.bytes, len(texts) / seconds if texts else None
+    )
+
+
+def evaluate_target(
+    dataset: Dataset, client: Client, k: int, *, name: str, progress: Progress | None = None
+) -> Row:
+    """Ask a running service every query, one at a time.
+
+    Raises:
+        ServiceError: the service refused or failed, or is not there.
+    """
+    index = client.info().index
+    tally = _Tally(dataset, name)
+    for query, text in _told(dataset.queries.items(), progress):
+        started = time.perf_counter_ns()
+        answer = client.search(text, k)
+        timings = {**answer.timings, "total": time.perf_counter_ns() - started}
+        cut = {"tokens": answer.cut.tokens, "terms": answer.cut.terms, "impacts": answer.cut.impacts}
+        tally.add(query, [hit.id for hit in answer.hits], answer.postings, answer.query_terms, timings, cut)
+    return tally.row(index["documents"], index["postings"], index["bytes"], None)
+
+
+def evaluate_run(dataset: Dataset, path: Path | str, *, name: str) -> Row:
+    """Measure a TREC run.
+
+    Raises:
+        InputError: a bad run, or one that has none of the judged queries.
+    """
+    rankings = read_run(path)
+    if not rankings.keys() & dataset.qrels.keys():
+        raise InputError(
+            f"{path}: has none of the queries that {dataset.name}/qrels/{dataset.split}.tsv judges"
+        )
+    return Row(name, measure(dataset.qrels, rankings))
+
+
+def evaluate_bm25(dataset: Dataset, k: int, *, progress: Progress | None = None) -> Row:
+    """Measure the lexical baseline; see :mod:`.bm25`."""
+    result = bm25.rank(dataset, k, progress)
+    return Row(
+        "BM25",
+        measure(dataset.qrels, result.rankings),
+        documents_per_second=result.documents_per_second,
+        milliseconds={"total": result.query_seconds_p50 * 1e3},
+    )
+
+
+class _Tally:
+    """Collects what the answers to all queries say."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self._dataset, self._name = dataset, name
+        self._rankings: dict[str, list[str]] = {}
+        self._postings: list[int] = []
+        self._terms: list[int] = []
+        self._timings: dict[str, list[int]] = defaultdict(list)
+        self._cut: Counter[str] = Counter()
+
+    def add(
+        self,
+        query: str,
+        ids: list[str],
+        postings: int,
+        terms: int,
+        timings: dict[str, int],
+        cut: dict[str, int],
+    ) -> None:
+        self._rankings[query] = ids
+        self._postings.append(postings)
+        self._terms.append(terms)
+        self._cut.update(cut)
+        for stage, spent in timings.items():
+            self._timings[stage].append(spent)
+
+    def row(self, documents: int, postings: int, size: int, documents_per_second: float | None) -> Row:
+        return Row(
+            self._name,
+            measure(self._dataset.qrels, self._rankings),
+            query_terms=fmean(self._terms),
+            document_terms=postings / documents,
+            flops=fmean(self._postings) / documents,
+            bytes_per_document=size / documents,
+            documents_per_second=documents_per_second,
+            milliseconds={stage: median(spent) / 1e6 for stage, spent in self._timings.items()},
+            cut=dict(self._cut),
+        )
+
+
+def _told(queries: Iterable[tuple[str, str]], progress: Progress | None) -> Iterable[tuple[str, str]]:
+    every = list(queries)
+    for done, one in enumerate(every, 1):
+        yield one
+        if progress:
+            progress(done, len(every))
