@@ -1,0 +1,155 @@
+"""``csplade demo``: index the example corpus, serve it, ask it questions, explain and measure the answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import load_encoder, note, print_table, progress_bars
+
+if TYPE_CHECKING:
+    from ..evaluation.dataset import Dataset
+    from ..model import Encoder
+    from ..service.answers import Answer, Hit
+    from ..service.client import Client
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+# Few of their words, or none, stand in the passages that answer them.
+QUESTIONS = (
+    "zapped when I touch the car or a metal handle in winter",
+    "getting rid of slimy pests that eat salad in the vegetable patch",
+    "fruit juice cured ill seamen",
+    "can I cancel an internet order",
+    "burning oil on the stove",
+)
+HITS = 3
+REASONS = 6  # terms shown of each hit
+DEPTH = 10  # nDCG@10 needs no more
+
+
+def demo(
+    question: Annotated[list[str] | None, typer.Option(help="Ask this instead; repeatable.")] = None,
+    model: Annotated[str, typer.Option(help="Encoder: embedded, a directory or a hub id.")] = "embedded",
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="Go on serving at the end, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Index the example corpus, answer questions over gRPC, show the terms that made each hit."""
+    from ..evaluation.dataset import load_dataset
+    from ..index import Index
+    from ..service import config
+    from ..service.client import Client
+    from ..service.engine import Engine
+    from ..service.server import running
+
+    dataset = load_dataset(EXAMPLES)
+    encoder = _load(model)
+    with TemporaryDirectory(prefix="csplade-demo-") as directory:
+        index = Path(directory) / "index"
+        _build(dataset, index, encoder)
+        flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
+        # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one more.
+        with (
+            running(config.load(flags=flags), lambda _: Engine(Index.open(index), encoder)) as server,
+            Client(server.address) as client,
+        ):
+            typer.echo(f"Serving at {server.address}, asking over gRPC.")
+            answers = [_ask(client, text) for text in question or QUESTIONS]
+            _print_latency(answers)
+            _measure(client, dataset)
+            if keep_serving:
+                _wait(server.address)
+
+
+def _load(model: str) -> Encoder:
+    if model == "embedded":
+        from ..model import base
+
+        note("Fetching the base model unless it is in the cache ...")
+        base.pull()
+    note("Loading the encoder ...")
+    encoder = load_encoder(model, "auto")
+    typer.echo(
+        f"Encoder {encoder.name} on {encoder.device}, {encoder.vocabulary_size:,} terms, "
+        f"fingerprint {encoder.fingerprint[:16]}."
+    )
+    return encoder
+
+
+def _build(dataset: Dataset, index: Path, encoder: Encoder) -> None:
+    from ..service.indexing import build_from_corpus
+
+    with progress_bars("docs") as progress:
+        report = build_from_corpus(dataset.corpus, index, encoder, progress=progress)
+    manifest = report.manifest
+    typer.echo(
+        f"Indexed {manifest.documents} passages in {report.seconds:.1f} s: {manifest.postings:,} postings, "
+        f"{manifest.bytes:,} bytes."
+    )
+
+
+def _ask(client: Client, text: str) -> Answer:
+    answer = client.search(text, HITS, explain=True, with_document=True)
+    typer.echo(f'\n"{text}": {answer.matched} passages match, {answer.postings:,} postings read')
+    rows = [
+        [str(rank), f"{hit.score:.2f}", hit.document.title if hit.document else hit.id, _reasons(hit)]
+        for rank, hit in enumerate(answer, 1)
+    ]
+    headers = ["", "score", "passage", "terms that made the score, and their share of it"]
+    print_table(headers, rows, left=headers[2:])
+    return answer
+
+
+def _reasons(hit: Hit) -> str:
+    # Vocabularies mark the start of a word (byte-level BPE, SentencePiece): not worth showing here.
+    shown = [(one.token.lstrip("Ġ▁"), one.product) for one in hit.contributions[:REASONS]]
+    if rest := hit.contributions[REASONS:]:
+        shown.append((f"{len(rest)} more", sum(one.product for one in rest)))
+    return ", ".join(f"{what} {product / hit.integer_score:.0%}" for what, product in shown)
+
+
+def _print_latency(answers: Sequence[Answer]) -> None:
+    typer.echo("\nWhere the time of each question went, in milliseconds:")
+    stages = list(answers[0].timings)
+    rows = [
+        [str(number), *(f"{answer.timings[stage] / 1e6:.2f}" for stage in stages)]
+        for number, answer in enumerate(answers, 1)
+    ]
+    print_table(["question", *stages], rows)
+
+
+def _measure(client: Client, dataset: Dataset) -> None:
+    from ..evaluation.measures import measure
+
+    rankings: dict[str, list[str]] = {}
+    started = time.perf_counter()
+    with progress_bars("queries") as progress:
+        answers = client.search_many(dataset.queries.values(), DEPTH)
+        for query, answer in zip(dataset.queries, answers, strict=True):
+            rankings[query] = [hit.id for hit in answer]
+            progress("queries", len(rankings), len(dataset.queries))
+    seconds = time.perf_counter() - started
+    values = measure(dataset.qrels, rankings)
+    typer.echo(
+        f"\nAll {len(rankings)} judged example queries in {seconds:.1f} s: "
+        f"nDCG@10 {values['nDCG@10']:.4f}, RR@10 {values['RR@10']:.4f}."
+    )
+
+
+def _wait(address: str) -> None:
+    typer.echo(
+        f"\nStill serving at {address}; Ctrl-C ends it. From another terminal:\n"
+        f"  python -c 'from csplade import Client\n"
+        f'for hit in Client("{address}").search("why do cats purr", explain=True): print(hit)\''
+    )
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        note("Draining ...")
