@@ -35,8 +35,6 @@ def serve(
 ) -> None:
     """Serve an index over gRPC until SIGTERM; prints host:port on standard output once it is ready."""
     from ..service import config as settings_of
-    from ..service import logs
-    from ..service import server as service
 
     flags = {
         "index": index,
@@ -62,5 +60,8 @@ def serve(
             raise InputError(f"--set {option}: must be KEY=VALUE, for example limits.k=100")
         flags[key] = value
     settings = settings_of.load(config, flags)
+    from ..service import logs  # only now: a wrong setting need not wait for what a server needs
+    from ..service import server as service
+
     logs.configure(settings.logging.level)
     asyncio.run(service.serve(settings, on_ready=lambda server: typer.echo(server.address)))

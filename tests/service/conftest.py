@@ -7,13 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from csplade.index import Document, Index, IndexBuilder
 from csplade.kernels.sparse import SparseBatch
 from csplade.service import config
 
-TOPICS = "rivers hash energy sunlight birds maps iron kilometres".split()
-TIMES = "winter summer night day sea stone".split()
-TEXTS = [f"Document {i}: {topic} in {time}" for i, (topic, time) in enumerate((a, b) for a in TOPICS for b in TIMES)]
+TOPICS = ["rivers", "hash", "energy", "sunlight", "birds", "maps", "iron", "kilometres"]
+TIMES = ["winter", "summer", "night", "day", "sea", "stone"]
+TEXTS = [
+    f"Document {i}: {topic} in {time}"
+    for i, (topic, time) in enumerate((a, b) for a in TOPICS for b in TIMES)
+]
 VOCABULARY = 500
 
 
@@ -49,7 +53,10 @@ def random_rows(count: int, terms: int, seed: int) -> list[tuple[np.ndarray, np.
 
 @pytest.fixture(scope="session")
 def random_queries() -> list[dict[int, float]]:
-    return [dict(zip(terms.tolist(), weights.tolist(), strict=True)) for terms, weights in random_rows(50, 12, seed=2)]
+    return [
+        dict(zip(terms.tolist(), weights.tolist(), strict=True))
+        for terms, weights in random_rows(50, 12, seed=2)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +64,9 @@ def vector_index(tmp_path_factory) -> Path:
     """300 random vectors in three shards, no encoder."""
     path = tmp_path_factory.mktemp("vector-index") / "index"
     builder = IndexBuilder.create(path, vocabulary_size=VOCABULARY, encoder=None, shards=3)
-    builder.add([Document(f"v{i}", "") for i in range(300)], SparseBatch.from_rows(random_rows(300, 40, seed=1)))
+    builder.add(
+        [Document(f"v{i}", "") for i in range(300)], SparseBatch.from_rows(random_rows(300, 40, seed=1))
+    )
     builder.finish()
     return path
 
@@ -68,7 +77,9 @@ def string_index(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("string-index") / "index"
     vocabulary = ["iron", "river", "sun"]
     builder = IndexBuilder.create(path, vocabulary_size=3, encoder=None, vocabulary=vocabulary)
-    builder.add([Document("a", ""), Document("b", "")], SparseBatch.from_rows([([0, 1], [1.0, 2.0]), ([2], [1.0])]))
+    builder.add(
+        [Document("a", ""), Document("b", "")], SparseBatch.from_rows([([0, 1], [1.0, 2.0]), ([2], [1.0])])
+    )
     builder.finish()
     return path
 

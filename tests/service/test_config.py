@@ -1,10 +1,12 @@
+import itertools
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
+
 from csplade.errors import InputError
 from csplade.service.config import Section, Settings, load
-from pydantic import ValidationError
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "csplade.yaml"
 
@@ -29,7 +31,7 @@ def test_the_deployed_file_has_every_key_and_the_defaults():
 
 def test_every_key_of_the_deployed_file_is_commented():
     lines = DEPLOYED.read_text().splitlines()
-    keys = [(before, line) for before, line in zip(lines, lines[1:], strict=False) if ": " in line and "#" not in line]
+    keys = [(before, line) for before, line in itertools.pairwise(lines) if ": " in line and "#" not in line]
     assert len(keys) == len(list(fields_of(Settings)))
     assert [line for before, line in keys if not before.strip().startswith("#")] == []
 

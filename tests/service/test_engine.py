@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from csplade.errors import IncompatibleError, InputError
 from csplade.index import Index
 from csplade.kernels.sparse import SparseBatch
@@ -89,7 +90,10 @@ def test_an_index_of_another_encoder_is_refused(text_index, tiny_model_of):
 def test_the_index_names_its_encoder(text_index, encoder):
     with Engine.open(text_index, device="cpu") as engine:
         assert engine.encoder.fingerprint == encoder.fingerprint
-    with Engine.open(text_index, with_encoder=False) as engine, pytest.raises(IncompatibleError, match="no encoder"):
+    with (
+        Engine.open(text_index, with_encoder=False) as engine,
+        pytest.raises(IncompatibleError, match="no encoder"),
+    ):
         engine.search(["iron"], 1)
 
 

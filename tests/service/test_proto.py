@@ -1,3 +1,4 @@
+import itertools
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def test_every_message_field_rpc_and_value_has_a_comment():
     declared = re.compile(r"^\s*(message|service|enum|rpc)\s|^\s*[\w .<>,]+\s=\s\d+")
     bare = [
         line.strip()
-        for before, line in zip(lines, lines[1:], strict=False)
+        for before, line in itertools.pairwise(lines)
         if declared.match(line) and not before.strip().startswith("//")
     ]
     assert bare == []

@@ -6,6 +6,10 @@ import urllib.request
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from csplade.errors import IncompatibleError
 from csplade.index import Index
 from csplade.kernels.sparse import SparseBatch
 from csplade.service.client import AsyncClient, Client, ServiceError
@@ -13,8 +17,6 @@ from csplade.service.engine import Engine
 from csplade.service.server import SERVICE_NAME, running
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +127,13 @@ def test_token_strings_find_their_terms(string_index, settings):
 
 
 def test_a_stream_answers_all_in_order(vector_client, random_queries):
-    one_by_one = [[(hit.id, hit.integer_score) for hit in vector_client.search(query)] for query in random_queries]
+    one_by_one = [
+        [(hit.id, hit.integer_score) for hit in vector_client.search(query)] for query in random_queries
+    ]
     queries = random_queries * 4
     streamed = [
-        [(hit.id, hit.integer_score) for hit in answer] for answer in vector_client.search_many(iter(queries), k=10)
+        [(hit.id, hit.integer_score) for hit in answer]
+        for answer in vector_client.search_many(iter(queries), k=10)
     ]
     assert streamed == one_by_one * 4
 
@@ -172,7 +177,9 @@ def test_encode_gives_the_encoders_vectors(client, encoder, kind):
 def test_an_encoded_query_searches_like_its_text(client):
     vector = client.encode(["birds in summer"])[0].vector
     by_text, by_vector = client.search("birds in summer"), client.search(vector)
-    assert [(hit.id, hit.integer_score) for hit in by_text] == [(hit.id, hit.integer_score) for hit in by_vector]
+    assert [(hit.id, hit.integer_score) for hit in by_text] == [
+        (hit.id, hit.integer_score) for hit in by_vector
+    ]
 
 
 def test_info_publishes_model_index_and_limits(client, encoder, server):
@@ -203,7 +210,9 @@ def test_verify_reports_what_differs(vector_index, settings, random_queries):
             return result
 
     with (
-        running(settings(vector_index, metrics__enabled=True), lambda _: Engine(Wrong.open(vector_index))) as server,
+        running(
+            settings(vector_index, metrics__enabled=True), lambda _: Engine(Wrong.open(vector_index))
+        ) as server,
         Client(server.address) as client,
     ):
         verification = client.verify(random_queries[0], k=5)
@@ -221,6 +230,15 @@ def test_vectors_are_served_without_an_encoder_and_texts_refused(vector_client):
         with pytest.raises(ServiceError, match="no encoder is loaded") as error:
             call()
         assert error.value.code == "FAILED_PRECONDITION"
+
+
+def test_an_index_of_another_model_is_refused_at_the_start(text_index, tiny_model_of, settings):
+    another = str(tiny_model_of(logit_scale=0.25))
+    with (
+        pytest.raises(IncompatibleError, match="built by another encoder"),
+        running(settings(text_index, model__path=another, model__device="cpu")),
+    ):
+        pass
 
 
 async def test_the_asynchronous_client_does_the_same(vector_server, vector_client, random_queries):
@@ -254,7 +272,13 @@ def test_reflection_describes_the_service(server):
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {SERVICE_NAME, "grpc.health.v1.Health"} <= set(database.get_services())
         described = database.FindFileContainingSymbol(SERVICE_NAME).service[0]
-    assert [method.name for method in described.method] == ["Search", "SearchStream", "Encode", "Info", "Verify"]
+    assert [method.name for method in described.method] == [
+        "Search",
+        "SearchStream",
+        "Encode",
+        "Info",
+        "Verify",
+    ]
 
 
 def test_request_ids_are_taken_or_made_and_given_back(server):
@@ -280,11 +304,24 @@ def value(text, name):
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " "))
 
 
-NAMES = """
-    requests_total request_seconds stage_seconds batch_queries batch_tokens queue_depth query_terms postings_scored
-    truncated_total index_documents index_postings index_bytes index_generation model_info verify_mismatches_total
-    device_memory_bytes
-""".split()
+NAMES = [
+    "requests_total",
+    "request_seconds",
+    "stage_seconds",
+    "batch_queries",
+    "batch_tokens",
+    "queue_depth",
+    "query_terms",
+    "postings_scored",
+    "truncated_total",
+    "index_documents",
+    "index_postings",
+    "index_bytes",
+    "index_generation",
+    "model_info",
+    "verify_mismatches_total",
+    "device_memory_bytes",
+]
 
 
 def test_metrics_have_their_names_and_move(server, client):
