@@ -51,7 +51,7 @@ def test_contributions_sum_to_the_score_and_the_reference_agrees(tiny_model, tmp
         running(settings, lambda _: Engine(Index.open(tmp_path / "index"), encoder)) as server,
         Client(server.address) as client,
     ):
-        texts = list(dataset.queries.values())
+        texts = list(dataset.queries.values())[::6]
         for answer in client.search_many(texts, 20, explain=True):
             assert len(answer) == 20
             for hit in answer:

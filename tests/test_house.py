@@ -1,0 +1,183 @@
+"""The house keeps its rules: imports run down, pins cover what is used, documents link to what is there."""
+
+import ast
+import hashlib
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+
+# What each package may import from the others; root modules (errors, files) are open to all.
+MAY_IMPORT = {
+    "kernels": set(),
+    "model": {"kernels"},
+    "index": {"kernels"},
+    "service": {"kernels", "model", "index", "v1"},
+    "evaluation": {"kernels", "model", "index", "service"},
+    "loadtest": {"v1"},
+    "cli": {"kernels", "model", "index", "service", "evaluation", "loadtest"},
+}
+SERVICE_ONLY = {"grpc", "grpc_health", "grpc_reflection", "prometheus_client", "ray"}
+PACKAGES = [name for name in MAY_IMPORT if (ROOT / name / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_run_down_the_floors(package):
+    wrong = []
+    for path, target in _own_imports(package):
+        top = target.split(".")[0]
+        if top != package and top in (MAY_IMPORT.keys() | {"v1"}) - MAY_IMPORT[package]:
+            wrong.append(f"{path.relative_to(ROOT)} imports {target}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in ("service", "loadtest")])
+def test_only_the_service_knows_the_transport(package):
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {target}"
+        for path, target in _foreign_imports(package)
+        if target.split(".")[0] in SERVICE_ONLY
+    ]
+    assert not wrong
+
+
+def test_client_needs_only_grpcio_and_protobuf():
+    program = (
+        "import sys; from csplade import Client; Client('127.0.0.1:1').close(); "
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'torch', 'transformers', 'numba', 'numpy', 'pydantic', 'rich', 'typer', 'prometheus_client'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_direct_requirement_is_pinned_within_its_bounds():
+    pins = _pins()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in (Requirement(line) for lines in lists for line in lines):
+        name = canonicalize_name(requirement.name)
+        if name == "csplade":
+            continue
+        assert name in pins, f"constraints.txt has no pin for {name}"
+        assert requirement.specifier.contains(pins[name]), f"{requirement} excludes the pin {pins[name]}"
+
+
+def test_everything_that_development_pulls_in_is_pinned():
+    missing = sorted(_closure("csplade", {"dev"}) - _pins().keys() - {"csplade"})
+    assert not missing, f"constraints.txt has no pin for {missing}"
+
+
+def test_torch_and_triton_come_as_a_pair():
+    pins = _pins()
+    assert (pins["torch"], pins["triton"]) == ("2.13.0", "3.7.1")
+
+
+def test_licence_is_the_plain_apache_text():
+    text = (ROOT / "LICENSE").read_bytes()
+    assert (
+        hashlib.sha256(text).hexdigest() == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    )
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_alone_lists_every_target():
+    done = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    listed = re.findall(r"^make (\w+) +\S", done.stdout, re.MULTILINE)
+    assert sorted(listed) == ["demo", "help", "lint", "proto", "serve", "test", "venv"]
+
+
+def test_packages_are_all_named_to_pip():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {
+        path.parent.relative_to(ROOT) for name in PACKAGES for path in ROOT.glob(f"{name}/**/__init__.py")
+    }
+    expected = {"csplade", "csplade.v1"} | {f"csplade.{'.'.join(folder.parts)}" for folder in folders}
+    assert set(tool["packages"]) == expected
+
+
+@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")))
+def test_links_lead_somewhere(document):
+    _check_links(ROOT / document)
+
+
+@pytest.mark.parametrize(
+    "document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
+)
+def test_links_of_the_pages_lead_somewhere(document):
+    _check_links(ROOT / document)
+
+
+def _check_links(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}, which is not there"
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def _closure(name: str, extras: set[str]) -> set[str]:
+    """Names of all distributions that one brings in with some extras, itself included."""
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(canonicalize_name(name), frozenset(extras))]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for line in importlib.metadata.requires(current[0]) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in current[1] | {""}
+            ):
+                waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return {name for name, _ in seen}
+
+
+def _own_imports(package: str) -> Iterator[tuple[Path, str]]:
+    """(file, module below csplade) for every import from the project itself."""
+    for path, node in _import_nodes(package):
+        if isinstance(node, ast.Import):
+            yield from (
+                (path, alias.name.removeprefix("csplade."))
+                for alias in node.names
+                if alias.name.startswith("csplade.")
+            )
+        elif node.level:
+            here = path.relative_to(ROOT).with_suffix("").parts
+            base = [*here[: len(here) - node.level], *(node.module or "").split(".")]
+            module = ".".join(part for part in base if part)
+            yield from ((path, module or alias.name) for alias in node.names)
+        elif (node.module or "").split(".")[0] == "csplade":
+            yield path, (node.module or "").removeprefix("csplade").lstrip(".")
+
+
+def _foreign_imports(package: str) -> Iterator[tuple[Path, str]]:
+    for path, node in _import_nodes(package):
+        if isinstance(node, ast.Import):
+            yield from ((path, alias.name) for alias in node.names)
+        elif not node.level:
+            yield path, node.module or ""
+
+
+def _import_nodes(package: str) -> Iterator[tuple[Path, ast.Import | ast.ImportFrom]]:
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield path, node
