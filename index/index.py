@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IncompatibleError, InputError
-from ..kernels.score import check_queries
+from ..kernels.score import Block, check_queries
 from ..kernels.select import check_k
 from ..kernels.sparse import ImpactBatch
 from .manifest import IndexManifest
@@ -240,6 +240,14 @@ class Index:
         products = query_impacts[ours].astype(np.int32) * impacts[theirs]
         order = np.argsort(-products, kind="stable")
         return shared[order].astype(np.int32), products[order]
+
+    def blocks(self) -> Iterator[tuple[int, int, Block]]:
+        """Every block in memory, with its shard and its first document's ordinal."""
+        for shard in self._shards:
+            for one in shard.segments:
+                for number in range(len(one.segment)):
+                    first = one.manifest.first_ordinal + number * self.manifest.block_size
+                    yield shard.number, first, one.segment.block(number)
 
     def verify(self, sample: int = 100, seed: int = 0) -> VerifyReport:
         """Check the whole index against its own store, and the scorer against the oracle.

@@ -52,16 +52,12 @@ def test_blocks_hold_every_posting_once(collection):
     impacts = vectors.quantize(0.02, 255)
     found = set()
     with Index.open(path) as index:
-        for shard in index._shards:
-            for one in shard.segments:
-                one.segment.check()
-                for number in range(len(one.segment)):
-                    block = one.segment.block(number)
-                    first = one.manifest.first_ordinal + number * index.manifest.block_size
-                    for row, term in enumerate(block.terms.tolist()):
-                        for p in range(block.indptr[row], block.indptr[row + 1]):
-                            ordinal = first + int(block.locals[p])
-                            found.add((ordinal * 2 + shard.number, term, int(block.impacts[p])))
+        for shard, first, block in index.blocks():
+            block.check()
+            for row, term in enumerate(block.terms.tolist()):
+                for p in range(block.indptr[row], block.indptr[row + 1]):
+                    ordinal = first + int(block.locals[p])
+                    found.add((ordinal * 2 + shard, term, int(block.impacts[p])))
     expected = {
         (i, term, impact)
         for i, (terms, values) in enumerate(impacts)

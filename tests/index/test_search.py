@@ -65,13 +65,10 @@ def test_scorer_equals_oracle_and_reference_on_any_number_of_shards(
 
 def assert_same_as_reference(index, queries, k, found):
     parts, matched, postings = [], 0, 0
-    for shard in index._shards:
-        for one in shard.segments:
-            for number in range(len(one.segment)):
-                scores = score(queries, one.segment.block(number))
-                first = one.manifest.first_ordinal + number * index.manifest.block_size
-                parts.append(select(scores.scores, k, first_ordinal=first, shard=shard.number))
-                matched, postings = matched + scores.matched, postings + scores.postings
+    for shard, first, block in index.blocks():
+        scores = score(queries, block)
+        parts.append(select(scores.scores, k, first_ordinal=first, shard=shard))
+        matched, postings = matched + scores.matched, postings + scores.postings
     hits = merge(parts, k)
     for name in ("indptr", "shards", "ordinals", "scores"):
         np.testing.assert_array_equal(getattr(found, name), getattr(hits, name), err_msg=name)

@@ -1,0 +1,104 @@
+"""``csplade bench``: speed side by side with named peers."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import note, print_table, progress_bars
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Measure speed side by side with named peers."
+)
+
+
+@app.callback()
+def _bench() -> None:
+    """Measure speed side by side with named peers."""
+
+
+@app.command()
+def score(
+    index: Annotated[
+        Path | None, typer.Option(help="An index to score; else a synthetic collection is made.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Documents of the synthetic collection.")] = 300_000,
+    mean_terms: Annotated[float, typer.Option(min=1, max=10_000, help="Mean terms of its documents.")] = 119,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Real query vectors, Anserini JSON lines; else synthetic queries.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="How many queries.")] = 50,
+    query_terms: Annotated[int, typer.Option(min=1, max=2048, help="Terms of a synthetic query.")] = 43,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query.")] = 1000,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the second column; default all cores.")
+    ] = None,
+    seismic: Annotated[bool, typer.Option(help="Also measure Seismic (approximate).")] = True,
+    seed: Annotated[int, typer.Option(help="Of the synthetic collection and queries.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score queries with csplade and with what people use now: same postings, same queries, medians."""
+    from ..evaluation import bench_score, synthetic
+    from ..index import Index
+    from ..kernels.sparse import ImpactBatch
+
+    def make_queries(opened: Index) -> tuple[ImpactBatch, str]:
+        if vectors is not None:
+            return bench_score.load_queries(vectors, opened, queries)
+        batch = synthetic.queries(queries, query_terms, seed + 1)
+        return batch, f"synthetic, seed {seed + 1}: {queries} queries of {query_terms} terms"
+
+    with tempfile.TemporaryDirectory() as directory, progress_bars("steps") as show:
+        path, collection = index, f"index {index}"
+        if path is None:
+            path = Path(directory) / "index"
+            synthetic.build(path, documents, mean_terms, seed, show)
+            collection = synthetic.describe(documents, mean_terms, seed)
+        report = bench_score.run(
+            path,
+            collection,
+            make_queries,
+            k,
+            threads or len(os.sched_getaffinity(0)),
+            seismic=seismic,
+            progress=show,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+        return
+    print_table(
+        [
+            "scorer",
+            "ratio",
+            "ms/query",
+            f"ratio, {report.threads} threads",
+            "ms/query",
+            f"recall@{report.k}",
+            "exact",
+        ],
+        [
+            [
+                one.name,
+                f"{one.ratio:.2f}",
+                f"{one.milliseconds:.3f}",
+                f"{one.threaded_ratio:.2f}",
+                f"{one.threaded:.3f}",
+                f"{one.recall:.4f}",
+                {True: "yes", False: "no", None: "-"}[one.exact],
+            ]
+            for one in report.scorers
+        ],
+        left=["scorer"],
+    )
+    for line in (
+        report.collection,
+        f"{report.postings / report.documents:.1f} postings a document; {report.query_set}, "
+        f"{report.postings_per_query:,.0f} postings read by a query; top {report.k}",
+        f"{report.hardware}; medians, ratio to csplade, one thread then {report.threads}",
+    ):
+        note(line)

@@ -1,0 +1,261 @@
+"""Scorers side by side: csplade's own and what people use now, each over the very same postings.
+
+Every scorer takes one query and gives its top k; ``many`` answers a list of them with several threads. Weights
+are the index's integers as float32, so sums below 2^24 are exact in all of them and can be compared.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..index import Index
+from ..kernels.sparse import ImpactBatch
+
+Query = tuple[NDArray[np.int32], NDArray[np.int32]]
+# Document numbers (arrival order) and scores, best first.
+TopK = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Postings:
+    """All postings of an index by term.
+
+    Attributes:
+        indptr: int64 [terms + 1].
+        documents: int32 [postings], numbers in order of arrival, ascending inside a term if there is one shard.
+        impacts: float32 [postings].
+        count: number of documents.
+    """
+
+    indptr: NDArray[np.int64]
+    documents: NDArray[np.int32]
+    impacts: NDArray[np.float32]
+    count: int
+
+    @classmethod
+    def of(cls, index: Index) -> Postings:
+        """Gather them from the index's blocks."""
+        manifest = index.manifest
+        indptr = np.zeros(manifest.vocabulary_size + 1, dtype=np.int64)
+        for _, _, block in index.blocks():
+            indptr[1:][block.terms] += np.diff(block.indptr)
+        np.cumsum(indptr, out=indptr)
+        free = indptr[:-1].copy()
+        documents = np.empty(indptr[-1], dtype=np.int32)
+        impacts = np.empty(indptr[-1], dtype=np.float32)
+        for shard, first, block in index.blocks():
+            span = slice(block.indptr[0], block.indptr[-1])
+            lengths = np.diff(block.indptr)
+            places = np.repeat(free[block.terms] - block.indptr[:-1], lengths)
+            places += np.arange(span.start, span.stop)
+            documents[places] = (block.locals[span] + np.int64(first)) * manifest.shard_count + shard
+            impacts[places] = block.impacts[span]
+            free[block.terms] += lengths
+        return cls(indptr, documents, impacts, manifest.documents)
+
+
+def largest(scores: NDArray[np.float32], k: int) -> TopK:
+    """Top k of a dense score array by argpartition, matches only."""
+    k = min(k, len(scores))
+    best = np.argpartition(scores, len(scores) - k)[len(scores) - k :]
+    best = best[np.argsort(-scores[best], kind="stable")]
+    best = best[scores[best] > 0]
+    return best.astype(np.int64), scores[best].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One way to score.
+
+    Attributes:
+        name: for the table.
+        one: a query's top k with one thread.
+        many: the top k of many queries with the threads given to the constructor.
+        exact: whether it promises the true top k.
+    """
+
+    name: str
+    one: Callable[[Query, int], TopK]
+    many: Callable[[Sequence[Query], int], list[TopK]]
+    exact: bool = True
+
+
+def _pooled(one: Callable[[Query, int], TopK], threads: int) -> Callable[[Sequence[Query], int], list[TopK]]:
+    pool = ThreadPoolExecutor(threads)
+    return lambda queries, k: list(pool.map(lambda query: one(query, k), queries))
+
+
+def batch(queries: Sequence[Query], scale: float) -> ImpactBatch:
+    """Queries as one batch."""
+    return ImpactBatch(
+        np.concatenate([[0], np.cumsum([len(terms) for terms, _ in queries])]).astype(np.int64),
+        np.concatenate([terms for terms, _ in queries]),
+        np.concatenate([impacts for _, impacts in queries]),
+        scale,
+    )
+
+
+def csplade(single: Index, threaded: Index) -> Scorer:
+    """This project's index: opened with one thread, and with all."""
+    scale, shards = single.manifest.query_scale, single.manifest.shard_count
+
+    def many(index: Index, queries: Sequence[Query], k: int) -> list[TopK]:
+        result = index.search(batch(queries, scale), k)
+        rows = (result.row(i) for i in range(len(queries)))
+        return [(ordinals * shards + shard, scores.astype(np.float64)) for shard, ordinals, scores in rows]
+
+    return Scorer(
+        "csplade",
+        lambda query, k: many(single, [query], k)[0],
+        lambda queries, k: many(threaded, queries, k),
+    )
+
+
+def plain_numba(postings: Postings, threads: int) -> Scorer:
+    """Term at a time into float32 sums over the whole collection, then argpartition (as naver/splade, Lion)."""
+    import numba
+
+    @numba.njit(nogil=True, fastmath=True)
+    def accumulate(indptr, documents, impacts, count, terms, weights):  # type: ignore[no-untyped-def]
+        scores = np.zeros(count, dtype=np.float32)
+        for i in range(len(terms)):
+            weight = weights[i]
+            for p in range(indptr[terms[i]], indptr[terms[i] + 1]):
+                scores[documents[p]] += weight * impacts[p]
+        found = np.flatnonzero(scores > 0)
+        return found, scores[found]
+
+    def one(query: Query, k: int) -> TopK:
+        terms, weights = query
+        found, scores = accumulate(
+            postings.indptr,
+            postings.documents,
+            postings.impacts,
+            postings.count,
+            terms,
+            weights.astype(np.float32),
+        )
+        best, top = largest(scores, k)
+        return found[best], top
+
+    return Scorer("numba term-at-a-time", one, _pooled(one, threads))
+
+
+def scipy_csc(postings: Postings, threads: int) -> Scorer:
+    """The query's columns of a documents x terms matrix, times its weights, then argpartition."""
+    from scipy.sparse import csc_array
+
+    shape = (postings.count, len(postings.indptr) - 1)
+    matrix = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape)
+
+    def one(query: Query, k: int) -> TopK:
+        terms, weights = query
+        return largest(matrix[:, terms] @ weights.astype(np.float32), k)
+
+    return Scorer("scipy CSC", one, _pooled(one, threads))
+
+
+def torch_sparse(postings: Postings, threads: int) -> Scorer:
+    """A documents x terms CSR tensor times the dense query, then torch.topk."""
+    import torch
+    from scipy.sparse import csc_array
+
+    shape = (postings.count, len(postings.indptr) - 1)
+    rows = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape).tocsr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CSR tensors are in beta
+        matrix = torch.sparse_csr_tensor(
+            torch.from_numpy(rows.indptr.astype(np.int64)),
+            torch.from_numpy(rows.indices.astype(np.int64)),
+            torch.from_numpy(rows.data),
+            shape,
+        )
+
+    def many(queries: Sequence[Query], k: int) -> list[TopK]:
+        dense = torch.zeros(shape[1], len(queries))
+        for i, (terms, weights) in enumerate(queries):
+            dense[torch.from_numpy(terms.astype(np.int64)), i] = torch.from_numpy(weights.astype(np.float32))
+        top = torch.topk(matrix @ dense, min(k, shape[0]), dim=0)
+        found = []
+        for i in range(len(queries)):
+            hit = top.values[:, i] > 0
+            found.append((top.indices[hit, i].numpy(), top.values[hit, i].numpy().astype(np.float64)))
+        return found
+
+    def one(query: Query, k: int) -> TopK:
+        torch.set_num_threads(1)
+        return many([query], k)[0]
+
+    def all_threads(queries: Sequence[Query], k: int) -> list[TopK]:
+        torch.set_num_threads(threads)
+        return [
+            answer for first in range(0, len(queries), 32) for answer in many(queries[first : first + 32], k)
+        ]
+
+    return Scorer("torch.sparse CSR", one, all_threads)
+
+
+# (query_cut, heap_factor), from quick to careful.
+SEISMIC_SETTINGS = ((10, 0.9), (20, 0.8), (100, 0.7))
+
+
+def seismic(postings: Postings, threads: int, n_postings: int) -> list[Scorer]:
+    """Seismic (approximate), one index searched at several settings."""
+    from scipy.sparse import csc_array
+    from seismic import SeismicDatasetLV, SeismicIndexLV, get_seismic_string
+
+    string = get_seismic_string()
+    shape = (postings.count, len(postings.indptr) - 1)
+    rows = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape).tocsr()
+    rows.sort_indices()
+    dataset = SeismicDatasetLV(dim=shape[1])
+    dataset.add_documents_by_id(
+        [str(i) for i in range(shape[0])],
+        rows.indices.astype(np.int64),
+        rows.data.astype(np.float32),
+        rows.indptr.astype(np.int64),
+    )
+    index = SeismicIndexLV.build_from_dataset(dataset, n_postings=n_postings, num_threads=threads)
+
+    def scorer(query_cut: int, heap_factor: float) -> Scorer:
+        def many(queries: Sequence[Query], k: int, threads: int) -> list[TopK]:
+            answers = index.batch_search(
+                np.array([str(i) for i in range(len(queries))], dtype=string),
+                [terms.astype(string) for terms, _ in queries],
+                [weights.astype(np.float32) for _, weights in queries],
+                k=k,
+                query_cut=query_cut,
+                heap_factor=heap_factor,
+                num_threads=threads,
+            )
+            return [_seismic_answer(answer) for answer in answers]
+
+        def one(query: Query, k: int) -> TopK:
+            terms, weights = query
+            return _seismic_answer(
+                index.search(
+                    "0",
+                    terms.astype(string),
+                    weights.astype(np.float32),
+                    k=k,
+                    query_cut=query_cut,
+                    heap_factor=heap_factor,
+                )
+            )
+
+        name = f"Seismic LV cut {query_cut}, heap {heap_factor}"
+        return Scorer(name, one, lambda queries, k: many(queries, k, threads), exact=False)
+
+    return [scorer(*setting) for setting in SEISMIC_SETTINGS]
+
+
+def _seismic_answer(answer: list[tuple[Any, float, str]]) -> TopK:
+    documents = np.array([int(document) for _, _, document in answer], dtype=np.int64)
+    return documents, np.array([score for _, score, _ in answer], dtype=np.float64)
