@@ -53,5 +53,4 @@ serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 	$(BIN)/csplade serve $(INDEX) $(ARGS)
 
 proto: $(READY) ## generate the Python modules of proto/ anew
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
-		proto/csplade/v1/*.proto
+	$(BIN)/python proto/generate.py
