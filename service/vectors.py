@@ -27,7 +27,7 @@ Lookup = Callable[[str], int | None]
 
 _ID = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_TERM = 2**31 - 2
-_FLOAT32 = np.finfo(np.float32)
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def _weights(vector: Mapping[str, Any]) -> NDArray[np.float32]:
             weights = np.array(values, dtype=np.float64)
         except OverflowError:  # an integer beyond float64
             weights = np.full(len(values), np.inf)
-        if np.all((weights >= _FLOAT32.tiny) & (weights <= _FLOAT32.max)):
+        if np.all((weights >= _SMALLEST) & (weights <= _LARGEST)):
             return weights.astype(np.float32)
     for term, value in vector.items():
         if type(value) not in (int, float):
             raise InputError(f"weight of term {term!r} is {value!r:.60}, must be a number")
-        if not _FLOAT32.tiny <= value <= _FLOAT32.max:
+        if not _SMALLEST <= value <= _LARGEST:
             raise InputError(f"weight of term {term!r} is {value!r:.60}, must be finite and > 0 in float32")
     raise AssertionError("unreachable")
 
