@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ from .errors import DeadlineError, OverloadedError
 from .metrics import Metrics
 
 W = TypeVar("W")
+D = TypeVar("D")
 R = TypeVar("R")
 
 SHORTEST_RETRY, LONGEST_RETRY = 0.01, 10.0  # seconds
@@ -30,16 +32,19 @@ class _Entry(Generic[W, R]):
     work: W
     deadline: float  # of time.monotonic
     arrived: int  # of time.perf_counter_ns
-    future: asyncio.Future[tuple[R, int]]
+    future: asyncio.Future[R]
     cost: int | None = None
 
 
-class Batcher(Generic[W, R]):
-    """A bounded queue before one worker thread.
+class Batcher(Generic[W, D, R]):
+    """A bounded queue before one worker thread, and a pool that finishes what the worker has done.
 
     Args:
         weigh: tells the cost in tokens of each work; called once per work, in the worker, several together.
-        process: turns the works of one batch into as many results.
+        process: does the works of one batch together.
+        finish: makes the result from a work, what was done, and the nanoseconds it waited in the queue;
+            called in a thread of the pool, while the worker goes on with the next batch.
+        threads: of the pool.
         settings: sizes of queue and batch.
         metrics: where depth, waiting and batch sizes are recorded.
     """
@@ -47,26 +52,31 @@ class Batcher(Generic[W, R]):
     def __init__(
         self,
         weigh: Callable[[Sequence[W]], Sequence[int]],
-        process: Callable[[Sequence[W]], Sequence[R]],
+        process: Callable[[Sequence[W]], Sequence[D]],
+        finish: Callable[[W, D, int], R],
+        threads: int,
         settings: Batching,
         metrics: Metrics,
     ) -> None:
-        self._weigh, self._process, self._settings, self._metrics = weigh, process, settings, metrics
+        self._weigh, self._process, self._finish = weigh, process, finish
+        self._settings, self._metrics = settings, metrics
         self._waiting: deque[_Entry[W, R]] = deque()
         self._wake = threading.Condition()
         self._closed = False
         self._pace = 0.0  # seconds per work, smoothed; tells the refused when to come again
         self._thread = threading.Thread(target=self._run, name="csplade-batching", daemon=True)
         self._thread.start()
+        self._pool = ThreadPoolExecutor(threads, "csplade-finish")
 
     def close(self) -> None:
-        """Finish what waits, then end the worker; later work is refused. Blocks until then."""
+        """Finish what waits, then end the threads; later work is refused. Blocks until then."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+        self._pool.shutdown()
 
-    async def submit(self, works: Sequence[W], deadline: float) -> list[tuple[R, int]]:
+    async def submit(self, works: Sequence[W], deadline: float) -> list[R]:
         """Queue works together, all or none, and await their results.
 
         Args:
@@ -74,7 +84,7 @@ class Batcher(Generic[W, R]):
             deadline: moment of ``time.monotonic`` after which nobody waits for the results.
 
         Returns:
-            Result of each work, and the nanoseconds it waited in the queue.
+            Result of each work.
 
         Raises:
             OverloadedError: the queue has not that much room.
@@ -93,7 +103,7 @@ class Batcher(Generic[W, R]):
             self._metrics.queue_depth.set(len(self._waiting))
             self._wake.notify()
         try:
-            return await asyncio.gather(*(entry.future for entry in entries))
+            return list(await asyncio.gather(*(entry.future for entry in entries)))
         finally:
             for entry in entries:
                 entry.future.cancel()
@@ -158,16 +168,27 @@ class Batcher(Generic[W, R]):
         self._metrics.batch_queries.observe(len(batch))
         if tokens := sum(entry.cost or 0 for entry in batch):
             self._metrics.batch_tokens.observe(tokens)
-        results = self._results([entry.work for entry in batch])
+        done = self._results([entry.work for entry in batch])
         seconds = (time.perf_counter_ns() - started) * 1e-9 / len(batch)
         self._pace = seconds if not self._pace else 0.8 * self._pace + 0.2 * seconds
-        for entry, result in zip(batch, results, strict=True):
+        for entry, one in zip(batch, done, strict=True):
             waited = started - entry.arrived
             self._metrics.stages({"queue": waited})
-            _settle(entry, result if isinstance(result, Exception) else (result, waited))
+            if isinstance(one, Exception):
+                _settle(entry, one)
+            else:
+                self._pool.submit(self._finished, entry, one, waited)
 
-    def _results(self, works: Sequence[W]) -> Sequence[R | Exception]:
-        """Results of a batch; when it fails, each work is tried alone, so that only the culprits fail."""
+    def _finished(self, entry: _Entry[W, R], done: D, waited: int) -> None:
+        if entry.future.cancelled():
+            return
+        try:
+            _settle(entry, self._finish(entry.work, done, waited))
+        except Exception as error:
+            _settle(entry, error)
+
+    def _results(self, works: Sequence[W]) -> Sequence[D | Exception]:
+        """What was done of a batch; when it fails, each work is tried alone: only the culprits fail."""
         try:
             return self._process(works)
         except Exception as error:
@@ -176,7 +197,7 @@ class Batcher(Generic[W, R]):
             return [result for work in works for result in self._results([work])]
 
 
-def _settle(entry: _Entry[W, R], outcome: Exception | tuple[R, int]) -> None:
+def _settle(entry: _Entry[W, R], outcome: Exception | R) -> None:
     """Hand the outcome to the waiting coroutine, in its own thread."""
 
     def settle() -> None:

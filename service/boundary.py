@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -20,11 +20,9 @@ from .security import Keys
 
 log = logging.getLogger(__name__)
 
-OWN = "/csplade."  # health and reflection pass untouched
 
-
-class Boundary(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of csplade's services; others are let through.
+class Boundary:
+    """Every rpc runs inside :meth:`request`.
 
     Attributes:
         state: ``loading``, ``ready`` or ``draining``; only ``ready`` lets requests in.
@@ -38,31 +36,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         self.idle = asyncio.Event()
         self.idle.set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        """The handler of an rpc, wrapped."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(OWN):
-            return handler
-        method = handler_call_details.method.rpartition("/")[2]
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        stream = handler.request_streaming
-        inner = handler.stream_stream if stream else handler.unary_unary
-
-        async def wrapped(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._request(method, metadata, context):
-                return await inner(request, context)
-
-        make = grpc.stream_stream_rpc_method_handler if stream else grpc.unary_unary_rpc_method_handler
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
-
     @asynccontextmanager
-    async def _request(
-        self, method: str, metadata: dict[str, Any], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[None]:
+    async def request(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        """Let a request in or refuse it; make a status of what it raises; count and log it."""
+        metadata = dict(context.invocation_metadata() or ())
         request_id = logs.take_or_make_id(metadata.get("x-request-id"))
         logs.request_id.set(request_id)
         trailing = ("x-request-id", request_id)
@@ -90,13 +67,9 @@ class Boundary(grpc.aio.ServerInterceptor):
             seconds = time.perf_counter() - started
             self._metrics.answered(method, code.name, seconds)
             if self._log_requests:
-                facts = {
-                    "method": method,
-                    "code": code.name,
-                    "seconds": round(seconds, 6),
-                    "peer": context.peer(),
-                }
-                log.info("request", extra=facts | ({"complaint": complaint} if complaint else {}))
+                facts = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
+                facts |= {"peer": context.peer()} | ({"complaint": complaint} if complaint else {})
+                log.info("request", extra=facts)
 
     def _admit(self, metadata: dict[str, Any]) -> None:
         if self._keys is not None:

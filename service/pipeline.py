@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,26 +40,33 @@ class Work:
         vector: terms int32 ascending, weights float32.
         kind: which side ``text`` stands on.
         k: hits wanted; 0 to encode only.
+        explain: add contributions to hits.
+        fetch: add documents to hits.
+        tokens: of ``text``, made in the worker.
+        then: makes the result in the pool, from what was done and, for a search, the answer.
     """
 
     text: str | None = None
     vector: Vector | None = None
     kind: Kind = "query"
     k: int = 0
-    tokens: Tokens | None = None  # of ``text``, made in the worker
+    explain: bool = False
+    fetch: bool = False
+    tokens: Tokens | None = None
+    then: Callable[[Done, Answer | None], Any] = lambda done, answer: (done, answer)
     timings: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Done:
-    """What the worker made of a work: the vector, and for a search its row in the batch's result."""
+    """What was made of a work: the vector, and for a search the batch's result and its row therein."""
 
     vector: Vector
-    tokens: int
-    dropped_tokens: int
-    dropped_terms: int
-    clipped: int
-    timings: dict[str, int]
+    tokens: int = 0
+    dropped_tokens: int = 0
+    dropped_terms: int = 0
+    clipped: int = 0
+    timings: dict[str, int] = field(default_factory=dict)
     queries: ImpactBatch | None = None
     result: SearchResult | None = None
     row: int = 0
@@ -72,32 +79,27 @@ class Pipeline:
         self.engine = engine
         self._metrics = metrics
         self._timeout = settings.limits.timeout_seconds
-        self._batcher: Batcher[Work, Done] = Batcher(self._weigh, self._process, settings.batching, metrics)
-        self._pool = ThreadPoolExecutor(settings.server.fetch_threads, "csplade-fetch")
+        self._batcher: Batcher[Work, Done, Any] = Batcher(
+            self._weigh,
+            self._process,
+            self._finish,
+            settings.server.fetch_threads,
+            settings.batching,
+            metrics,
+        )
         self._judge_pool = ThreadPoolExecutor(1, "csplade-verify")
         self._judgement: asyncio.Future[tuple[Answer, int]] | None = None
 
     def close(self) -> None:
         """Finish what waits and end the threads; blocks."""
         self._batcher.close()
-        self._pool.shutdown()
         self._judge_pool.shutdown()
 
-    async def search(
-        self,
-        work: Work,
-        *,
-        explain: bool,
-        fetch: bool,
-        remaining: float | None,
-        then: Callable[[Answer], T],
-    ) -> T:
+    async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
         """Answer one query.
 
         Args:
             work: with ``k`` >= 1.
-            explain: add contributions to hits.
-            fetch: add documents to hits.
             remaining: seconds until the caller's deadline, None for none.
             then: turns the answer into what is returned, off the event loop.
 
@@ -105,24 +107,18 @@ class Pipeline:
             OverloadedError, DeadlineError, UnavailableError: see :meth:`Batcher.submit`.
             IncompatibleError: a text, but no encoder.
         """
+        work.then = lambda done, answer: then(answer)  # type: ignore[arg-type]
         async with self._until(remaining) as deadline:
-            done, waited = await self._submit(work, deadline)
-            return await self._pooled(
-                lambda: then(self._finish(done, work.k, waited, explain=explain, fetch=fetch))
-            )
+            return await self._submit(work, deadline)
 
     async def encode(
-        self,
-        works: Sequence[Work],
-        *,
-        remaining: float | None,
-        then: Callable[[Sequence[tuple[Done, int]]], T],
+        self, works: Sequence[Work], *, remaining: float | None, then: Callable[[Sequence[Done]], T]
     ) -> T:
-        """Encode texts; ``then`` gets each result with the nanoseconds it waited. Raises as ``search``."""
+        """Encode texts; ``then`` gets what was done of each. Raises as :meth:`search`."""
         self.engine.need_encoder()
         async with self._until(remaining) as deadline:
             results = await self._batcher.submit(works, deadline)
-            return await self._pooled(lambda: then(results))
+            return await asyncio.to_thread(then, [done for done, _ in results])
 
     async def verify(self, work: Work, *, remaining: float | None) -> tuple[Answer, Answer, int]:
         """Answer one query twice: as :meth:`search` does, and by the exhaustive reference.
@@ -134,27 +130,14 @@ class Pipeline:
             OverloadedError: another verification is going on; and as :meth:`search`.
         """
         async with self._until(remaining) as deadline:
-            done, waited = await self._submit(work, deadline)
-            answer = await self._pooled(lambda: self._finish(done, work.k, waited))
+            done, answer = await self._submit(work, deadline)
             if self._judgement is not None and not self._judgement.done():
                 raise OverloadedError("another Verify is going on, one at a time is allowed", 1.0)
             loop = asyncio.get_running_loop()
-            self._judgement = loop.run_in_executor(self._judge_pool, self._judge, done, work.k)
+            self._judgement = loop.run_in_executor(self._judge_pool, self._judge, work, done)
             # A caller that leaves early does not stop the thread: its place stays taken until it is through.
             reference, nanoseconds = await asyncio.shield(self._judgement)
             return answer, reference, nanoseconds
-
-    def _judge(self, done: Done, k: int) -> tuple[Answer, int]:
-        assert done.queries is not None
-        query = ImpactBatch(
-            np.array([0, len(done.queries.row(done.row)[0])], dtype=np.int64),
-            *done.queries.row(done.row),
-            done.queries.scale,
-        )
-        started = time.perf_counter_ns()
-        result = self.engine.index.oracle(query, k)
-        nanoseconds = time.perf_counter_ns() - started
-        return self._finish(Done(done.vector, 0, 0, 0, 0, {}, query, result), k, 0), nanoseconds
 
     @asynccontextmanager
     async def _until(self, remaining: float | None) -> AsyncIterator[float]:
@@ -166,34 +149,10 @@ class Pipeline:
         except TimeoutError:
             raise DeadlineError(f"not answered within {seconds:.3f} s") from None
 
-    async def _submit(self, work: Work, deadline: float) -> tuple[Done, int]:
+    async def _submit(self, work: Work, deadline: float) -> Any:
         if work.vector is None:
             self.engine.need_encoder()
         return (await self._batcher.submit([work], deadline))[0]
-
-    async def _pooled(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-
-    def _finish(
-        self, done: Done, k: int, waited: int, *, explain: bool = False, fetch: bool = False
-    ) -> Answer:
-        """In a pool's thread: ids, documents and contributions of a ranked query."""
-        assert done.queries is not None
-        assert done.result is not None
-        started = time.perf_counter_ns()
-        hits = self.engine.hits(done.queries, done.result, done.row, k, explain=explain, fetch=fetch)
-        timings = {**done.timings, "queue": waited, "fetch": time.perf_counter_ns() - started}
-        self._metrics.stages({"fetch": timings["fetch"]})
-        return Answer(
-            hits=hits,
-            matched=int(done.result.matched[done.row]),
-            postings=int(done.result.postings[done.row]),
-            query_terms=len(done.queries.row(done.row)[0]),
-            dropped_tokens=done.dropped_tokens,
-            dropped_terms=done.dropped_terms,
-            clipped=done.clipped,
-            timings=timings,
-        )
 
     def _weigh(self, works: Sequence[Work]) -> list[int]:
         """In the worker: tokenize the texts; a work costs its tokens."""
@@ -212,9 +171,7 @@ class Pipeline:
 
     def _process(self, works: Sequence[Work]) -> list[Done]:
         """In the worker: encode the texts, then score all queries of the batch together."""
-        done: dict[int, Done] = {
-            i: Done(work.vector, 0, 0, 0, 0, {}) for i, work in enumerate(works) if work.vector is not None
-        }
+        done = {i: Done(work.vector) for i, work in enumerate(works) if work.vector is not None}
         for kind in KINDS:
             rows = [i for i, work in enumerate(works) if work.tokens is not None and work.kind == kind]
             if rows:
@@ -234,7 +191,6 @@ class Pipeline:
                 tokens=int(encoded.tokens[i]),
                 dropped_tokens=int(encoded.dropped_tokens[i]),
                 dropped_terms=int(encoded.dropped_terms[i]),
-                clipped=0,
                 timings={**work.timings, **encoded.timings},
             )
             for i, work in enumerate(works)
@@ -256,3 +212,41 @@ class Pipeline:
             done.timings.update(result.timings)
             self._metrics.query_terms.observe(lengths[row])
             self._metrics.postings_scored.observe(int(result.postings[row]))
+
+    def _finish(self, work: Work, done: Done, waited: int) -> Any:
+        """In the pool: the result of a work."""
+        done.timings["queue"] = waited
+        if not work.k:
+            return work.then(done, None)
+        answer = self._answer(work, done)
+        self._metrics.stages({"fetch": answer.timings["fetch"]})
+        return work.then(done, answer)
+
+    def _answer(self, work: Work, done: Done) -> Answer:
+        """Ids, documents and contributions of a ranked query."""
+        assert done.queries is not None
+        assert done.result is not None
+        started = time.perf_counter_ns()
+        hits = self.engine.hits(
+            done.queries, done.result, done.row, work.k, explain=work.explain, fetch=work.fetch
+        )
+        return Answer(
+            hits=hits,
+            matched=int(done.result.matched[done.row]),
+            postings=int(done.result.postings[done.row]),
+            query_terms=len(done.vector[0]),
+            dropped_tokens=done.dropped_tokens,
+            dropped_terms=done.dropped_terms,
+            clipped=done.clipped,
+            timings={**done.timings, "fetch": time.perf_counter_ns() - started},
+        )
+
+    def _judge(self, work: Work, done: Done) -> tuple[Answer, int]:
+        """The same query by the exhaustive reference."""
+        assert done.queries is not None
+        terms, impacts = done.queries.row(done.row)
+        query = ImpactBatch(np.array([0, len(terms)], dtype=np.int64), terms, impacts, done.queries.scale)
+        started = time.perf_counter_ns()
+        result = self.engine.index.oracle(query, work.k)
+        nanoseconds = time.perf_counter_ns() - started
+        return self._answer(work, Done(done.vector, queries=query, result=result)), nanoseconds

@@ -31,14 +31,13 @@ def search_reply(answer: Answer, engine: Engine, *, with_document: bool, total: 
     )
 
 
-def encode_reply(
-    results: Sequence[tuple[Done, int]], engine: Engine, *, decode: bool, total: int
-) -> pb.EncodeResponse:
+def encode_reply(results: Sequence[Done], engine: Engine, *, decode: bool, total: int) -> pb.EncodeResponse:
     """The reply to Encode; ``total`` in nanoseconds."""
-    timings = {"queue": max(waited for _, waited in results), "total": total}
+    timings = {"total": total}
     # All texts of a batch report its times; another batch took other nanoseconds.
-    for stage, nanoseconds in {time for done, _ in results for time in done.timings.items()}:
+    for stage, nanoseconds in {time for done in results for time in done.timings.items()}:
         timings[stage] = timings.get(stage, 0) + nanoseconds
+    timings["queue"] = max(done.timings["queue"] for done in results)
     return pb.EncodeResponse(
         encodings=[
             pb.Encoding(
@@ -50,7 +49,7 @@ def encode_reply(
                 tokens=done.tokens,
                 cut=pb.Cut(tokens=done.dropped_tokens, terms=done.dropped_terms),
             )
-            for done, _ in results
+            for done in results
         ],
         timings=pb.Timings(**timings),
         model_fingerprint=engine.need_encoder().fingerprint,

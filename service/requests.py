@@ -31,6 +31,7 @@ def search_work(
     work = query_work(request, limits, vocabulary_size, terms)
     if request.explain and work.k > limits.explain_k:
         raise InputError(f"k is {work.k}, with explain at most {limits.explain_k} is allowed")
+    work.explain, work.fetch = request.explain, request.with_document
     return work
 
 

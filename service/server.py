@@ -80,10 +80,9 @@ class Server:
         keys = Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
         credentials = server_credentials(settings.security)
         self._boundary = Boundary(self.metrics, keys, log_requests=settings.logging.requests)
-        self._servicer = RetrievalServicer(settings, self.metrics)
+        self._servicer = RetrievalServicer(settings, self.metrics, self._boundary)
         self._health = health.HealthServicer()
         self._grpc = grpc.aio.server(
-            interceptors=[self._boundary],
             options=[
                 ("grpc.max_receive_message_length", settings.server.receive_bytes),
                 ("grpc.max_send_message_length", settings.server.send_bytes),

@@ -1,6 +1,6 @@
 """The rpcs of RetrievalService: check the request, let the pipeline work, turn the result into a reply.
 
-They raise errors of Python; the boundary in front of them makes statuses of those.
+They raise errors of Python; the boundary around them makes statuses of those.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import logs, replies, requests
+from .boundary import Boundary
 from .config import Settings
 from .engine import Answer
 from .errors import status_of
@@ -34,8 +35,8 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         draining: set when the server winds up; streams then end after what is in flight.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, boundary: Boundary) -> None:
+        self._settings, self._metrics, self._boundary = settings, metrics, boundary
         self.pipeline: Pipeline | None = None
         self.draining = asyncio.Event()
 
@@ -46,65 +47,73 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext) -> pb.SearchResponse:
         """Rank for one query."""
-        return await self._search(request, context.time_remaining())
+        async with self._boundary.request("Search", context):
+            return await self._search(request, context.time_remaining())
 
     async def SearchStream(
         self, _: AsyncIterator[pb.SearchStreamRequest], context: grpc.aio.ServicerContext
     ) -> None:
         """Rank for many queries; as many at a time as the limit says, answered as they are ready."""
-        slots = asyncio.Semaphore(self._settings.limits.stream_in_flight)
-        writing = asyncio.Lock()
+        async with self._boundary.request("SearchStream", context):
+            slots = asyncio.Semaphore(self._settings.limits.stream_in_flight)
+            writing = asyncio.Lock()
 
-        async def answer(item: pb.SearchStreamRequest) -> None:
-            response = await self._stream_answer(item, context.time_remaining())
-            async with writing:
-                await context.write(response)
-            slots.release()
+            async def answer(item: pb.SearchStreamRequest) -> None:
+                response = await self._stream_answer(item, context.time_remaining())
+                async with writing:
+                    await context.write(response)
+                slots.release()
 
-        async with asyncio.TaskGroup() as group:
-            async for item in self._until_drained(context):
-                await slots.acquire()
-                group.create_task(answer(item))
-        if self.draining.is_set():
-            raise UnavailableError("the server is shutting down; what was read has been answered")
+            async with asyncio.TaskGroup() as group:
+                async for item in self._until_drained(context):
+                    await slots.acquire()
+                    group.create_task(answer(item))
+            if self.draining.is_set():
+                raise UnavailableError("the server is shutting down; what was read has been answered")
 
     async def Encode(self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext) -> pb.EncodeResponse:
         """Texts to vectors."""
-        started = time.perf_counter_ns()
-        pipeline = self._ready()
-        works = requests.encode_works(request, self._settings.limits)
-        self._log_texts(works)
-        return await pipeline.encode(
-            works,
-            remaining=context.time_remaining(),
-            then=lambda results: self._sendable(
-                replies.encode_reply(
-                    results, pipeline.engine, decode=request.decode, total=time.perf_counter_ns() - started
+        async with self._boundary.request("Encode", context):
+            started = time.perf_counter_ns()
+            pipeline = self._ready()
+            works = requests.encode_works(request, self._settings.limits)
+            self._log_texts(works)
+            return await pipeline.encode(
+                works,
+                remaining=context.time_remaining(),
+                then=lambda results: self._sendable(
+                    replies.encode_reply(
+                        results,
+                        pipeline.engine,
+                        decode=request.decode,
+                        total=time.perf_counter_ns() - started,
+                    ),
+                    "send fewer texts",
                 ),
-                "send fewer texts",
-            ),
-        )
+            )
 
     async def Info(self, request: pb.InfoRequest, context: grpc.aio.ServicerContext) -> pb.InfoResponse:
         """What is being served."""
-        return replies.info_reply(self._ready().engine, self._settings)
+        async with self._boundary.request("Info", context):
+            return replies.info_reply(self._ready().engine, self._settings)
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Compare a search with the exhaustive reference."""
-        started = time.perf_counter_ns()
-        pipeline = self._ready()
-        engine = pipeline.engine
-        work = requests.query_work(
-            request, self._settings.limits, engine.index.manifest.vocabulary_size, engine.terms_by_token
-        )
-        self._log_texts([work])
-        answer, reference, nanoseconds = await pipeline.verify(work, remaining=context.time_remaining())
-        total = time.perf_counter_ns() - started
-        reply = replies.verify_reply(answer, reference, engine, nanoseconds=nanoseconds, total=total)
-        if not reply.identical:
-            self._metrics.verify_mismatches.inc(max(1, len(reply.differences)))
-            log.error("verify found %d differing ranks of %d", len(reply.differences), reply.compared)
-        return reply
+        async with self._boundary.request("Verify", context):
+            started = time.perf_counter_ns()
+            pipeline = self._ready()
+            engine = pipeline.engine
+            work = requests.query_work(
+                request, self._settings.limits, engine.index.manifest.vocabulary_size, engine.terms_by_token
+            )
+            self._log_texts([work])
+            answer, reference, nanoseconds = await pipeline.verify(work, remaining=context.time_remaining())
+            total = time.perf_counter_ns() - started
+            reply = replies.verify_reply(answer, reference, engine, nanoseconds=nanoseconds, total=total)
+            if not reply.identical:
+                self._metrics.verify_mismatches.inc(max(1, len(reply.differences)))
+                log.error("verify found %d differing ranks of %d", len(reply.differences), reply.compared)
+            return reply
 
     async def _search(self, request: pb.SearchRequest, remaining: float | None) -> pb.SearchResponse:
         started = time.perf_counter_ns()
@@ -120,9 +129,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
             message = replies.search_reply(answer, engine, with_document=request.with_document, total=total)
             return self._sendable(message, "ask for a smaller k, or without documents or explanations")
 
-        return await pipeline.search(
-            work, explain=request.explain, fetch=request.with_document, remaining=remaining, then=reply
-        )
+        return await pipeline.search(work, remaining=remaining, then=reply)
 
     async def _stream_answer(
         self, item: pb.SearchStreamRequest, remaining: float | None

@@ -20,7 +20,9 @@ class Work:
         self.batches, self.weighed = [], []
         self.entered, self.release = threading.Event(), threading.Event()
         self.metrics = Metrics()
-        self.batcher = Batcher(self.weigh, self.process, Batching(**sizes), self.metrics)
+        self.batcher = Batcher(
+            self.weigh, self.process, self.finish, threads=1, settings=Batching(**sizes), metrics=self.metrics
+        )
 
     def weigh(self, works):
         self.weighed += works
@@ -34,8 +36,15 @@ class Work:
             raise ValueError("poison")
         return [work.upper() for work in works]
 
+    def finish(self, work, done, waited):
+        assert waited > 0
+        assert done == work.upper()
+        if work == "unfinished":
+            raise ValueError("unfinished")
+        return done
+
     async def submit(self, *works, seconds=LATER):
-        return [result for result, _ in await self.batcher.submit(works, time.monotonic() + seconds)]
+        return await self.batcher.submit(works, time.monotonic() + seconds)
 
     async def hold(self):
         """Occupy the worker with a first batch."""
@@ -147,6 +156,16 @@ async def test_only_the_culprit_of_a_batch_fails(work):
     with pytest.raises(ValueError, match="poison"):
         await bad
     assert await work.submit("after") == ["AFTER"]
+
+
+async def test_what_cannot_be_finished_fails_alone(work):
+    work = work()
+    first = await work.hold()
+    good, bad = await queued(work, ["good"], ["unfinished"])
+    work.release.set()
+    assert await asyncio.gather(first, good) == [["FIRST"], ["GOOD"]]
+    with pytest.raises(ValueError, match="unfinished"):
+        await bad
 
 
 async def test_what_cannot_be_weighed_fails_and_the_worker_lives(work, monkeypatch):
