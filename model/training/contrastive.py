@@ -82,6 +82,8 @@ def contrastive(
         args=arguments(
             out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=1, seed=seed, device=device,
             ignore_data_skip=True,
+            # A dispatcher would cut every tensor to the length of the first one it finds, which here is a query.
+            accelerator_config={"dispatch_batches": False},
         ),
         train_dataset=_Batches(sources, batch, negatives, seed),
         data_collator=_Collator(load_tokenizer(model, manifest), manifest, document_tokens),
