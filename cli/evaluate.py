@@ -79,8 +79,8 @@ def _index(dataset: Dataset, path: Path, model: str | None, k: int, sample: int,
     from ..service.engine import Engine
 
     with Engine.open(path, model=model) as engine:
-        name = str(path)
-        return evaluate_index(dataset, engine, k, name=name, sample=sample, progress=_labelled(show, name))
+        progress = _labelled(show, path.resolve().name)
+        return evaluate_index(dataset, engine, k, name=str(path), sample=sample, progress=progress)
 
 
 def _target(

@@ -72,6 +72,9 @@ def evaluate_target(
     index = client.info().index
     tally = _Tally(dataset, name)
     for query, text in _told(dataset.queries.items(), progress):
+        if not text.strip():  # a service refuses blank texts; they have no hits
+            tally.add(query, [], 0, 0, {}, {})
+            continue
         started = time.perf_counter_ns()
         answer = client.search(text, k)
         timings = {**answer.timings, "total": time.perf_counter_ns() - started}

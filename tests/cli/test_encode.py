@@ -1,0 +1,135 @@
+import json
+
+import pytest
+
+from csplade.errors import InputError
+from csplade.index import Index
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_corpus, tiny_model):
+    """The bytes of a file of vectors that was written without a break."""
+    from csplade.model import Encoder
+    from csplade.service.encoding import encode_file
+
+    path = tmp_path_factory.mktemp("whole") / "vectors.jsonl"
+    report = encode_file(small_corpus, path, Encoder.from_pretrained(tiny_model))
+    assert (report.texts, report.resumed) == (300, 0)
+    return path.read_bytes()
+
+
+def arguments(source, output, model):
+    return ("encode", "--input", source, "--output", output, "--model", model)
+
+
+def test_lines_hold_what_the_encoder_says(whole, small_corpus, tiny_model):
+    from csplade.model import Encoder
+
+    encoder = Encoder.from_pretrained(tiny_model)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    texts = [json.loads(line) for line in small_corpus.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [text["_id"] for text in texts]
+    assert lines[0] == {"id": "d0", "contents": "", "vector": {}}
+    assert lines[1]["contents"] == "coffee 1 the coffee and the coffee"
+    assert lines[10]["contents"] == "the stone and the coffee"
+    # in the company of the same texts the weights are the same to the bit
+    vectors = encoder.encode_document([line["contents"] for line in lines[:256]])
+    for line, (terms, weights) in zip(lines, vectors, strict=False):
+        assert list(line["vector"]) == [encoder.token(term) for term in terms.tolist()]
+        assert [float(weight) for weight in weights] == pytest.approx(list(line["vector"].values()), rel=1e-7)
+
+
+@pytest.mark.parametrize("torn", [0, 37, 100_000])
+def test_killed_and_run_again_keeps_whole_lines(cli, killed, tmp_path, small_corpus, tiny_model, whole, torn):
+    output = tmp_path / "vectors.jsonl"
+    part = tmp_path / "vectors.jsonl.part"
+    if torn == 0:
+        # one for the note, one for its directory, one for each chunk
+        killed("os:fsync", 4, *arguments(small_corpus, output, tiny_model))
+        assert part.read_bytes() == whole
+    else:
+        (tmp_path / "vectors.jsonl.part.json").write_bytes(_note(tiny_model))
+        part.write_bytes(whole[:-torn])
+    kept = part.read_bytes().count(b"\n")
+    assert not output.exists()
+    again = cli(*arguments(small_corpus, output, tiny_model))
+    assert again.code == 0
+    assert f"{kept} vectors were there from before" in again.err
+    assert output.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.jsonl"]
+
+
+def _note(model):
+    from csplade.model import Manifest
+
+    made_with = {"model": Manifest.load(model).fingerprint, "quantization": "auto", "kind": "document"}
+    return json.dumps({**made_with, "terms": "tokens"}).encode()
+
+
+def test_a_part_of_something_else_is_refused(fails, tmp_path, small_corpus, tiny_model, whole, lines):
+    output = tmp_path / "vectors.jsonl"
+    part, note = tmp_path / "vectors.jsonl.part", tmp_path / "vectors.jsonl.part.json"
+    part.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))
+    command = arguments(small_corpus, output, tiny_model)
+    assert "nothing tells what it was made with" in fails(*command)
+    note.write_bytes(_note(tiny_model))
+    assert "made with kind document, now it is query" in fails(*command, "--kind", "query")
+    assert "made with terms tokens, now it is ids" in fails(*command, "--terms", "ids")
+    held = small_corpus.read_text().splitlines()
+    other = lines(
+        "other.jsonl", *held[:3], held[3].replace("bird", "bard").replace("stone", "stove"), *held[4:]
+    )
+    assert "another text where the source has 'd3'" in fails(*arguments(other, output, tiny_model))
+    short = lines("short.jsonl", *held[:2])
+    assert "has 2; delete it" in fails(*arguments(short, output, tiny_model))
+    assert not output.exists()
+
+
+def test_an_index_of_the_vectors_is_the_index_of_the_corpus(cli, tmp_path, small_index, tiny_model, whole):
+    vectors = tmp_path / "vectors.jsonl"
+    vectors.write_bytes(whole)
+    build = ("index", "build", "--vectors", vectors, "--shards", 2)
+    assert cli(*build, "--out", tmp_path / "index", "--model", tiny_model).code == 0
+    segment = "shard-0001/segment-000000.safetensors"
+    # chunks of 256 and of 1,024 texts are batched differently: 300 texts fill the first and not the second
+    with Index.open(tmp_path / "index") as ours, Index.open(small_index) as theirs:
+        assert ours.manifest.fingerprint == theirs.manifest.fingerprint
+        assert ours.manifest.documents == theirs.manifest.documents == 300
+        assert abs(ours.manifest.postings - theirs.manifest.postings) < theirs.manifest.postings / 1000
+    assert (tmp_path / "index" / segment).exists()
+
+
+def test_terms_as_ids(cli, tmp_path, small_corpus, tiny_model, whole):
+    from csplade.model import Encoder
+
+    output = tmp_path / "ids.jsonl"
+    assert cli(*arguments(small_corpus, output, tiny_model), "--terms", "ids").code == 0
+    vocabulary = Encoder.from_pretrained(tiny_model).vocabulary()
+    tokens = json.loads(whole.splitlines()[7])["vector"]
+    ids = json.loads(output.read_text().splitlines()[7])["vector"]
+    assert {str(vocabulary[token]): weight for token, weight in tokens.items()} == ids
+
+
+def test_a_term_without_a_string_of_its_own(tmp_path, small_corpus, tiny_model, monkeypatch):
+    from csplade.model import Encoder
+    from csplade.service.encoding import encode_file
+
+    encoder = Encoder.from_pretrained(tiny_model)
+    monkeypatch.setattr(encoder, "token", lambda term: "same")
+    with pytest.raises(InputError, match="has no token string of its own; use --terms ids"):
+        encode_file(small_corpus, tmp_path / "vectors.jsonl", encoder)
+
+
+def test_bad_input(fails, cli, lines, tmp_path, tiny_model):
+    output = tmp_path / "vectors.jsonl"
+    assert "no such file" in fails(*arguments(tmp_path / "no.jsonl", output, "nowhere"))
+    assert ": no texts in it" in fails(*arguments(lines("empty.jsonl"), output, "nowhere"))
+    bad = lines("bad.jsonl", {"_id": "a", "text": "tea"}, {"_id": "b"})
+    assert f"{bad}:2: document 'b' needs 'text'" in fails(*arguments(bad, output, "nowhere"))
+    assert "no such directory" in fails(
+        *arguments(lines("one.jsonl", {"_id": "a", "text": "x"}), output, "nowhere")
+    )
+    skipped = cli(*arguments(bad, output, tiny_model), "--skip-bad")
+    assert (skipped.code, "1 bad lines were skipped" in skipped.err) == (0, True)
+    assert "is there already" in fails(*arguments(bad, output, tiny_model), "--skip-bad")
+    assert cli(*arguments(bad, tmp_path / "vectors.jsonl.gz", tiny_model)).code == 2
