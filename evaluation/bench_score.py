@@ -68,8 +68,8 @@ class BenchReport:
 def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str]:
     """Read real query vectors (Anserini JSON lines) and fit their terms and weights to the index.
 
-    An index that keeps the strings of its terms gets them by name. Any other is taken for synthetic: there the
-    strings take ids in order of how many of the queries have them, the most frequent first.
+    An index that keeps the strings of its terms gets them by name. Any other is taken for synthetic: there
+    the strings take ids in order of how many of the queries have them, the most frequent first.
 
     Returns:
         The first ``count`` queries, the largest weight as impact 4,095, and a line that says what was done.
@@ -187,7 +187,7 @@ def _measure(
 
 
 def _same(ours: TopK, theirs: TopK) -> bool:
-    """Equal scores in order, and equal documents above the last score (ties with it may be cut differently).
+    """Equal scores in order, equal documents above the last score (ties there may be cut differently).
 
     Sums of 2^24 and more are rounded in float32, so scores may then differ in the last bits and documents with
     nearly equal scores change places.

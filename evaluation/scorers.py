@@ -1,6 +1,6 @@
 """Scorers side by side: csplade's own and what people use now, each over the very same postings.
 
-Every scorer takes one query and gives its top k; ``many`` answers a list of them with several threads. Weights
+Every scorer takes one query and gives its top k; ``many`` answers a list with several threads. Weights
 are the index's integers as float32, so sums below 2^24 are exact in all of them and can be compared.
 """
 
@@ -29,7 +29,7 @@ class Postings:
 
     Attributes:
         indptr: int64 [terms + 1].
-        documents: int32 [postings], numbers in order of arrival, ascending inside a term if there is one shard.
+        documents: int32 [postings], numbers in order of arrival, ascending inside a term of one shard.
         impacts: float32 [postings].
         count: number of documents.
     """
@@ -119,7 +119,7 @@ def csplade(single: Index, threaded: Index) -> Scorer:
 
 
 def plain_numba(postings: Postings, threads: int) -> Scorer:
-    """Term at a time into float32 sums over the whole collection, then argpartition (as naver/splade, Lion)."""
+    """Term at a time into float32 sums over the whole collection, then argpartition (naver/splade, Lion)."""
     import numba
 
     @numba.njit(nogil=True, fastmath=True)

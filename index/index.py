@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -164,7 +165,8 @@ class Index:
         tasks = []
         for q in range(queries):
             for shard in self._shards:
-                edges = np.unique(np.linspace(0, shard.blocks, pieces + 1).astype(int)).tolist()
+                cuts = min(pieces, shard.blocks)
+                edges = [shard.blocks * i // cuts for i in range(cuts + 1)] if cuts else []
                 tasks += [(q, shard.number, first, last) for first, last in pairwise(edges)]
         return tasks
 
@@ -273,7 +275,7 @@ class Index:
     def _check(self, queries: ImpactBatch, k: int) -> None:
         check_k(k)
         check_queries(queries, self.manifest.vocabulary_size)
-        if not np.isclose(queries.scale, self.manifest.query_scale, rtol=1e-9, atol=0):
+        if not math.isclose(queries.scale, self.manifest.query_scale):
             raise IncompatibleError(
                 f"queries are quantized with scale {queries.scale}, "
                 f"this index needs {self.manifest.query_scale} (its query_scale)"

@@ -15,8 +15,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ..kernels.sparse import MAX_QUERY_TERMS
 from .format import Segment
 
 LAST_ARRIVAL = 2**32 - 1
@@ -25,6 +28,10 @@ CHUNK = 64
 PIECE = 8
 # Buckets of the histogram that finds the k-th best score.
 BUCKETS = 2048
+# While one term's postings are added up, the first AHEAD of the next term's are fetched, a LINE at a time:
+# the hardware's own prefetcher sees a run of postings only after it has begun.
+AHEAD = 256
+LINE = 32
 COUNT, THRESHOLD, MATCHED, POSTINGS = range(4)
 
 
@@ -38,6 +45,24 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
             return numba.njit(signature, nogil=True)(function)
 
     return decorate
+
+
+@intrinsic
+def prefetch(context: Any, array: Any, place: Any) -> Any:
+    """Ask for the cache line of ``array[place]``; a place outside of the array does no harm."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        )
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        # To be read (0), kept near the core (3), as data (1).
+        builder.call(function, [address, *(ir.Constant(number, value) for value in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return numba.types.void(array, numba.types.int64), generate
 
 
 @compiled("int64(int64[::1], int64, int64)")
@@ -80,24 +105,27 @@ def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
 
 @compiled(
     "void(int64, int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], uint16[::1],"
-    " uint8[::1], int32[::1], int32[::1], int64, uint8[::1], int32[::1], int64[::1], int64[::1])"
+    " uint8[::1], int32[::1], int32[::1], int64, uint8[::1],"
+    " int32[::1], int64[:, ::1], int64[::1], int64[::1])"
 )
 def score_blocks(  # type: ignore[no-untyped-def]
     first_block, last_block, block_size, first_key, key_step,
     block_documents, block_term_indptr, terms, indptr, locals_, impacts,
     query_terms, query_impacts, k, alive,
-    sums, keys, state,
+    sums, runs, keys, state,
 ):  # fmt: skip
     """Score one query against some blocks of a segment, adding to the candidates and counts it was handed.
 
     ``first_key`` is the low half of the key of the segment's first document, ``key_step`` less with each next
     one. ``sums`` is all zero on entry and on return. ``alive`` is empty or has a byte per document of the
-    segment. ``keys`` has room for 2 k + block_size candidates; ``state`` is count, threshold, matched and
-    postings. Only scores above the threshold can enter: an equal one comes later and loses its tie.
+    segment. ``runs`` has room for every query term, ``keys`` for 2 k + block_size candidates; ``state`` is
+    count, threshold, matched, postings. Only scores above the threshold can enter: an equal one comes later
+    and loses its tie.
     """
     count, threshold, matched, postings = state[COUNT], state[THRESHOLD], state[MATCHED], state[POSTINGS]
     for block in range(first_block, last_block):
         row, last_row = block_term_indptr[block], block_term_indptr[block + 1]
+        found = 0
         for q in range(len(query_terms)):
             term = query_terms[q]
             end = last_row
@@ -109,11 +137,24 @@ def score_blocks(  # type: ignore[no-untyped-def]
                     end = middle
             if row == last_row:
                 break
-            if terms[row] != term:
-                continue
-            impact = query_impacts[q]
-            places = locals_[indptr[row] : indptr[row + 1]]
-            values = impacts[indptr[row] : indptr[row + 1]]
+            if terms[row] == term:
+                runs[found, 0], runs[found, 1], runs[found, 2] = (
+                    indptr[row],
+                    indptr[row + 1],
+                    query_impacts[q],
+                )
+                found += 1
+        if not found:
+            continue
+        for run in range(found):
+            if run + 1 < found:
+                first = runs[run + 1, 0]
+                for p in range(first, min(first + AHEAD, runs[run + 1, 1]), LINE):
+                    prefetch(locals_, p)  # type: ignore[call-arg]
+                    prefetch(impacts, p)
+            impact = np.int32(runs[run, 2])
+            places = locals_[runs[run, 0] : runs[run, 1]]
+            values = impacts[runs[run, 0] : runs[run, 1]]
             for p in range(len(places)):
                 sums[places[p]] += impact * np.int32(values[p])
             postings += len(places)
@@ -153,6 +194,7 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self.sums = np.zeros(0, dtype=np.int32)
+        self.runs = np.empty((MAX_QUERY_TERMS, 3), dtype=np.int64)
         self.keys = np.empty(0, dtype=np.int64)
         self.state = np.zeros(4, dtype=np.int64)
 
@@ -197,7 +239,7 @@ def score_segments(
             segment.block_documents, segment.block_term_indptr, segment.terms, segment.indptr,
             segment.locals, segment.impacts,
             terms, impacts, k, alive,
-            workspace.sums, workspace.keys, workspace.state,
+            workspace.sums, workspace.runs, workspace.keys, workspace.state,
         )  # fmt: skip
     count, _, matched, postings = workspace.state.tolist()
     return workspace.keys[:count].copy(), matched, postings

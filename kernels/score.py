@@ -121,8 +121,7 @@ def check_queries(queries: ImpactBatch, vocabulary_size: int | None = None) -> N
         if not 0 <= queries.terms[entry] <= highest:
             raise InputError(f"query {owner(entry)}: term {queries.terms[entry]}, allowed 0 to {highest}")
     falls = np.flatnonzero(np.diff(queries.terms) <= 0) + 1
-    inside = falls[~np.isin(falls, queries.indptr)]
-    if inside.size:
+    if falls.size and (inside := falls[~np.isin(falls, queries.indptr)]).size:
         raise InputError(
             f"query {owner(inside[0])}: terms must ascend strictly, {queries.terms[inside[0]]} "
             f"follows {queries.terms[inside[0] - 1]}"
