@@ -136,6 +136,15 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     logging: Logging = Logging()
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        texts, queue = self.limits.encode_texts, self.batching.queue
+        if texts > queue:
+            raise ValueError(
+                f"limits.encode_texts {texts} exceeds batching.queue {queue}: it could never be queued"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -206,6 +215,8 @@ def _one_line(error: ValidationError, file: Path | str | None, from_file: dict, 
     """The first complaint, with where the value came from."""
     first = error.errors()[0]
     keys = [str(key) for key in first["loc"]]
+    if not keys:
+        return "settings: " + first["msg"].removeprefix("Value error, ")
     source = "flags" if _holds(from_flags, keys) else "environment"
     if source == "environment" and PREFIX + "__".join(keys).upper() not in map(str.upper, os.environ):
         source = str(file) if file is not None and _holds(from_file, keys) else "settings"

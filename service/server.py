@@ -97,7 +97,20 @@ class Server:
         await self._health.set("", HealthCheckResponse.SERVING)
         await self._health.set(SERVICE_NAME, HealthCheckResponse.NOT_SERVING)
 
-        wanted = _address(settings.server.host, settings.server.port)
+        if keys is not None and credentials is None:
+            log.warning("API keys travel in plain text: security has no tls_certificate")
+        try:
+            self._bind(credentials)
+            if settings.metrics.enabled:
+                self._start_metrics()
+        except UnavailableError:
+            await self._grpc.stop(0)
+            raise
+        await self._grpc.start()
+
+    def _bind(self, credentials: grpc.ServerCredentials | None) -> None:
+        host = self._settings.server.host
+        wanted = _address(host, self._settings.server.port)
         try:
             if credentials is None:
                 port = self._grpc.add_insecure_port(wanted)
@@ -107,12 +120,7 @@ class Server:
             raise UnavailableError(
                 f"cannot listen at {wanted} (server.host, server.port): taken or not ours"
             ) from None
-        self.address = _address(settings.server.host, port)
-        if keys is not None and credentials is None:
-            log.warning("API keys travel in plain text: security has no tls_certificate")
-        if settings.metrics.enabled:
-            self._start_metrics()
-        await self._grpc.start()
+        self.address = _address(host, port)
 
     def _start_metrics(self) -> None:
         host, port = self._settings.metrics.host, self._settings.metrics.port

@@ -38,12 +38,12 @@ def test_every_key_of_the_deployed_file_is_commented():
 
 def test_flags_stand_over_environment_over_file(tmp_path, monkeypatch):
     file = tmp_path / "c.yaml"
-    file.write_text("limits: {k: 1, explain_k: 1, query_terms: 1}\nbatching: {queue: 9}")
+    file.write_text("limits: {k: 1, explain_k: 1, query_terms: 1}\nbatching: {queue: 99}")
     monkeypatch.setenv("CSPLADE_LIMITS__K", "2")
     monkeypatch.setenv("CSPLADE_LIMITS__EXPLAIN_K", "2")
     settings = load(file, {"limits.k": 3, "server.port": None})
     assert (settings.limits.k, settings.limits.explain_k, settings.limits.query_terms) == (3, 2, 1)
-    assert settings.batching.queue == 9
+    assert settings.batching.queue == 99
     assert settings.server.port == 50051
 
 
@@ -62,6 +62,7 @@ def test_settings_are_frozen():
         ("limits: 5", r"c\.yaml: limits = 5: "),
         ("security: {tls_key: a}", r"c\.yaml: security: tls_certificate and tls_key are given together"),
         ("security: {client_ca: a}", r"c\.yaml: security: client_ca .* needs tls_certificate"),
+        ("batching: {queue: 9}", r"settings: limits\.encode_texts 64 exceeds batching\.queue 9"),
         ("- a", r"c\.yaml: a mapping of settings is needed, found list"),
         ("a: [", r"c\.yaml: broken YAML: "),
     ],

@@ -124,7 +124,7 @@ def test_bounds_of_what_is_explained_and_sent(stub):
 def test_a_full_queue_is_resource_exhausted_with_retry_info(held, settings, random_queries):
     # A server of one waiting place: one query is in the worker, one waits, one is too many.
     with (
-        running(settings(batching__queue=1), held.opener) as server,
+        running(settings(batching__queue=1, limits__encode_texts=1), held.opener) as server,
         Client(server.address) as client,
         ThreadPoolExecutor(2) as pool,
     ):
@@ -190,6 +190,37 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_scoring(held, settings, ra
         held.index.release.set()
         assert first.result().hits
         assert client.search(random_queries[2]).hits
+    assert held.index.searched == [1, 1]
+
+
+async def test_what_the_caller_gave_up_is_not_scored(held, settings, random_queries):
+    server = Server(settings(), held.opener)
+    await server.start()
+    await server.load()
+
+    def cancelled():
+        return [
+            server.metrics.requests.labels(method, "CANCELLED")._value.get()
+            for method in ("Search", "SearchStream")
+        ]
+
+    async with AsyncClient(server.address) as client:
+        first = asyncio.create_task(client.search(random_queries[0]))
+        await asyncio.to_thread(held.index.entered.wait, 30)
+        tasks = [
+            asyncio.create_task(client.search(random_queries[1])),
+            asyncio.create_task(anext(client.search_many(random_queries[2:5]))),
+        ]
+        while server.metrics.queue_depth._value.get() < 4:
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        while cancelled() != [1, 1]:
+            await asyncio.sleep(0)
+        held.index.release.set()
+        assert (await first).hits
+        assert (await client.search(random_queries[5])).hits
+    await server.drain()
     assert held.index.searched == [1, 1]
 
 

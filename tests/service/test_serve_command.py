@@ -72,11 +72,11 @@ def test_settings_come_from_file_and_flags(process, vector_index, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(f"index: {vector_index}\nserver: {{port: 0}}\nmetrics: {{port: 0}}\nlimits: {{k: 7}}")
     served = process(
-        COMMAND, "--config", config, "--set", "limits.query_terms=9", "--set", "batching.queue=5"
+        COMMAND, "--config", config, "--set", "limits.query_terms=9", "--set", "batching.queue=65"
     )
     with Client(served.stdout.readline().strip()) as client:
         limits = client.info().limits
-    assert (limits["k"], limits["query_terms"], limits["queue"]) == (7, 9, 5)
+    assert (limits["k"], limits["query_terms"], limits["queue"]) == (7, 9, 65)
     served.send_signal(signal.SIGINT)
     assert served.wait(30) == 0
 
