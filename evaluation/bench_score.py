@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CspladeError, InputError
+from ..errors import CspladeError, InputError, UnavailableError
 from ..files import read_jsonl
 from ..index import Index
 from ..kernels.sparse import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
@@ -116,7 +117,11 @@ def run(
 
     Raises:
         CspladeError: two exact scorers disagree.
+        UnavailableError: a peer is not installed.
     """
+    for package in ("scipy", "torch", "seismic") if seismic else ("scipy", "torch"):
+        if find_spec(package) is None:
+            raise UnavailableError(f"the benchmark needs {package}; pip install 'csplade[bench]'")
     with Index.open(path, threads=1) as single, Index.open(path, threads=threads) as threaded:
         impacts, query_set = make_queries(single)
         queries: list[Query] = list(impacts)
@@ -187,10 +192,10 @@ def _measure(
 
 
 def _same(ours: TopK, theirs: TopK) -> bool:
-    """Equal scores in order, equal documents above the last score (ties there may be cut differently).
+    """Equal scores in order, equal documents above the last one (ties may be cut differently).
 
-    Sums of 2^24 and more are rounded in float32, so scores may then differ in the last bits and documents with
-    nearly equal scores change places.
+    Sums of 2^24 and more are rounded in float32, so scores may then differ in the last bits and documents
+    with nearly equal scores change places.
     """
     if len(ours[1]) != len(theirs[1]):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
@@ -19,6 +18,16 @@ from numpy.typing import NDArray
 from ..errors import CorruptError, InputError, UnavailableError
 
 STORE_FILE = "documents.sqlite"
+# SQLite's names of errors that are the disk's or another process's and leave the file as it was.
+OUT_OF_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+OUTSIDE = (
+    "SQLITE_IOERR",
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_READONLY",
+    "SQLITE_CANTOPEN",
+    "SQLITE_PERM",
+)
 
 # Vectors have a table of their own, so that deriving segments does not read through the texts. Shard 0 keeps
 # in arrivals how many documents the whole index has been given: what other shards hold beyond that is torn.
@@ -88,8 +97,11 @@ class DocumentStore:
         mode = "mode=ro" if os.access(directory, os.W_OK) else "immutable=1"
         uri = f"{path.absolute().as_uri()}?{mode}"
         store = cls(path, sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None))
-        with store._errors():
-            store._connection.execute("SELECT ordinal FROM documents LIMIT 1").fetchone()
+        try:
+            store._read("SELECT ordinal FROM documents LIMIT 1")
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def close(self) -> None:
@@ -101,17 +113,19 @@ class DocumentStore:
         try:
             with self._lock:
                 yield
-        except sqlite3.OperationalError as error:
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
             name = getattr(error, "sqlite_errorname", "")
-            if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR_WRITE"):
+            if name.startswith(OUT_OF_SPACE):
                 raise UnavailableError(
                     f"{self.path}: no space left to write ({error}); free some, then go on with "
                     "`csplade index build --resume`"
                 ) from error
-            raise OSError(errno.EIO, str(error), str(self.path)) from error
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.IntegrityError):
-                raise
+            if name.startswith(OUTSIDE):
+                raise UnavailableError(
+                    f"{self.path}: {error} ({name}); look at the disk, permissions and other processes"
+                ) from error
             raise CorruptError(
                 f"{self.path}: {error}; bring back the file or build the index again"
             ) from error

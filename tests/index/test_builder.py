@@ -81,7 +81,7 @@ def test_killed_at_any_point_resumes_to_the_same_bytes(tmp_path):
     assert len(expected) == 4 + 2 + 1  # 60 documents a shard: 2 segments each
     renames = [i for i, name in enumerate(calls, 1) if name == "replace"]
     assert len(renames) == 1 + 4 + 2 + 1  # building.json, segments, shard.json, index.json
-    spread = np.linspace(2, len(calls), 10).astype(int).tolist()
+    spread = np.linspace(2, len(calls), 6).astype(int).tolist()
     for fatal in sorted({*spread, renames[0], renames[2], renames[-2], renames[-1], renames[-1] + 1}):
         path = tmp_path / f"killed-{fatal}"
         assert run_child(path, fatal).returncode == -signal.SIGKILL

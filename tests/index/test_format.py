@@ -159,6 +159,9 @@ def test_a_store_that_is_no_database_or_lost_documents_is_refused(index_copy):
     store.write_bytes(b"x" * len(whole))
     with pytest.raises(CorruptError, match=r"documents.sqlite: .*not a database"):
         Index.open(index_copy)
+    store.write_bytes(b"")
+    with pytest.raises(CorruptError, match=r"documents.sqlite: no such table"):
+        Index.open(index_copy)
     shutil.copy(index_copy / "shard-0000" / "documents.sqlite", store)
     with sqlite3.connect(store) as connection:
         connection.execute("DELETE FROM documents WHERE ordinal > 100")

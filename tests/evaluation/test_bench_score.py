@@ -1,0 +1,82 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from csplade.errors import CspladeError, InputError
+from csplade.evaluation import bench_score, scorers, synthetic
+from csplade.index import Index
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "index"
+    synthetic.build(path, 700, 40.0, 3, lambda *_: None)
+    return path
+
+
+def quiet(*_):
+    pass
+
+
+def make_queries(opened):
+    return synthetic.queries(4, 12, 5), "synthetic"
+
+
+def test_the_synthetic_collection_is_as_stated(index):
+    with Index.open(index) as opened:
+        assert opened.manifest.documents == 700
+        assert 38 < opened.manifest.postings / 700 < 42
+        assert opened.verify(sample=5).ok
+        counts = np.zeros(synthetic.VOCABULARY)
+        for _, _, block in opened.blocks():
+            counts[block.terms] += np.diff(block.indptr)
+    expected = 700 * 40 * synthetic.probabilities()[:100].sum()
+    assert 0.85 < counts[:100].sum() / expected < 1.05  # a little under: a term counts once in a document
+
+
+def test_every_exact_scorer_agrees(index):
+    report = bench_score.run(index, "x", make_queries, 50, 2, seismic=False, progress=quiet)
+    assert [one.name for one in report.scorers] == [
+        "csplade",
+        "numba term-at-a-time",
+        "scipy CSC",
+        "torch.sparse CSR",
+    ]
+    assert all(one.exact and one.recall > 0.9 for one in report.scorers)
+    assert report.scorers[0].ratio == report.scorers[0].threaded_ratio == 1
+    assert (report.documents, report.queries, report.k) == (700, 4, 50)
+    assert json.loads(json.dumps(report.to_json()))["scorers"][0]["name"] == "csplade"
+
+
+def test_a_scorer_that_is_wrong_stops_the_benchmark(index, monkeypatch):
+    def wrong(postings, threads):
+        right = scorers.largest
+
+        def one(query, k):
+            return right(np.arange(postings.count, dtype=np.float32), k)
+
+        return scorers.Scorer("wrong", one, lambda queries, k: [one(query, k) for query in queries])
+
+    monkeypatch.setattr(scorers, "plain_numba", wrong)
+    with pytest.raises(CspladeError, match="wrong and csplade differ"):
+        bench_score.run(index, "x", make_queries, 50, 1, seismic=False, progress=quiet)
+
+
+def test_real_query_vectors_take_terms_by_frequency(index, tmp_path):
+    lines = [{"bear": 1.0, "hi": 0.5}, {"bear": 2.0}, {"cat": 0.001}]
+    path = tmp_path / "queries.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        for i, vector in enumerate(lines):
+            file.write(json.dumps({"id": str(i), "contents": "", "vector": vector}) + "\n")
+    with Index.open(index) as opened:
+        batch, name = bench_score.load_queries(path, opened, 2)
+    assert batch.indptr.tolist() == [0, 2, 3]
+    assert batch.terms.tolist() == [0, 2, 0]  # bear, hi; bear: cat comes before hi by name
+    assert batch.impacts.tolist() == [2048, 1024, 4095]
+    assert "first 2, 1.5 terms on average" in name
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"id": "1"}\n')
+    with Index.open(index) as opened, pytest.raises(InputError, match=r"bad.jsonl:1: needs 'vector'"):
+        bench_score.load_queries(path, opened, 2)
