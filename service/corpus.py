@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ def read_corpus(
         on_bad: called with the error of a bad line, which is then skipped; without it the error is raised.
 
     Raises:
-        InputError: no such file; a line that is no JSON object, has no id, an id met before, or a title or
-            text that is no string.
+        InputError: no such file; a line that is no JSON object, has no id, an id met before, a title or text
+            that is no string, or half of a Unicode pair.
     """
     first_line: dict[str, int] = {}
     for number, line in read_jsonl(path, on_bad=on_bad):
@@ -64,4 +65,9 @@ def _document(line: dict[str, Any], text_key: str, text_needed: bool) -> Documen
     # BEIR files carry an object "metadata" (mostly empty): its entries count like the other keys
     inner = rest.pop("metadata", {})
     metadata = {**inner, **rest} if isinstance(inner, dict) else {"metadata": inner, **rest}
+    for value in (line[key], title, text, json.dumps(metadata, ensure_ascii=False) if metadata else ""):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"document {line[key]!r} is no valid Unicode: {error}") from None
     return Document(line[key], text, title, metadata)

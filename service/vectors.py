@@ -147,6 +147,11 @@ def scan_vectors(path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | 
             whole = whole and bool((line.weights == np.rint(line.weights)).all())
     if not lines:
         raise InputError(f"{path}: no vectors in it")
+    for term, number in terms.items():
+        try:
+            term.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{path}:{number}: term {term!r} is no valid Unicode: {error}") from None
     if not terms:
         raise InputError(f"{path}: not one of its {lines} vectors has a term")
     if keys is None:

@@ -163,6 +163,9 @@ def test_resume_starts_what_was_not_begun(cli, tmp_path, many_vectors, whole):
         ([{"id": "a", "vector": {"t": 10**400}}], ":1: weight of term 't' is 1000"),
         ([{"id": "a", "vector": {"t": True}}], ":1: weight of term 't' is True, must be a number"),
         ([{"id": "a", "vector": {"t": "1"}}], ":1: weight of term 't' is '1', must be a number"),
+        (['{"id": "a", "contents": "\\ud800", "vector": {"t": 1}}'], ":1: document 'a' is no valid Unicode"),
+        (['{"id": "a", "more": ["\\ud800"], "vector": {"t": 1}}'], ":1: document 'a' is no valid Unicode"),
+        (['{"id": "a", "vector": {"\\ud800": 1}}'], ":1: term '\\ud800' is no valid Unicode"),
         ([{"id": "a", "vector": {}}], ": not one of its 1 vectors has a term"),
         (
             [{"id": "a", "vector": {"2147483647": 1}}],

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from csplade.errors import InputError
+from csplade.index import Index
+from csplade.service import indexing
+from csplade.service.indexing import build_from_corpus, build_from_vectors
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name: str, lines: list[dict]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return write
+
+
+def test_title_and_text_are_encoded_together(written, tmp_path, tiny_model):
+    from csplade.model import Encoder
+
+    encoder = Encoder.from_pretrained(tiny_model)
+    corpus = written(
+        "c.jsonl", [{"_id": "a", "title": "Tea", "text": "hot"}, {"_id": "b", "title": "Tea", "text": ""}]
+    )
+    build_from_corpus(corpus, tmp_path / "index", encoder)
+    expected = encoder.encode_document(["Tea hot", "Tea"]).quantize(0.02, 255)
+    with Index.open(tmp_path / "index") as index:
+        stored = index.vectors([0, 0], [0, 1])
+    assert stored.terms.tolist() == expected.terms.tolist()
+    assert stored.impacts.tolist() == expected.impacts.tolist()
+
+
+def test_the_model_is_not_loaded_for_a_bad_corpus(written, tmp_path):
+    def load():
+        raise AssertionError("loaded")
+
+    with pytest.raises(InputError, match="no documents"):
+        build_from_corpus(written("c.jsonl", []), tmp_path / "index", load)
+
+
+def test_progress_counts_every_document_once(written, tmp_path, tiny_model, monkeypatch):
+    from csplade.model import Encoder
+
+    monkeypatch.setattr(indexing, "CHUNK", 4)
+    corpus = written("c.jsonl", [{"_id": str(i), "text": "tea " * (i % 3)} for i in range(10)])
+    told = []
+    report = build_from_corpus(
+        corpus,
+        tmp_path / "index",
+        Encoder.from_pretrained(tiny_model),
+        progress=lambda *state: told.append(state),
+    )
+    documents = [done for stage, done, _ in told if stage == "documents"]
+    assert documents[0] == 0
+    assert documents == sorted(documents)
+    assert documents[-1] == 10
+    assert told[-1] == ("segments", 10, 10)
+    assert (report.empty, report.manifest.documents) == (4, 10)
+
+
+def test_terms_outside_the_models_vocabulary(written, tmp_path, tiny_model):
+    from csplade.model import Encoder
+
+    encoder = Encoder.from_pretrained(tiny_model)
+    good = {"id": "a", "vector": {encoder.token(5): 1.0}}
+    bad = written("v.jsonl", [good, {"id": "b", "vector": {"no token": 1.0}}])
+    with pytest.raises(InputError, match=r"v\.jsonl:2: term 'no token' is not in the vocabulary"):
+        build_from_vectors(bad, tmp_path / "index", encoder=encoder)
+    high = written("w.jsonl", [{"id": "a", "vector": {str(encoder.vocabulary_size): 1.0}}])
+    with pytest.raises(InputError, match=r"w\.jsonl:1: term .* is not in the vocabulary"):
+        build_from_vectors(high, tmp_path / "index", encoder=encoder)
+    assert not (tmp_path / "index").exists()
