@@ -127,8 +127,9 @@ class Index:
         started = time.perf_counter_ns()
         count = len(queries)
         tasks = self._tasks(count)
-        terms = np.ascontiguousarray(queries.terms)
-        impacts = np.ascontiguousarray(queries.impacts)
+        # The kernels are compiled for one layout only; vectors that came over the wire are read-only, for one.
+        terms = np.require(queries.terms, requirements="CAW")
+        impacts = np.require(queries.impacts, requirements="CAW")
         block_size, shard_count = self.manifest.block_size, self.manifest.shard_count
 
         def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
@@ -149,9 +150,7 @@ class Index:
             matched[q] += hits
             postings[q] += read
         selected = time.perf_counter_ns()
-        ranked = [
-            keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query if keys
-        ]
+        ranked = [keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query]
         indptr = np.zeros(count + 1, dtype=np.int64)
         np.cumsum([len(keys) for keys in ranked], out=indptr[1:])
         shards, ordinals, scores = unpack(np.concatenate([*ranked, np.empty(0, np.int64)]), shard_count)

@@ -145,6 +145,18 @@ def test_empty_queries_and_no_queries(collection, helpers):
         assert_same(none, index.oracle(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10))
 
 
+def test_read_only_and_strided_queries(collection, helpers):
+    path, _ = collection
+    queries = helpers.random_queries(np.random.default_rng(6), 3)
+    with Index.open(path) as index:
+        truth = index.search(queries, 10)
+        frozen = np.frombuffer(queries.terms.tobytes(), np.int32)
+        strided = np.repeat(queries.impacts, 2)[::2]
+        assert not frozen.flags.writeable
+        assert not strided.flags.c_contiguous
+        assert_same(index.search(ImpactBatch(queries.indptr, frozen, strided, QUERY_SCALE), 10), truth)
+
+
 def test_documents_without_terms_only(helpers, tmp_path):
     path = helpers.make_index(tmp_path / "index", SparseBatch.from_rows([([], [])] * 40), shards=3)
     queries = helpers.random_queries(np.random.default_rng(0), 3)
