@@ -128,8 +128,8 @@ class Index:
         count = len(queries)
         tasks = self._tasks(count)
         # The kernels are compiled for one layout only; vectors that came over the wire are read-only, for one.
-        terms = np.require(queries.terms, requirements="CAW")
-        impacts = np.require(queries.impacts, requirements="CAW")
+        terms = np.require(queries.terms, requirements=["C", "A", "W"])
+        impacts = np.require(queries.impacts, requirements=["C", "A", "W"])
         block_size, shard_count = self.manifest.block_size, self.manifest.shard_count
 
         def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
