@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -102,3 +103,39 @@ def score(
         f"{report.hardware}; medians, ratio to csplade, one thread then {report.threads}",
     ):
         note(line)
+
+
+@app.command()
+def encode(
+    model: Annotated[str, typer.Option(help="`embedded` or a causal-LM model directory.")] = "embedded",
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines to take text from; else the example corpus.", dir_okay=False),
+    ] = None,
+    passages: Annotated[int, typer.Option(min=16, help="Passages at most.")] = 96,
+    tokens: Annotated[int, typer.Option(min=12, help="Tokens of every passage.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Encode passages and queries with csplade and with a plain transformers loop over the same weights."""
+    from ..evaluation import bench_encode
+    from ..files import read_jsonl
+
+    source = corpus or Path(__file__).parent.parent / "examples" / "corpus.jsonl"
+    texts = [str(row.get("text", "")) for _, row in islice(read_jsonl(source), passages * tokens // 8)]
+    report = bench_encode.run(model, texts, tokens, passages, threads=threads or len(os.sched_getaffinity(0)))
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+        return
+    print_table(
+        ["encoder", "ratio", "passages/s", "query ms"],
+        [
+            [one.name, f"{one.ratio:.2f}", f"{one.passages_per_second:.1f}", f"{one.query_milliseconds:.1f}"]
+            for one in report.encoders
+        ],
+        left=["encoder"],
+    )
+    note(
+        f"{report.model}: {report.passages} passages of {report.tokens} tokens, queries of {report.query_tokens}; "
+        f"{report.hardware}, {report.threads} threads; medians, ratio of rates; least cosine {report.cosine:.4f}"
+    )

@@ -29,9 +29,11 @@ class LazyGroup(TyperGroup):
     """Resolves a command by importing its module only then, so that ``csplade --help`` needs no torch."""
 
     def list_commands(self, ctx):  # type: ignore[no-untyped-def]
+        """Every command, loaded or not."""
         return list(COMMANDS)
 
     def get_command(self, ctx, name):  # type: ignore[no-untyped-def]
+        """The command itself, its module imported now."""
         if name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[name]
@@ -45,12 +47,17 @@ class LazyGroup(TyperGroup):
         return command
 
     def format_commands(self, ctx, formatter):  # type: ignore[no-untyped-def]
+        """The list in the help, from the table alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 

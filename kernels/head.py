@@ -47,7 +47,9 @@ def head(
         ValueError: shapes, dtypes or offsets that do not fit together, or ``scale`` not > 0.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be [T, H] and [V, H]")
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be [T, H] and [V, H]"
+        )
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -56,12 +58,20 @@ def head(
         raise ValueError(f"scale is {scale}, must be > 0")
     offsets = cu_seqlens.tolist()
     if not offsets or offsets[0] != 0 or offsets[-1] != hidden.shape[0] or offsets != sorted(offsets):
-        raise ValueError(f"cu_seqlens must ascend from 0 to T = {hidden.shape[0]}, is {offsets[:3]} ... {offsets[-1:]}")
+        raise ValueError(
+            f"cu_seqlens must ascend from 0 to T = {hidden.shape[0]}, is {offsets[:3]} ... {offsets[-1:]}"
+        )
     return _Head.apply(hidden, weight, bias, offsets, scale, shift)
 
 
 def head_reference(
-    hidden: Tensor, weight: Tensor, cu_seqlens: Tensor, *, bias: Tensor | None = None, scale: float = 1.0, shift: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
 ) -> Tensor:
     """The plain twin of :func:`head`: every logit at once, autograd's own gradient."""
     logits = (hidden @ weight.T).float()
@@ -77,7 +87,13 @@ def head_reference(
 class _Head(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, offsets: list[int], scale: float, shift: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        offsets: list[int],
+        scale: float,
+        shift: float,
     ) -> Tensor:
         texts, terms = len(offsets) - 1, weight.shape[0]
         pooled = hidden.new_full((texts, terms), -torch.inf)
@@ -117,5 +133,7 @@ class _Head(torch.autograd.Function):
             hidden_gradient.to(hidden.dtype),
             None if weight_gradient is None else weight_gradient.to(weight.dtype),
             by_logit.sum(0) if ctx.has_bias else None,
-            None, None, None,
+            None,
+            None,
+            None,
         )

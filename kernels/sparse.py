@@ -60,8 +60,10 @@ class SparseBatch:
                 raise InputError(f"vector {number}: {terms.size} terms but {weights.size} weights")
             order = np.argsort(terms, kind="stable")
             terms, weights = terms[order], weights[order]
-            if terms.size and not (0 <= terms[0] and terms[-1] < 2**31):
-                raise InputError(f"vector {number}: term ids run {terms[0]} to {terms[-1]}, allowed 0 to 2147483647")
+            if terms.size and (terms[0] < 0 or terms[-1] >= 2**31):
+                raise InputError(
+                    f"vector {number}: term ids run {terms[0]} to {terms[-1]}, allowed 0 to 2147483647"
+                )
             if (repeated := np.flatnonzero(terms[1:] == terms[:-1])).size:
                 raise InputError(f"vector {number}: term {terms[repeated[0]]} is there twice")
             if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))).size:

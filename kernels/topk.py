@@ -23,7 +23,9 @@ def topk(weights: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: ``k`` or the shape out of range, or another dtype.
     """
     if weights.ndim != 2 or weights.dtype != torch.float32 or weights.shape[1] > 262_144:
-        raise ValueError(f"weights must be float32 [B, V <= 262144], is {weights.dtype} {tuple(weights.shape)}")
+        raise ValueError(
+            f"weights must be float32 [B, V <= 262144], is {weights.dtype} {tuple(weights.shape)}"
+        )
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k is {k}, allowed 1 to {MAX_K}")
     k = min(k, weights.shape[1])

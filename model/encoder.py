@@ -49,7 +49,12 @@ class Encoder:
     """A sparse encoder. Make one with :meth:`from_pretrained`; encoding from several threads at once is safe."""
 
     def __init__(
-        self, name: str, manifest: Manifest, tokenizer: PreTrainedTokenizerFast, network: SparseNetwork, device: str
+        self,
+        name: str,
+        manifest: Manifest,
+        tokenizer: PreTrainedTokenizerFast,
+        network: SparseNetwork,
+        device: str,
     ) -> None:
         self.name, self.manifest, self.device = name, manifest, device
         self.fingerprint = manifest.fingerprint
@@ -108,7 +113,11 @@ class Encoder:
             large = _weight_bytes(directory) > 2 * QUANTIZE_ABOVE  # two bytes a parameter
             quantization = "nf4" if large and device.startswith("cuda") else "none"
         network = load_network(
-            directory, manifest, device=device, dtype=dtype or default_dtype(device), quantization=quantization
+            directory,
+            manifest,
+            device=device,
+            dtype=dtype or default_dtype(device),
+            quantization=quantization,
         )
         name = "embedded" if directory == EMBEDDED else str(path_or_id)
         encoder = cls(name, manifest, tokenizer, network, device)
@@ -119,11 +128,15 @@ class Encoder:
         """Vectors of queries."""
         return self.encode(texts, "query").vectors
 
-    def encode_document(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> SparseBatch:
+    def encode_document(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> SparseBatch:
         """Vectors of documents."""
         return self.encode(texts, "document", progress=progress).vectors
 
-    def encode(self, texts: Sequence[str], kind: Kind, *, progress: Callable[[int], None] | None = None) -> Encoded:
+    def encode(
+        self, texts: Sequence[str], kind: Kind, *, progress: Callable[[int], None] | None = None
+    ) -> Encoded:
         """Tokenize and encode; ``progress`` is called with the number of texts each finished batch held."""
         started = time.perf_counter_ns()
         tokens = self.tokenize(texts, kind)
@@ -165,12 +178,17 @@ class Encoder:
             if weights.is_cuda:
                 torch.cuda.synchronize(weights.device)
             encoded = time.perf_counter_ns()
-            columns, values, found = (part.cpu().numpy() for part in topk(weights, min(cap, weights.shape[1])))
+            columns, values, found = (
+                part.cpu().numpy() for part in topk(weights, min(cap, weights.shape[1]))
+            )
             positive[batch] = (weights > 0).sum(1).cpu().numpy()
             counts[batch] = found
             for row, text in enumerate(batch):
                 order = np.argsort(columns[row, : found[row]])
-                rows[text] = (self._terms[columns[row, : found[row]][order]], values[row, : found[row]][order])
+                rows[text] = (
+                    self._terms[columns[row, : found[row]][order]],
+                    values[row, : found[row]][order],
+                )
             encode_ns += encoded - started
             sparsify_ns += time.perf_counter_ns() - encoded
             if progress is not None:
@@ -181,7 +199,11 @@ class Encoder:
             np.concatenate([values for _, values in rows] + [_EMPTY[1]]),
         )
         return Encoded(
-            vectors, lengths, tokens.dropped, positive - counts, {"encode": encode_ns, "sparsify": sparsify_ns}
+            vectors,
+            lengths,
+            tokens.dropped,
+            positive - counts,
+            {"encode": encode_ns, "sparsify": sparsify_ns},
         )
 
     def decode(self, vectors: SparseBatch, top_k: int | None = None) -> list[list[tuple[str, float]]]:
@@ -196,7 +218,8 @@ class Encoder:
         """How the tokenizer writes a term; ``<term>`` for an id that it does not name."""
         if not 0 <= term < self.vocabulary_size:
             raise InputError(f"term is {term}, must be 0 to {self.vocabulary_size - 1}")
-        return self._tokenizer.convert_ids_to_tokens(term) or f"<{term}>"
+        token: str | None = self._tokenizer.convert_ids_to_tokens([term])[0]
+        return token or f"<{term}>"
 
     def vocabulary(self) -> dict[str, int]:
         """Token string to term id."""

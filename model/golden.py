@@ -1,7 +1,7 @@
 """The golden self-test: a few texts whose vectors are kept in the manifest and must come out again before a model serves.
 
-A wrong convention gives vectors that look sound and retrieve nothing: a BOS on the wrong side took one public checkpoint from 0.75 to
-0.02 nDCG@10.
+A wrong convention gives vectors that look sound and retrieve nothing: a BOS on the wrong side took one public
+checkpoint from 0.75 to 0.02 nDCG@10.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 TEXTS: tuple[tuple[Kind, str], ...] = (
     ("query", "how do plants turn sunlight into energy?"),
-    ("document", "The Rhine rises in the Swiss Alps and reaches the North Sea near Rotterdam after some 1,230 kilometres."),
-    ("document", "A hash table maps keys to buckets; with a good hash function a look-up takes constant time on average."),
+    (
+        "document",
+        "The Rhine rises in the Swiss Alps and reaches the North Sea near Rotterdam after some 1,230 kilometres.",
+    ),
+    (
+        "document",
+        "A hash table maps keys to buckets; with a good hash function a look-up takes constant time on average.",
+    ),
 )
 # Cosine between the vector kept and the vector found. Another thread count or CPU moves bfloat16 vectors in the third digit;
 # quantized weights move them more; a forgotten prefix or an added BOS moves them far below either bound.
@@ -54,7 +60,9 @@ def certify(directory: Path) -> Manifest:
 
     plain = replace(Manifest.load(directory), golden=())
     plain.save(directory)
-    manifest = record(Encoder.from_pretrained(directory, device="cpu", quantization="none", dtype=torch.float32))
+    manifest = record(
+        Encoder.from_pretrained(directory, device="cpu", quantization="none", dtype=torch.float32)
+    )
     manifest.save(directory)
     return manifest
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,7 +37,9 @@ def resolve(path_or_id: str | Path) -> Path:
     if directory.is_dir():
         return directory
     if str(path_or_id).count("/") != 1 or str(path_or_id).startswith((".", "/")):
-        raise InputError(f"model {str(path_or_id)!r}: no such directory, and no hub id of the form owner/name")
+        raise InputError(
+            f"model {str(path_or_id)!r}: no such directory, and no hub id of the form owner/name"
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -55,11 +58,19 @@ def base_of(directory: Path, manifest: Manifest) -> Path:
     """
     adapter = directory / "adapter_config.json"
     if not manifest.base:
-        return resolve(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else directory
+        return (
+            resolve(json.loads(adapter.read_text())["base_model_name_or_path"])
+            if adapter.is_file()
+            else directory
+        )
     if manifest.base.get("sha256") != base.WHEEL_SHA256:
-        raise IncompatibleError(f"{directory}: base {manifest.base} is not the one known here, {base.NAME} {base.WHEEL_SHA256}")
+        raise IncompatibleError(
+            f"{directory}: base {manifest.base} is not the one known here, {base.NAME} {base.WHEEL_SHA256}"
+        )
     if not base.base_directory().is_dir():
-        raise UnavailableError(f"{directory}: its base {base.NAME} is not in {base.cache_directory()}; run: csplade model pull")
+        raise UnavailableError(
+            f"{directory}: its base {base.NAME} is not in {base.cache_directory()}; run: csplade model pull"
+        )
     return base.base_directory()
 
 
@@ -80,11 +91,13 @@ def load_tokenizer(directory: Path, manifest: Manifest) -> PreTrainedTokenizerFa
     """
     source = base_of(directory, manifest)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
     except Exception as error:
         raise CorruptError(f"{source}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
     if manifest.vocabulary_hash and (found := vocabulary_hash(tokenizer)) != manifest.vocabulary_hash:
-        raise IncompatibleError(f"{directory}: tokenizer vocabulary {found[:12]}, manifest says {manifest.vocabulary_hash[:12]}")
+        raise IncompatibleError(
+            f"{directory}: tokenizer vocabulary {found[:12]}, manifest says {manifest.vocabulary_hash[:12]}"
+        )
     return tokenizer
 
 
@@ -95,18 +108,19 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def load_network(
-    directory: Path, manifest: Manifest, *, device: str = "cpu", dtype: torch.dtype = torch.float32, quantization: str = "none"
+    directory: Path,
+    manifest: Manifest,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantization: str = "none",
 ) -> SparseNetwork:
     """Build the network of a model directory, its adapter merged, on a device.
 
     Raises:
         CorruptError: a weight file is missing, unreadable or of another size than the manifest says.
     """
-    model = load_causal_lm(base_of(directory, manifest), manifest.layers, dtype)
-    if (directory / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
+    model = load_merged(directory, manifest, dtype)
     network = build_network(model, manifest, *load_head(directory, manifest.vocabulary_size))
     quantize_linears(network.body, quantization, device)
     network.to(device).eval().requires_grad_(False)
@@ -115,11 +129,25 @@ def load_network(
     return network
 
 
+def load_merged(directory: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
+    """The causal LM of a model directory as transformers knows it, its adapter merged into the weights."""
+    model = load_causal_lm(base_of(directory, manifest), manifest.layers, dtype)
+    if (directory / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        with warnings.catch_warnings():  # peft asks transformers by a name that it is about to drop
+            warnings.simplefilter("ignore", FutureWarning)
+            model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
+    return model.eval()
+
+
 def build_network(model: Any, manifest: Manifest, terms: torch.Tensor, bias: torch.Tensor) -> SparseNetwork:
     """The network around a loaded causal LM."""
     rows = model.get_output_embeddings().weight.detach()
     if len(rows) != manifest.vocabulary_size:
-        raise IncompatibleError(f"the head has {len(rows)} terms, manifest vocabulary_size says {manifest.vocabulary_size}")
+        raise IncompatibleError(
+            f"the head has {len(rows)} terms, manifest vocabulary_size says {manifest.vocabulary_size}"
+        )
     return SparseNetwork(
         model.get_decoder(),
         rows[terms.long()].clone(),
@@ -149,10 +177,18 @@ def save_head(directory: Path, terms: torch.Tensor, bias: torch.Tensor) -> None:
 
 
 def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:
+    """A causal LM in the given precision, its first ``layers`` layers (0: all).
+
+    Raises:
+        InputError: more layers asked for than there are.
+        CorruptError: files that transformers cannot load.
+    """
     config = AutoConfig.from_pretrained(directory)
     if layers:
         if layers > config.num_hidden_layers:
-            raise InputError(f"{directory}: manifest layers is {layers}, the base has {config.num_hidden_layers}")
+            raise InputError(
+                f"{directory}: manifest layers is {layers}, the base has {config.num_hidden_layers}"
+            )
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
@@ -163,6 +199,8 @@ def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise CorruptError(f"{directory}: no causal language model can be loaded: {str(error).splitlines()[0]}") from None
+        raise CorruptError(
+            f"{directory}: no causal language model can be loaded: {str(error).splitlines()[0]}"
+        ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -72,7 +72,9 @@ class Manifest:
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"manifest {name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}")
+                raise InputError(
+                    f"manifest {name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}"
+                )
         if not self.logit_scale > 0:
             raise InputError(f"manifest logit_scale is {self.logit_scale}, must be > 0")
         for name, (low, high) in _BOUNDS.items():

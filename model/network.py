@@ -23,8 +23,18 @@ class SparseNetwork(nn.Module):
         terms: int32 [Vk], term id of each row, ascending.
     """
 
+    terms: Tensor
+
     def __init__(
-        self, body: nn.Module, weight: Tensor, bias: Tensor, terms: Tensor, *, variant: str, scale: float, shift: float
+        self,
+        body: nn.Module,
+        weight: Tensor,
+        bias: Tensor,
+        terms: Tensor,
+        *,
+        variant: str,
+        scale: float,
+        shift: float,
     ) -> None:
         super().__init__()
         self.body = body
@@ -45,7 +55,12 @@ class SparseNetwork(nn.Module):
         """
         hidden, cu_seqlens = self.pooled(input_ids, lengths)
         return head(
-            hidden.to(self.weight.dtype), self.weight, cu_seqlens, bias=self.bias, scale=self.scale, shift=self.shift
+            hidden.to(self.weight.dtype),
+            self.weight,
+            cu_seqlens,
+            bias=self.bias,
+            scale=self.scale,
+            shift=self.shift,
         )
 
     def pooled(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +90,9 @@ class SparseNetwork(nn.Module):
             real[:, 0] = True
             mask = real[:, None, None, :].expand(-1, 1, width, width).to(input_ids.device)
         # Without a mask attention is causal, and then no token sees the padding to its right.
-        output: Tensor = self.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+        output: Tensor = self.body(
+            input_ids=input_ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         return output
 
     @torch.inference_mode()

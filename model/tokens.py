@@ -37,16 +37,22 @@ class Tokens:
     @classmethod
     def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
         """All texts of all parts, in order."""
-        return cls([ids for part in parts for ids in part.ids], np.concatenate([part.dropped for part in parts]))
+        return cls(
+            [ids for part in parts for ids in part.ids], np.concatenate([part.dropped for part in parts])
+        )
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, manifest: Manifest, texts: Sequence[str], kind: Kind) -> Tokens:
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, manifest: Manifest, texts: Sequence[str], kind: Kind
+) -> Tokens:
     """Token ids of texts; an empty or blank text has none, whatever the prefix."""
     prefix = manifest.query_prefix if kind == "query" else manifest.document_prefix
     cap = manifest.query_max_tokens if kind == "query" else manifest.document_max_tokens
     said = [text.strip() for text in texts]
     prepared = [prefix + (text.lower() if manifest.lowercase else text) for text in said]
-    encoded = tokenizer(prepared, add_special_tokens=manifest.add_special_tokens)["input_ids"] if prepared else []
+    encoded = (
+        tokenizer(prepared, add_special_tokens=manifest.add_special_tokens)["input_ids"] if prepared else []
+    )
     whole = [ids if text else [] for text, ids in zip(said, encoded, strict=True)]
     ids = [np.asarray(row[:cap], dtype=np.int32) for row in whole]
     dropped = np.array([max(0, len(row) - cap) for row in whole], dtype=np.int64)

@@ -22,12 +22,13 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     from dataclasses import replace
 
     import torch
-    from csplade.model import Manifest
-    from csplade.model.golden import TEXTS, certify
-    from csplade.model.load import vocabulary_hash, weights_hash
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from tokenizers.processors import TemplateProcessing
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from csplade.model import Manifest
+    from csplade.model.golden import TEXTS, certify
+    from csplade.model.load import vocabulary_hash, weights_hash
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,7 +39,9 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     corpus = Path(__file__).parent.parent / "README.md"
     tokenizer.train_from_iterator([*(text for _, text in TEXTS), *corpus.read_text().splitlines()], trainer)
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=len(wrapped),

@@ -63,7 +63,9 @@ def adapt(
     order = np.random.default_rng(seed).permutation(len(texts))
     needed, taken, collected = steps * batch * length, 0, []
     for text in order:
-        ids = tokenizer(" " + (texts[text].lower() if manifest.lowercase else texts[text]), add_special_tokens=False)
+        ids = tokenizer(
+            " " + (texts[text].lower() if manifest.lowercase else texts[text]), add_special_tokens=False
+        )
         collected.append(ids["input_ids"])
         taken += len(ids["input_ids"]) + 1
         if taken > needed + length:
@@ -72,7 +74,9 @@ def adapt(
     blank = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.eos_token_id
     trainer = _AdaptTrainer(
         model=network,
-        args=arguments(out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device),
+        args=arguments(
+            out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device
+        ),
         train_dataset=[{"ids": row} for row in rows],
         data_collator=_Collator(network, positions, masked, blank, seed),
     )
@@ -93,7 +97,11 @@ class _Collator:
     def __call__(self, examples: list[dict[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
         inputs = np.stack([example["ids"] for example in examples])
         wanted = inputs.copy() if self.variant != "causal" else np.roll(inputs, -1, axis=1)
-        rows = np.where(wanted < len(self.row_of_term), self.row_of_term[np.minimum(wanted, len(self.row_of_term) - 1)], -1)
+        rows = np.where(
+            wanted < len(self.row_of_term),
+            self.row_of_term[np.minimum(wanted, len(self.row_of_term) - 1)],
+            -1,
+        )
         if self.variant == "causal":
             rows[:, -1] = -1
         hidden = self.random.random(inputs.shape) < self.masked
@@ -109,7 +117,9 @@ class _Collator:
 
 
 class _AdaptTrainer(EncoderTrainer):
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         input_ids = inputs["input_ids"]
         hidden, _offsets = model.pooled(input_ids, torch.full((len(input_ids),), input_ids.shape[1]))
         chosen = hidden[inputs["positions"]].to(model.weight.dtype)

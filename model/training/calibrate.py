@@ -1,10 +1,10 @@
 """Lexical calibration: give the activations an absolute scale before contrastive training.
 
-Cross-entropy does not care about a constant added to all logits of one position, a maximum over positions followed by a ReLU does:
-after adaptation alone the positions with high logits overall win every term. Here each kept token is asked, at its own
-position, for the activation ``peak * sqrt(idf / max idf)`` (so that the product of a query's and a document's weight goes with
-IDF), and every other term of the pooled vector is pushed to zero with L1. The ask is made before the ReLU, so it revives dead terms;
-the push is made through the head, so its gradient is sparse.
+Cross-entropy does not care about a constant added to all logits of one position; a maximum over positions followed
+by a ReLU does: after adaptation alone the positions with high logits overall win every term. Here each kept token is
+asked, at its own position, for the activation ``peak * sqrt(idf / max idf)`` (so that the product of a query's and a
+document's weight goes with IDF), and every other term of the pooled vector is pushed to zero with L1. The ask is made
+before the ReLU, so it revives dead terms; the push is made through the head, so its gradient is sparse.
 """
 
 from __future__ import annotations
@@ -66,15 +66,18 @@ def calibrate(
     ids = tokenize(tokenizer, manifest, [texts[i] for i in chosen], "document").ids
     rows = np.full(manifest.vocabulary_size, -1)
     rows[network.terms.cpu().numpy()] = np.arange(len(network.terms))
-    frequency = np.bincount(np.concatenate([np.unique(row) for row in ids]), minlength=manifest.vocabulary_size)
+    frequency = np.bincount(
+        np.concatenate([np.unique(row) for row in ids]), minlength=manifest.vocabulary_size
+    )
     idf = np.log1p((len(ids) - frequency + 0.5) / (frequency + 0.5))
     target = torch.from_numpy(peak * np.sqrt(idf / idf.max())).float()
-    # A positive float32 of log1p(z) asks for z = expm1(weight).
     trainer = _CalibrationTrainer(
         model=network,
-        args=arguments(out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device),
+        args=arguments(
+            out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device
+        ),
         train_dataset=[{"ids": _span(row, length, random)} for row in ids if len(row)],
-        data_collator=_Collator(rows, torch.expm1(target)),
+        data_collator=_Collator(rows, torch.expm1(target)),  # log1p(z) = weight where z = expm1(weight)
     )
     trainer.other = other
     run(trainer)
@@ -106,7 +109,9 @@ class _Collator:
 class _CalibrationTrainer(EncoderTrainer):
     other: float
 
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         lengths, rows = inputs["lengths"].cpu(), inputs["rows"]
         hidden, offsets = model.pooled(inputs["input_ids"], lengths)
         hidden = hidden.to(model.weight.dtype)
@@ -115,7 +120,9 @@ class _CalibrationTrainer(EncoderTrainer):
         own = (hidden[kept] * model.weight[rows[kept]]).float().sum(1) + model.bias[rows[kept]]
         asked = F.smooth_l1_loss(model.scale * own + model.shift, inputs["asked"][kept])
         text = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(rows.device)
-        foreign = torch.ones_like(weights).index_put((text[kept], rows[kept]), torch.zeros((), device=rows.device))
+        foreign = torch.ones_like(weights).index_put(
+            (text[kept], rows[kept]), torch.zeros((), device=rows.device)
+        )
         pushed = (weights * foreign).sum() / len(weights)
         if self.state.global_step % self.args.logging_steps == 0:
             active = weights > 0

@@ -80,7 +80,12 @@ def contrastive(
     trainer = _ContrastiveTrainer(
         model=network,
         args=arguments(
-            out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=1, seed=seed, device=device,
+            out.with_name(out.name + ".work"),
+            steps=steps,
+            rate=rate,
+            batch=1,
+            seed=seed,
+            device=device,
             ignore_data_skip=True,
             # A dispatcher would cut every tensor to the length of the first one it finds, which here is a query.
             accelerator_config={"dispatch_batches": False},
@@ -113,14 +118,18 @@ class _Batches(IterableDataset[dict[str, Any]]):
             for _query, relevant, hard in rows:
                 positives.append(len(passages))
                 passages.append(relevant[random.integers(len(relevant))])
-                passages += [hard[i] for i in random.choice(len(hard), min(self.negatives, len(hard)), replace=False)]
+                passages += [
+                    hard[i] for i in random.choice(len(hard), min(self.negatives, len(hard)), replace=False)
+                ]
             yield {
                 "queries": [texts.queries[query] for query, _, _ in rows],
                 "passages": [texts.passages[passage] for passage in passages],
                 "positives": positives,
                 "ignored": [
                     [p in relevant and column != positive for column, p in enumerate(passages)]
-                    for (_, relevant, _), positive in zip(((r[0], set(r[1]), r[2]) for r in rows), positives, strict=True)
+                    for (_, relevant, _), positive in zip(
+                        ((r[0], set(r[1]), r[2]) for r in rows), positives, strict=True
+                    )
                 ],
             }
 
@@ -148,7 +157,9 @@ class _ContrastiveTrainer(EncoderTrainer):
     flops: tuple[float, float]
     ramp_steps: int
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         queries = weights_of(model, inputs["queries"])
         passages = weights_of(model, inputs["passages"])
         scores = queries @ passages.T / self.temperature

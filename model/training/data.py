@@ -52,7 +52,9 @@ class Collection:
             for number, row in enumerate(csv.DictReader(file, delimiter="\t"), 2):
                 query, passage = row["query-id"], row["corpus-id"]
                 if query not in queries or passage not in passages:
-                    raise InputError(f"{path}:{number}: query {query!r} or passage {passage!r} is not in the collection")
+                    raise InputError(
+                        f"{path}:{number}: query {query!r} or passage {passage!r} is not in the collection"
+                    )
                 if int(row["score"]) > 0:
                     positives.setdefault(query, []).append(passage)
         return cls(directory.name, passages, queries, positives)

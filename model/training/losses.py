@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def adaptation(logits: Tensor, targets: Tensor, *, scale: float, shift: float, relu_weight: float = 1.0) -> Tensor:
+def adaptation(
+    logits: Tensor, targets: Tensor, *, scale: float, shift: float, relu_weight: float = 1.0
+) -> Tensor:
     """``CE(logits) + relu_weight * CE(log1p(relu(scale * logits + shift)))``, CSPLADE section 3.2.
 
     Args:

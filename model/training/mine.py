@@ -41,7 +41,9 @@ def mine(
     ids = np.array(list(collection.passages))
     index = bm25s.BM25(k1=K1, b=B)
     index.index(
-        bm25s.tokenize(list(collection.passages.values()), stopwords="en", stemmer=stemmer, show_progress=False),
+        bm25s.tokenize(
+            list(collection.passages.values()), stopwords="en", stemmer=stemmer, show_progress=False
+        ),
         show_progress=False,
     )
     queries = list(collection.positives)
@@ -52,7 +54,10 @@ def mine(
         for start in range(0, len(queries), 500):
             batch = queries[start : start + 500]
             tokens = bm25s.tokenize(
-                [collection.queries[query] for query in batch], stopwords="en", stemmer=stemmer, show_progress=False
+                [collection.queries[query] for query in batch],
+                stopwords="en",
+                stemmer=stemmer,
+                show_progress=False,
             )
             found, _scores = index.retrieve(tokens, k=min(depth, len(ids)), show_progress=False)
             for query, ranked in zip(batch, found, strict=True):

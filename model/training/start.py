@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from ...errors import InputError
 from .. import base
-from ..load import save_head, vocabulary_hash
+from ..load import load_tokenizer, save_head, vocabulary_hash
 from ..manifest import Manifest
 
 
@@ -52,7 +51,7 @@ def start(
     if out.exists():
         raise InputError(f"{out}: exists already; choose another directory")
     source = base.pull()
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(source, Manifest())
     vocabulary = len(tokenizer)
     frequency = np.zeros(vocabulary, dtype=np.int64)
     texts, documents = iter(texts), 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -23,7 +23,9 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 TRAINED_FILE = "trained.safetensors"
 
 
-def trainable_network(model: Path, manifest: Manifest, *, rank: int, device: str) -> tuple[SparseNetwork, PeftModel]:
+def trainable_network(
+    model: Path, manifest: Manifest, *, rank: int, device: str
+) -> tuple[SparseNetwork, PeftModel]:
     """The network of a model directory with LoRA layers (new, or those of its adapter) and the head bias trainable.
 
     Raises:
@@ -32,11 +34,13 @@ def trainable_network(model: Path, manifest: Manifest, *, rank: int, device: str
     causal_lm = load_causal_lm(base_of(model, manifest), manifest.layers, default_dtype(device))
     if (model / "adapter_config.json").is_file():
         adapted = PeftModel.from_pretrained(causal_lm, str(model), is_trainable=True)
-        found = adapted.peft_config["default"].r
+        found = cast(LoraConfig, adapted.peft_config["default"]).r
         if found != rank:
             raise InputError(f"{model}: its adapter has rank {found}, asked for {rank}; give --rank {found}")
     else:
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="FEATURE_EXTRACTION")
+        config = LoraConfig(
+            r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="FEATURE_EXTRACTION"
+        )
         adapted = get_peft_model(causal_lm, config)
     network = build_network(adapted.get_base_model(), manifest, *load_head(model, manifest.vocabulary_size))
     network.bias.requires_grad_(True)
@@ -50,10 +54,13 @@ def save_model(out: Path, network: SparseNetwork, adapted: PeftModel, manifest: 
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    adapted.save_pretrained(aside)
+    adapted.save_pretrained(str(aside))
     (aside / "README.md").unlink(missing_ok=True)
     adapter = load_file(aside / "adapter_model.safetensors")
-    save_file({name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()}, aside / "adapter_model.safetensors")
+    save_file(
+        {name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()},
+        aside / "adapter_model.safetensors",
+    )
     save_head(aside, network.terms, network.bias.detach())
     replace(manifest, weights_hash=weights_hash(aside, manifest), golden=()).save(aside)
     if out.exists():
@@ -68,7 +75,8 @@ class EncoderTrainer(Trainer):
     that of weights (hundredths), hence ``bias_factor``.
     """
 
-    bias_factor = 100.0
+    bias_factor = 30.0
+    model: Any
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """AdamW with the bias in its own group."""
@@ -81,18 +89,22 @@ class EncoderTrainer(Trainer):
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        directory = Path(output_dir or self.args.output_dir)
+        directory = Path(output_dir or self.args.output_dir or ".")
         directory.mkdir(parents=True, exist_ok=True)
         trained = {n: p.detach().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
         save_file(trained, directory / TRAINED_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        missing = self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / TRAINED_FILE), strict=False)
+        missing = self.model.load_state_dict(
+            load_file(Path(resume_from_checkpoint) / TRAINED_FILE), strict=False
+        )
         if missing.unexpected_keys:
             raise InputError(f"{resume_from_checkpoint}: is of another model ({missing.unexpected_keys[0]})")
 
 
-def arguments(work: Path, *, steps: int, rate: float, batch: int, seed: int, device: str, **more: Any) -> TrainingArguments:
+def arguments(
+    work: Path, *, steps: int, rate: float, batch: int, seed: int, device: str, **more: Any
+) -> TrainingArguments:
     """Common settings: cosine with 5 % warm-up, bfloat16 autocast, a checkpoint every 200 steps, CSV-friendly logs."""
     return TrainingArguments(
         output_dir=str(work),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from csplade.kernels.head import head, head_reference
 
 SHAPES = [([5, 1, 0, 17], 33, 50), ([0], 8, 3), ([64, 63], 16, 2049), ([3, 3, 3], 24, 4100)]
@@ -19,7 +20,10 @@ def test_equals_reference_in_float32(lengths, width, terms, with_bias):
     hidden, weight, bias, offsets = problem(lengths, width, terms)
     options = {"bias": bias if with_bias else None, "scale": 0.3, "shift": -0.7}
     torch.testing.assert_close(
-        head(hidden, weight, offsets, **options), head_reference(hidden, weight, offsets, **options), rtol=1e-5, atol=1e-5
+        head(hidden, weight, offsets, **options),
+        head_reference(hidden, weight, offsets, **options),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -45,7 +49,9 @@ def test_gradient_equals_autograd_of_the_reference():
     gradients = []
     for function in (head, head_reference):
         leaves = [tensor.clone().requires_grad_(True) for tensor in (hidden, weight, bias)]
-        (function(leaves[0], leaves[1], offsets, bias=leaves[2], scale=0.5, shift=-0.2) * direction).sum().backward()
+        (
+            function(leaves[0], leaves[1], offsets, bias=leaves[2], scale=0.5, shift=-0.2) * direction
+        ).sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
     for ours, plain in zip(*gradients, strict=True):
         assert plain.abs().max() > 0
@@ -71,6 +77,11 @@ def test_gradient_of_an_equal_maximum_goes_to_the_first_token():
     ],
 )
 def test_refuses(change, message):
-    arguments = {"hidden": torch.zeros(4, 8), "weight": torch.zeros(3, 8), "cu_seqlens": torch.tensor([0, 4]), **change}
+    arguments = {
+        "hidden": torch.zeros(4, 8),
+        "weight": torch.zeros(3, 8),
+        "cu_seqlens": torch.tensor([0, 4]),
+        **change,
+    }
     with pytest.raises(ValueError, match=message):
         head(**arguments)

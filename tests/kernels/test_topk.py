@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from csplade.kernels.topk import topk
 
 
@@ -20,7 +21,9 @@ def test_equals_sorting_with_ties_to_the_smaller_term(terms, k, levels):
     for row in range(4):
         expected = by_sorting(weights[row], k)
         assert counts[row] == len(expected)
-        found = list(zip(chosen[row, : counts[row]].tolist(), values[row, : counts[row]].tolist(), strict=True))
+        found = list(
+            zip(chosen[row, : counts[row]].tolist(), values[row, : counts[row]].tolist(), strict=True)
+        )
         assert found == expected
         assert (chosen[row, counts[row] :] == -1).all()
         assert (values[row, counts[row] :] == 0).all()

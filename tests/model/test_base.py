@@ -1,4 +1,5 @@
 import pytest
+
 from csplade.errors import CorruptError, UnavailableError
 from csplade.model import base
 

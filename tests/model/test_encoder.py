@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from csplade.errors import IncompatibleError, InputError
 from csplade.model import Encoder, Manifest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TEXTS = [
     "one",
@@ -63,7 +64,9 @@ def test_equals_a_plain_forward_pass(variant_model, kind):
 
 def test_counts_what_the_token_cap_cuts(tiny_model):
     encoder = Encoder.from_pretrained(tiny_model)
-    whole = len(AutoTokenizer.from_pretrained(tiny_model)(TEXTS[4].strip(), add_special_tokens=False)["input_ids"])
+    whole = len(
+        AutoTokenizer.from_pretrained(tiny_model)(TEXTS[4].strip(), add_special_tokens=False)["input_ids"]
+    )
     encoded = encoder.encode(TEXTS, "document")
     assert encoded.tokens[4] == encoder.manifest.document_max_tokens
     assert encoded.dropped_tokens.tolist() == [0, 0, 0, 0, whole - encoder.manifest.document_max_tokens, 0, 0]
@@ -76,7 +79,9 @@ def test_batching_does_not_change_vectors(variant_model):
     alone = encoder.encode_tokens(tokens, "document", batch_tokens=1).vectors
     for (terms, weights), (other_terms, other_weights) in zip(together, alone, strict=True):
         both = np.isin(terms, other_terms)
-        assert both.mean() > 0.95 if len(terms) else len(other_terms) == 0  # the cap may cut equal weights differently
+        assert (
+            both.mean() > 0.95 if len(terms) else len(other_terms) == 0
+        )  # the cap may cut equal weights differently
         np.testing.assert_allclose(weights[both], other_weights[np.isin(other_terms, terms)], **TOLERANCE)
 
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from csplade.model.training import losses
 
 
@@ -12,7 +13,9 @@ def test_adaptation_is_the_sum_of_two_cross_entropies():
     for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
         for values in (row, [math.log1p(max(0.0, 0.5 * x - 0.1)) for x in row]):
             expected += (math.log(sum(map(math.exp, values))) - values[target]) / 2
-    assert losses.adaptation(logits, targets, scale=0.5, shift=-0.1).item() == pytest.approx(expected, rel=1e-6)
+    assert losses.adaptation(logits, targets, scale=0.5, shift=-0.1).item() == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_info_nce_by_hand_and_without_ignored_pairs():
@@ -21,7 +24,9 @@ def test_info_nce_by_hand_and_without_ignored_pairs():
     whole = -math.log(math.e / (math.e + math.e**2 + 1))
     assert losses.info_nce(scores, positives).item() == pytest.approx(whole, rel=1e-6)
     ignored = torch.tensor([[False, True, False]])
-    assert losses.info_nce(scores, positives, ignored).item() == pytest.approx(-math.log(math.e / (math.e + 1)), rel=1e-6)
+    assert losses.info_nce(scores, positives, ignored).item() == pytest.approx(
+        -math.log(math.e / (math.e + 1)), rel=1e-6
+    )
 
 
 def test_flops_is_the_squared_mean_activation():

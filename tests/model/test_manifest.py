@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import pytest
+
 from csplade.errors import CorruptError, InputError
 from csplade.model import Golden, Manifest
 
@@ -17,7 +18,13 @@ def test_survives_the_disk(tmp_path):
 def test_fingerprint_follows_every_field_but_the_golden_vectors():
     manifest = Manifest()
     assert dataclasses.replace(manifest, golden=(GOLDEN,)).fingerprint == manifest.fingerprint
-    changes = {"variant": "echo", "lowercase": True, "query_prefix": "q", "logit_scale": 2.0, "weights_hash": "x"}
+    changes = {
+        "variant": "echo",
+        "lowercase": True,
+        "query_prefix": "q",
+        "logit_scale": 2.0,
+        "weights_hash": "x",
+    }
     prints = {dataclasses.replace(manifest, **{name: value}).fingerprint for name, value in changes.items()}
     assert len(prints | {manifest.fingerprint}) == len(changes) + 1
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+
 from csplade.errors import InputError
 from csplade.model import Encoder, Manifest
 from csplade.model.golden import certify
@@ -12,7 +13,20 @@ from csplade.model.training.data import Collection, packed
 from csplade.model.training.mine import mine, read_negatives
 from csplade.model.training.trainer import TRAINED_FILE
 
-SUBJECTS = ["river", "engine", "violin", "glacier", "bakery", "orbit", "harbour", "loom", "fern", "ledger", "comet", "kiln"]
+SUBJECTS = [
+    "river",
+    "engine",
+    "violin",
+    "glacier",
+    "bakery",
+    "orbit",
+    "harbour",
+    "loom",
+    "fern",
+    "ledger",
+    "comet",
+    "kiln",
+]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +34,11 @@ def collection(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "subjects"
     (folder / "qrels").mkdir(parents=True)
     passages = [
-        {"_id": f"p{i}", "title": word.title(), "text": f"The {word} is told of here, and what a {word} needs to work well."}
+        {
+            "_id": f"p{i}",
+            "title": word.title(),
+            "text": f"The {word} is told of here, and what a {word} needs to work well.",
+        }
         for i, word in enumerate(SUBJECTS)
     ]
     queries = [{"_id": f"q{i}", "text": f"what does a {word} need?"} for i, word in enumerate(SUBJECTS)]
@@ -32,7 +50,9 @@ def collection(tmp_path_factory):
 
 
 def logged(out, key):
-    checkpoints = sorted(out.with_name(out.name + ".work").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = sorted(
+        out.with_name(out.name + ".work").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )
     history = json.loads((checkpoints[-1] / "trainer_state.json").read_text())["log_history"]
     return [entry[key] for entry in history if key in entry]
 
@@ -105,7 +125,7 @@ def test_collection_names_the_line_of_a_bad_judgment(collection, tmp_path):
     (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "x"}\n')
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "x"}\n')
     (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\nq\tb\t1\n")
-    with pytest.raises(InputError, match=r"train.tsv:3: .*'b'"):
+    with pytest.raises(InputError, match=r"train\.tsv:3: .*'b'"):
         Collection.load(tmp_path, "train")
-    with pytest.raises(InputError, match="dev.tsv: no such file"):
+    with pytest.raises(InputError, match=r"dev\.tsv: no such file"):
         Collection.load(tmp_path, "dev")
