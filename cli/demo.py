@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import __version__
+from ..files import file_sha256
 from .console import load_encoder, note, print_table, progress_bars
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-# Few of their words, or none, stand in the passages that answer them.
+# Some of their words stand in the passages that answer them; others only mean the same.
 QUESTIONS = (
-    "zapped when I touch the car or a metal handle in winter",
-    "getting rid of slimy pests that eat salad in the vegetable patch",
-    "fruit juice cured ill seamen",
-    "can I cancel an internet order",
-    "burning oil on the stove",
+    "seawater suddenly retreats from the shore, what should I do",
+    "can the police question me without a lawyer",
+    "my garden plants look wilted and yellow although I water them every day",
+    "hottest planet in the solar system",
+    "deadly toxin in preserved food",
 )
 HITS = 3
 REASONS = 6  # terms shown of each hit
@@ -51,21 +52,19 @@ def demo(
 
     dataset = load_dataset(EXAMPLES)
     encoder = _load(model)
-    with TemporaryDirectory(prefix="csplade-demo-") as directory:
-        index = Path(directory) / "index"
-        _build(dataset, index, encoder)
-        flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
-        # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one more.
-        with (
-            running(config.load(flags=flags), lambda _: Engine(Index.open(index), encoder)) as server,
-            Client(server.address) as client,
-        ):
-            typer.echo(f"Serving at {server.address}, asking over gRPC.")
-            answers = [_ask(client, text) for text in question or QUESTIONS]
-            _print_latency(answers)
-            _measure(client, dataset)
-            if keep_serving:
-                _wait(server.address)
+    index = _build(dataset, encoder)
+    flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
+    # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one more.
+    with (
+        running(config.load(flags=flags), lambda _: Engine(Index.open(index), encoder)) as server,
+        Client(server.address) as client,
+    ):
+        typer.echo(f"Serving at {server.address}, asking over gRPC.")
+        answers = [_ask(client, text) for text in question or QUESTIONS]
+        _print_latency(answers)
+        _measure(client, dataset)
+        if keep_serving:
+            _wait(server.address)
 
 
 def _load(model: str) -> Encoder:
@@ -83,16 +82,24 @@ def _load(model: str) -> Encoder:
     return encoder
 
 
-def _build(dataset: Dataset, index: Path, encoder: Encoder) -> None:
+def _build(dataset: Dataset, encoder: Encoder) -> Path:
+    """The index of the examples by this encoder, kept in the cache for the next time."""
+    from ..index import IndexManifest
+    from ..model import base
     from ..service.indexing import build_from_corpus
 
-    with progress_bars("docs") as progress:
-        report = build_from_corpus(dataset.corpus, index, encoder, progress=progress)
-    manifest = report.manifest
+    key = f"{encoder.fingerprint[:16]}-{file_sha256(dataset.corpus)[:16]}-{__version__}"
+    index = base.cache_directory() / "demo" / key
+    if (index / "index.json").is_file():
+        manifest, took = IndexManifest.open(index), f"by an earlier run; remove {index} to see it done again"
+    else:
+        with progress_bars("docs") as progress:
+            report = build_from_corpus(dataset.corpus, index, encoder, resume=True, progress=progress)
+        manifest, took = report.manifest, f"in {report.seconds:.1f} s"
     typer.echo(
-        f"Indexed {manifest.documents} passages in {report.seconds:.1f} s: {manifest.postings:,} postings, "
-        f"{manifest.bytes:,} bytes."
+        f"Indexed {manifest.documents} passages, {manifest.postings:,} postings, {manifest.bytes:,} bytes, {took}."
     )
+    return index
 
 
 def _ask(client: Client, text: str) -> Answer:
@@ -102,6 +109,8 @@ def _ask(client: Client, text: str) -> Answer:
         [str(rank), f"{hit.score:.2f}", hit.document.title if hit.document else hit.id, _reasons(hit)]
         for rank, hit in enumerate(answer, 1)
     ]
+    if not rows:
+        return answer
     headers = ["", "score", "passage", "terms that made the score, and their share of it"]
     print_table(headers, rows, left=headers[2:])
     return answer
