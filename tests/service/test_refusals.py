@@ -187,6 +187,10 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_scoring(held, settings, ra
         with pytest.raises(ServiceError) as error:
             client.search(random_queries[1], timeout=0.2)
         assert error.value.code == "DEADLINE_EXCEEDED"
+        ended = [
+            server.metrics.requests.labels("Search", code) for code in ("CANCELLED", "DEADLINE_EXCEEDED")
+        ]
+        assert until(lambda: sum(counter._value.get() for counter in ended) == 1)  # the server knows it too
         held.index.release.set()
         assert first.result().hits
         assert client.search(random_queries[2]).hits
