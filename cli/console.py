@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from ..model import Encoder
 
 SHOWN_BAD_LINES = 10
+SECONDS_BETWEEN_LINES = 10
 
 Quantization = Annotated[
     Literal["auto", "none", "int8", "nf4", "fp4"], typer.Option(help="Of the encoder's weights.")
@@ -48,12 +51,34 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
 
 
+class _PlainProgress:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._began: dict[str, tuple[float, int]] = {}
+        self._said = time.monotonic()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began, first = self._began.setdefault(label, (now, done))
+        if done < total and now - self._said < SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        speed = (done - first) / (now - began) if now > began else 0.0
+        left = f"ETA {timedelta(seconds=round((total - done) / speed))}" if speed else "ETA unknown"
+        note(f"{label} {done:,}/{total:,}, {speed:,.1f} {self._unit}/s, {left}")
+
+
 @contextmanager
 def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr with count, speed, elapsed time and ETA; yields ``show(label, done, total)``.
 
-    The first call for a label sets where its speed is counted from.
+    The first call for a label sets where its speed is counted from. Where stderr is no terminal, a plain line comes
+    every ten seconds and at the end.
     """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _PlainProgress(unit)
+        return
     columns = [
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -63,7 +88,7 @@ def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(label: str, done: int, total: int) -> None:

@@ -11,6 +11,9 @@ from ..errors import InputError
 from ..files import read_jsonl
 from ..index import Document
 
+# Texts encoded together; cut at the same places after a resume, so that every vector comes out the same.
+CHUNK = 256
+
 OnBad = Callable[[InputError], None]
 
 

@@ -20,15 +20,12 @@ from ..errors import IncompatibleError, InputError
 from ..files import sync_directory, write_aside
 from ..index import Document
 from ..kernels.sparse import SparseBatch
-from .corpus import OnBad, joined_text, read_corpus
+from .corpus import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys
 
 if TYPE_CHECKING:
     from ..model import Encoder
     from ..model.tokens import Kind
-
-# Texts encoded together; cut at the same places after a resume, so that every vector comes out the same.
-CHUNK = 256
 
 Progress = Callable[[int, int], None]
 """Called with texts done and texts in all, first with those that an earlier run left."""

@@ -20,13 +20,13 @@ from ..index import Document, IndexBuilder, IndexManifest
 from ..index.manifest import BUILDING_FILE, INDEX_FILE
 from ..index.store import DocumentStore
 from ..kernels.sparse import DOCUMENT_SCALE, QUERY_SCALE, SparseBatch
-from .corpus import OnBad, joined_text, read_corpus
+from .corpus import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys, Lookup, VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
 
 if TYPE_CHECKING:
     from ..model import Encoder
 
-CHUNK = 1024
+VECTORS_CHUNK = 1024
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage ("documents" or "segments"), documents done and documents in all."""
@@ -110,7 +110,7 @@ def build_from_corpus(
         return encoded.vectors
 
     source = (document for _, document, _ in read_corpus(corpus, on_bad=_quietly(on_bad)))
-    return _build(corpus, out, settings, source, lambda one: one, encode, total, progress, report)
+    return _build(corpus, out, settings, source, lambda one: one, encode, total, CHUNK, progress, report)
 
 
 def build_from_vectors(
@@ -169,6 +169,7 @@ def build_from_vectors(
         lambda line: line.document,
         convert,
         file.lines,
+        VECTORS_CHUNK,
         progress,
         report,
     )
@@ -202,10 +203,11 @@ def _build(
     document_of: Callable[[T], Document],
     encode: Callable[[list[T], Callable[[int], None]], SparseBatch],
     total: int,
+    size: int,
     progress: Progress | None,
     report: BuildReport,
 ) -> BuildReport:
-    """Feed the builder chunk by chunk, passing over what it holds already."""
+    """Feed the builder in chunks of ``size``, passing over what it holds already."""
     with _open_builder(Path(out), settings) as builder:
         safe = report.resumed = builder.documents
         if safe > total:
@@ -225,7 +227,7 @@ def _build(
                 progress("documents", done, total)
 
         first = 0
-        for chunk in _chunks(source):
+        for chunk in _chunks(source, size):
             documents = [document_of(one) for one in chunk]
             known = min(max(safe - first, 0), len(chunk))
             _require_same_documents(builder, path, first, documents[:known])
@@ -317,9 +319,9 @@ def _require_same_documents(
                 )
 
 
-def _chunks(source: Iterable[T]) -> Iterator[list[T]]:
+def _chunks(source: Iterable[T], size: int) -> Iterator[list[T]]:
     rows = iter(source)
-    while chunk := list(islice(rows, CHUNK)):
+    while chunk := list(islice(rows, size)):
         yield chunk
 
 

@@ -77,7 +77,7 @@ def killed():
 
     def run(function: str, calls: int, *arguments: object) -> None:
         command = [sys.executable, "-c", KILLER, function, str(calls), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=170)
         assert done.returncode == -9, f"not killed but {done.returncode}: {done.stderr}"
 
     return run
