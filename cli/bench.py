@@ -39,7 +39,9 @@ def score(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the second column; default all cores.")
     ] = None,
-    seismic: Annotated[bool, typer.Option(help="Also measure Seismic (approximate).")] = True,
+    seismic: Annotated[
+        bool, typer.Option(help="Also measure Seismic (approximate; minutes to build).")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the synthetic collection and queries.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -51,8 +53,9 @@ def score(
     def make_queries(opened: Index) -> tuple[ImpactBatch, str]:
         if vectors is not None:
             return bench_score.load_queries(vectors, opened, queries)
-        batch = synthetic.queries(queries, query_terms, seed + 1)
-        return batch, f"synthetic, seed {seed + 1}: {queries} queries of {query_terms} terms"
+        chances = None if index is None else synthetic.term_shares(opened)
+        batch = synthetic.queries(queries, query_terms, seed + 1, chances, opened.manifest.query_scale)
+        return batch, f"synthetic, seed {seed + 1}: {queries} queries of {len(batch.terms) // queries} terms"
 
     with tempfile.TemporaryDirectory() as directory, progress_bars("steps") as show:
         path, collection = index, f"index {index}"

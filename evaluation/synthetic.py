@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..index import Document, IndexBuilder
+from ..index import Document, Index, IndexBuilder
 from ..kernels.sparse import DOCUMENT_SCALE, QUERY_SCALE, ImpactBatch, SparseBatch
 
 VOCABULARY = 30_522
@@ -73,13 +73,32 @@ def _vectors(rng: np.random.Generator, count: int, mean_terms: float) -> SparseB
     )
 
 
-def queries(count: int, terms: int, seed: int) -> ImpactBatch:
-    """Queries of that many distinct terms each, drawn as the documents' are."""
+def term_shares(index: Index) -> NDArray[np.float64]:
+    """Each term's share of an index's postings: how likely it is in a query drawn for that index."""
+    counts = np.zeros(index.manifest.vocabulary_size)
+    for _, _, block in index.blocks():
+        counts[block.terms] += np.diff(block.indptr)
+    return counts / max(counts.sum(), 1)
+
+
+def queries(
+    count: int, terms: int, seed: int, chances: NDArray[np.float64] | None = None, scale: float = QUERY_SCALE
+) -> ImpactBatch:
+    """Queries of that many distinct terms each (fewer where fewer have a chance), drawn as the documents' are.
+
+    Args:
+        count: how many queries.
+        terms: how many terms in each.
+        seed: of the draw.
+        chances: float64 [vocabulary] that sums to 1; None for the synthetic collection's.
+        scale: the index's query_scale.
+    """
     rng = np.random.default_rng(seed)
-    chances = probabilities()
+    chances = probabilities() if chances is None else chances
+    terms = min(terms, int(np.count_nonzero(chances)))
     rows = [
-        np.sort(rng.choice(VOCABULARY, terms, replace=False, p=chances)).astype(np.int32)
+        np.sort(rng.choice(len(chances), terms, replace=False, p=chances)).astype(np.int32)
         for _ in range(count)
     ]
     impacts = np.clip(np.rint(rng.lognormal(6.0, 0.7, count * terms)), 1, 4095).astype(np.int32)
-    return ImpactBatch(np.arange(count + 1) * terms, np.concatenate(rows), impacts, QUERY_SCALE)
+    return ImpactBatch(np.arange(count + 1) * terms, np.concatenate(rows), impacts, scale)

@@ -36,6 +36,17 @@ def test_the_synthetic_collection_is_as_stated(index):
     assert 0.85 < counts[:100].sum() / expected < 1.05  # a little under: a term counts once in a document
 
 
+def test_queries_of_an_index_use_its_own_terms(index):
+    with Index.open(index) as opened:
+        shares = synthetic.term_shares(opened)
+    assert abs(shares.sum() - 1) < 1e-9
+    batch = synthetic.queries(3, 10, 1, shares)
+    assert (shares[batch.terms] > 0).all()
+    few = np.zeros(9)
+    few[[2, 5]] = 0.5
+    assert synthetic.queries(2, 10, 1, few).terms.tolist() == [2, 5, 2, 5]
+
+
 def test_every_exact_scorer_agrees(index):
     report = bench_score.run(index, "x", make_queries, 50, 2, seismic=False, progress=quiet)
     assert [one.name for one in report.scorers] == [
