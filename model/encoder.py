@@ -121,7 +121,7 @@ class Encoder:
         )
         name = "embedded" if directory == EMBEDDED else str(path_or_id)
         encoder = cls(name, manifest, tokenizer, network, device)
-        golden.check(encoder, quantized=quantization != "none")
+        golden.check(encoder, quantization)
         return encoder
 
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:

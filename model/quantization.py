@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
         raise InputError(f"quantization is {quantization!r}, must be one of {', '.join(QUANTIZATIONS)}")
     if quantization == "none":
         return
-    import bitsandbytes as bnb
+    from bitsandbytes import nn as packed_nn
 
     for parent in list(body.modules()):
         for name, linear in list(parent.named_children()):
@@ -39,11 +40,11 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
             size = (linear.in_features, linear.out_features, linear.bias is not None)
             weight = linear.weight.data.contiguous()
             if quantization == "int8":
-                packed = bnb.nn.Linear8bitLt(*size, has_fp16_weights=False)
-                packed.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+                packed: Any = packed_nn.Linear8bitLt(*size, has_fp16_weights=False)
+                packed.weight = packed_nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
             else:
-                packed = bnb.nn.Linear4bit(*size, compute_dtype=weight.dtype, quant_type=quantization)
-                packed.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type=quantization)
+                packed = packed_nn.Linear4bit(*size, compute_dtype=weight.dtype, quant_type=quantization)
+                packed.weight = packed_nn.Params4bit(weight, requires_grad=False, quant_type=quantization)
             packed.bias = linear.bias
             setattr(parent, name, packed.to(device))
 

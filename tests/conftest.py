@@ -51,7 +51,7 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        initializer_range=0.2,
+        initializer_range=0.08,
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(directory)

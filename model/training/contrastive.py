@@ -1,8 +1,8 @@
 """The contrastive phase: InfoNCE over in-batch and BM25 hard negatives, FLOPS regularizers with a quadratic ramp.
 
 Loss (CSPLADE section 3.3): ``InfoNCE(q . d / temperature) + query_flops * ramp * FLOPS(Q) + document_flops * ramp * FLOPS(D)``.
-Each batch comes from one collection, so that its passages are plausible negatives for each other; passages that are judged relevant
-for a query are never its negatives.
+Batches mix the collections: with one collection a batch, weights swung between one's scale and the other's. A passage
+that is judged relevant for a query is never its negative.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUB_BATCH = 16  # texts of like length that run together, so that padding stays 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection with mined negatives and its share of the batches."""
+    """A collection with mined negatives and its share of the queries."""
 
     collection: Collection
     mined: Sequence[tuple[str, list[str], list[str]]]
@@ -86,7 +86,6 @@ def contrastive(
             batch=1,
             seed=seed,
             device=device,
-            ignore_data_skip=True,
             # A dispatcher would cut every tensor to the length of the first one it finds, which here is a query.
             accelerator_config={"dispatch_batches": False},
         ),
@@ -101,35 +100,35 @@ def contrastive(
 
 
 class _Batches(IterableDataset[dict[str, Any]]):
-    """An endless stream of batches, each a list of (query, passages) of one collection."""
+    """An endless stream of batches: queries drawn from all sources by their shares, and their passages."""
 
     def __init__(self, sources: Sequence[Source], batch: int, negatives: int, seed: int) -> None:
         self.sources, self.batch, self.negatives, self.seed = sources, batch, negatives, seed
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        random = np.random.default_rng([self.seed, torch.initial_seed() % 2**32])
+        random = np.random.default_rng(self.seed)
         shares = np.array([source.share for source in self.sources])
         while True:
-            source = self.sources[random.choice(len(self.sources), p=shares / shares.sum())]
-            texts = source.collection
-            rows = [source.mined[i] for i in random.choice(len(source.mined), self.batch, replace=False)]
-            passages: list[str] = []
-            positives: list[int] = []
-            for _query, relevant, hard in rows:
+            queries, relevant, positives = [], [], []
+            passages: list[tuple[int, str]] = []
+            for number in random.choice(len(self.sources), self.batch, p=shares / shares.sum()):
+                source = self.sources[number]
+                query, good, hard = source.mined[random.integers(len(source.mined))]
+                queries.append(source.collection.queries[query])
+                relevant.append({(number, passage) for passage in good})
                 positives.append(len(passages))
-                passages.append(relevant[random.integers(len(relevant))])
-                passages += [
-                    hard[i] for i in random.choice(len(hard), min(self.negatives, len(hard)), replace=False)
-                ]
+                passages.append((number, good[random.integers(len(good))]))
+                few = min(self.negatives, len(hard))
+                passages += [(number, hard[i]) for i in random.choice(len(hard), few, replace=False)]
             yield {
-                "queries": [texts.queries[query] for query, _, _ in rows],
-                "passages": [texts.passages[passage] for passage in passages],
+                "queries": queries,
+                "passages": [
+                    self.sources[number].collection.passages[passage] for number, passage in passages
+                ],
                 "positives": positives,
                 "ignored": [
-                    [p in relevant and column != positive for column, p in enumerate(passages)]
-                    for (_, relevant, _), positive in zip(
-                        ((r[0], set(r[1]), r[2]) for r in rows), positives, strict=True
-                    )
+                    [passage in good and column != positive for column, passage in enumerate(passages)]
+                    for good, positive in zip(relevant, positives, strict=True)
                 ],
             }
 

@@ -61,7 +61,7 @@ def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collecti
     texts = list(collection.passages.values()) * 20
     adapted, calibrated, trained = tmp_path / "adapted", tmp_path / "calibrated", tmp_path / "trained"
 
-    adapt(tiny_model, texts, adapted, steps=40, rate=3e-3, batch=2, length=32, positions=40, rank=4)
+    adapt(tiny_model, texts, adapted, steps=60, rate=5e-3, batch=2, length=32, positions=40, rank=4)
     assert logged(adapted, "loss")[-1] < 0.9 * logged(adapted, "loss")[0]
 
     calibrate(adapted, texts, calibrated, steps=60, rate=3e-3, batch=8, length=24, rank=4, other=0.05)
@@ -70,7 +70,7 @@ def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collecti
     mined = tmp_path / "mined.jsonl"
     mine(collection, mined, depth=6)
     source = Source(collection, read_negatives(mined), 1.0)
-    contrastive(calibrated, [source], trained, steps=40, rate=1e-3, batch=8, rank=4)
+    contrastive(calibrated, [source], trained, steps=60, rate=4e-3, batch=8, rank=4)
     assert logged(trained, "nce")[-1] < 0.9 * logged(trained, "nce")[0]
 
     certify(trained)
