@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,21 +31,36 @@ def read_jsonl(
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", errors="strict") as lines:
-        for number, line in enumerate(lines, 1):
+    with opener(path, "rb") as file:
+        for number, line in enumerate(_lines(path, file), 1):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = json.loads(line, object_pairs_hook=_each_once)
                 if not isinstance(value, dict):
                     raise ValueError(f"a JSON object is needed, found {type(value).__name__}")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 bad = InputError(f"{path}:{number}: broken JSON line: {error}")
                 if on_bad is None:
                     raise bad from None
                 on_bad(bad)
                 continue
             yield number, value
+
+
+def _lines(path: Path, file: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: torn, or no gzip file: {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return values
 
 
 def file_sha256(path: Path | str) -> str:

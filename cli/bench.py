@@ -14,7 +14,10 @@ import typer
 from .console import note, print_table, progress_bars
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Measure speed side by side with named peers."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Measure speed side by side with named peers.",
 )
 
 

@@ -41,7 +41,6 @@ def encode(
             lambda: load_encoder(model, quantization),
             kind=kind,
             keys=terms,
-            quantization=quantization,
             on_bad=BadLines() if skip_bad else None,
             progress=lambda done, total: progress("texts", done, total),
         )

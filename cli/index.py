@@ -11,7 +11,12 @@ import typer
 
 from .console import BadLines, Quantization, load_encoder, note, print_table, progress_bars
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build, inspect and verify an index.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Build, inspect and verify an index.",
+)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the index.")]
 
@@ -67,7 +72,6 @@ def build(
                 out,
                 lambda: load_encoder(model or "embedded", quantization),
                 shards=shards,
-                quantization=quantization,
                 resume=resume,
                 on_bad=on_bad,
                 progress=progress,

@@ -39,7 +39,7 @@ class LazyGroup(TyperGroup):
         module, attribute, _ = COMMANDS[name]
         target = getattr(import_module(f".{module}", __package__), attribute)
         if not isinstance(target, typer.Typer):
-            app = typer.Typer(add_completion=False)
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
             app.command(name)(target)
             target = app
         command = typer.main.get_command(target)

@@ -200,15 +200,25 @@ class DocumentStore:
         Raises:
             InputError: an ordinal that was never given out.
         """
+        return [
+            Document(identity, text, title, json.loads(metadata))
+            for identity, text, title, metadata in self._columns("id, text, title, metadata", ordinals)
+        ]
+
+    def ids(self, ordinals: Sequence[int]) -> list[str]:
+        """The documents' own ids, in the order asked for; their texts are not read.
+
+        Raises:
+            InputError: an ordinal that was never given out.
+        """
+        return [identity for (identity,) in self._columns("id", ordinals)]
+
+    def _columns(self, names: str, ordinals: Sequence[int]) -> list[tuple[Any, ...]]:
         found = self._read(
-            "SELECT ordinal, id, text, title, metadata FROM documents "
-            "WHERE ordinal IN (SELECT value FROM json_each(?))",
+            f"SELECT ordinal, {names} FROM documents WHERE ordinal IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ordinals)),),
         )
-        by_ordinal = {
-            ordinal: Document(identity, text, title, json.loads(metadata))
-            for ordinal, identity, text, title, metadata in found
-        }
+        by_ordinal = {row[0]: row[1:] for row in found}
         try:
             return [by_ordinal[ordinal] for ordinal in ordinals]
         except KeyError as missing:

@@ -55,8 +55,9 @@ class Encoder:
         tokenizer: PreTrainedTokenizerFast,
         network: SparseNetwork,
         device: str,
+        quantization: str,
     ) -> None:
-        self.name, self.manifest, self.device = name, manifest, device
+        self.name, self.manifest, self.device, self.quantization = name, manifest, device, quantization
         self.fingerprint = manifest.fingerprint
         self.vocabulary_size = manifest.vocabulary_size
         self._tokenizer, self._network = tokenizer, network
@@ -120,7 +121,7 @@ class Encoder:
             quantization=quantization,
         )
         name = "embedded" if directory == EMBEDDED else str(path_or_id)
-        encoder = cls(name, manifest, tokenizer, network, device)
+        encoder = cls(name, manifest, tokenizer, network, device, quantization)
         golden.check(encoder, quantization)
         return encoder
 

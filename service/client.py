@@ -328,7 +328,8 @@ def _metadata(key: str | None) -> tuple[tuple[str, str], ...]:
 def _query(query: Query) -> pb.Query:
     if isinstance(query, str):
         return pb.Query(text=query)
-    terms, values = list(query.keys()), list(query.values())
+    terms: list[Any] = list(query)
+    values = list(query.values())
     if terms and isinstance(terms[0], str):
         return pb.Query(vector=pb.SparseVector(tokens=terms, values=values))
     return pb.Query(vector=pb.SparseVector(indices=terms, values=values))

@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..kernels.sparse import MAX_QUERY_TERMS
 
 PREFIX = "CSPLADE_"
-NOT_SETTINGS = {"CSPLADE_CACHE"}  # read by the model loader; shares the prefix
+NOT_SETTINGS = {"CSPLADE_CACHE", "CSPLADE_DATA"}  # of the model loader and of tests; they share the prefix
 
 
 class Section(BaseModel):

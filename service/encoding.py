@@ -49,7 +49,6 @@ def encode_file(
     *,
     kind: Kind = "document",
     keys: Keys = "tokens",
-    quantization: str = "auto",
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
 ) -> EncodeReport:
@@ -61,7 +60,6 @@ def encode_file(
         encoder: what makes the vectors, or a function that loads it once the source has been checked.
         kind: on which side the texts stand.
         keys: terms as token strings or as integer ids.
-        quantization: what the encoder was asked for; a resumed run must have the same.
         on_bad: gets the error of each bad line, which is then skipped and counted; without it, it is raised.
         progress: told after each batch of texts.
 
@@ -83,7 +81,12 @@ def encode_file(
     if not report.texts:
         raise InputError(f"{source}: no texts in it" + (f", {report.skipped} bad lines" if on_bad else ""))
     encoder = encoder() if callable(encoder) else encoder
-    made_with = {"model": encoder.fingerprint, "quantization": quantization, "kind": kind, "terms": keys}
+    made_with = {
+        "model": encoder.fingerprint,
+        "quantization": encoder.quantization,
+        "kind": kind,
+        "terms": keys,
+    }
     name = _namer(encoder, keys)
     documents = (document for _, document, _ in read_corpus(source, on_bad=on_bad and (lambda error: None)))
     with _part(output, made_with) as part:

@@ -248,16 +248,21 @@ class Engine:
         first = int(result.indptr[row])
         span = slice(first, min(first + k, int(result.indptr[row + 1])))
         shards, ordinals, scores = result.shards[span], result.ordinals[span], result.scores[span]
-        documents = self.index.fetch(shards, ordinals)
-        reasons: list[tuple[Contribution, ...]] | list[None] = [None] * len(documents)
+        documents: list[Document] | list[None] = [None] * len(scores)
+        if fetch:
+            documents = self.index.fetch(shards, ordinals)
+            ids = [document.id for document in documents]
+        else:
+            ids = self.index.ids(shards, ordinals)
+        reasons: list[tuple[Contribution, ...]] | list[None] = [None] * len(scores)
         if explain:
             stored = self.index.vectors(shards, ordinals)
-            reasons = [self._contributions(*queries.row(row), *stored.row(i)) for i in range(len(documents))]
+            reasons = [self._contributions(*queries.row(row), *stored.row(i)) for i in range(len(scores))]
         scale = queries.scale * self.index.manifest.document_scale
         return [
-            Hit(document.id, score * scale, score, shard, ordinal, document if fetch else None, reason)
-            for document, score, shard, ordinal, reason in zip(
-                documents, scores.tolist(), shards.tolist(), ordinals.tolist(), reasons, strict=True
+            Hit(identity, score * scale, score, shard, ordinal, document, reason)
+            for identity, score, shard, ordinal, document, reason in zip(
+                ids, scores.tolist(), shards.tolist(), ordinals.tolist(), documents, reasons, strict=True
             )
         ]
 

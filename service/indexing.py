@@ -63,7 +63,6 @@ def build_from_corpus(
     encoder: Encoder | Callable[[], Encoder],
     *,
     shards: int = 1,
-    quantization: str = "auto",
     resume: bool = False,
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
@@ -75,7 +74,6 @@ def build_from_corpus(
         out: directory of the index, absent or empty unless resuming.
         encoder: what makes the vectors, or a function that loads it once the corpus has been checked.
         shards: number of shards.
-        quantization: what the encoder was asked for; noted in the index, a resumed build must have the same.
         resume: go on with an unfinished build; start one where there is none.
         on_bad: gets the error of each bad line, which is then skipped and counted; without it, it is raised.
         progress: told after each batch of texts and after each block of the segments.
@@ -95,7 +93,7 @@ def build_from_corpus(
         )
     encoder = encoder() if callable(encoder) else encoder
     settings = {
-        "encoder": _encoder_record(encoder, quantization),
+        "encoder": _encoder_record(encoder),
         "vocabulary_size": encoder.vocabulary_size,
         "vocabulary": None,
         "shards": shards,
@@ -149,7 +147,7 @@ def build_from_vectors(
     size, strings, lookup = _vocabulary(vectors, file, encoder)
     usual_document, usual_query = (DOCUMENT_SCALE, QUERY_SCALE) if encoder else file.scales
     settings = {
-        "encoder": _encoder_record(encoder, "auto") if encoder else None,
+        "encoder": _encoder_record(encoder) if encoder else None,
         "vocabulary_size": size,
         "vocabulary": strings,
         "shards": shards,
@@ -325,11 +323,11 @@ def _chunks(source: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _encoder_record(encoder: Encoder, quantization: str) -> dict[str, Any]:
+def _encoder_record(encoder: Encoder) -> dict[str, Any]:
     return {
         "fingerprint": encoder.fingerprint,
         "model": encoder.name,
-        "quantization": quantization,
+        "quantization": encoder.quantization,
         "manifest": encoder.manifest.to_dict(golden=False),
     }
 

@@ -5,6 +5,14 @@ from pathlib import Path
 
 import pytest
 
+WORDS = [
+    "a search engine finds documents for a question and says which words made each hit",
+    "what does the river need to work well, and where is the engine of the old harbour?",
+    "rain falls on the mountains; the glacier feeds a river that reaches the sea near the town",
+    "bread rises when yeast turns sugar into gas, and the oven sets the dough",
+    "the term weights of a text are kept as integers, one impact for each posting in a block",
+]
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,8 +44,7 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    corpus = Path(__file__).parent.parent / "README.md"
-    tokenizer.train_from_iterator([*(text for _, text in TEXTS), *corpus.read_text().splitlines()], trainer)
+    tokenizer.train_from_iterator([*(text for _, text in TEXTS), *WORDS], trainer)
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"

@@ -214,6 +214,7 @@ def test_fetch_and_vectors_keep_the_order_asked_for(collection, helpers):
     with Index.open(path) as index:
         shards, ordinals = np.array(wanted) % 2, np.array(wanted) // 2
         assert index.fetch(shards, ordinals) == [helpers.documents(i, i + 1)[0] for i in wanted]
+        assert index.ids(shards, ordinals) == [helpers.documents(i, i + 1)[0].id for i in wanted]
         stored = index.vectors(shards, ordinals)
         expected = vectors.take(np.array(wanted)).quantize(0.02, 255)
         np.testing.assert_array_equal(stored.indptr, expected.indptr)
