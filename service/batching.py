@@ -34,6 +34,7 @@ class _Entry(Generic[W, R]):
     arrived: int  # of time.perf_counter_ns
     future: asyncio.Future[R]
     cost: int | None = None
+    weighing: int = 0  # nanoseconds spent on the cost: work, not waiting
 
 
 class Batcher(Generic[W, D, R]):
@@ -143,6 +144,7 @@ class Batcher(Generic[W, D, R]):
         """The first entries that the token budget holds, at least one; the rest goes back to the queue."""
         fresh = [entry for entry in entries if entry.cost is None]
         if fresh:
+            started = time.perf_counter_ns()
             try:
                 costs = self._weigh([entry.work for entry in fresh])
             except Exception as error:
@@ -152,6 +154,7 @@ class Batcher(Generic[W, D, R]):
                 entries = [entry for entry in entries if entry.cost is not None]
             for entry, cost in zip(fresh, costs, strict=True):
                 entry.cost = cost
+                entry.weighing = time.perf_counter_ns() - started
         tokens, count = 0, 0
         for entry in entries:
             tokens += entry.cost or 0
@@ -172,7 +175,7 @@ class Batcher(Generic[W, D, R]):
         seconds = (time.perf_counter_ns() - started) * 1e-9 / len(batch)
         self._pace = seconds if not self._pace else 0.8 * self._pace + 0.2 * seconds
         for entry, one in zip(batch, done, strict=True):
-            waited = started - entry.arrived
+            waited = started - entry.arrived - entry.weighing
             self._metrics.stages({"queue": waited})
             if isinstance(one, Exception):
                 _settle(entry, one)

@@ -64,7 +64,7 @@ def test_killed_and_run_again_keeps_whole_lines(cli, killed, tmp_path, small_cor
 def _note(model):
     from csplade.model import Manifest
 
-    made_with = {"model": Manifest.load(model).fingerprint, "quantization": "auto", "kind": "document"}
+    made_with = {"model": Manifest.load(model).fingerprint, "quantization": "none", "kind": "document"}
     return json.dumps({**made_with, "terms": "tokens"}).encode()
 
 
