@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,19 +57,10 @@ def adapt(
 ) -> None:
     """Adaptation: CE on logits and on activated logits over packed text."""
     from ..model.training.adapt import adapt as run
+    from ..model.training.trainer import Schedule
 
-    run(
-        model,
-        _passages(data),
-        out,
-        steps=steps,
-        rate=rate,
-        batch=batch,
-        length=length,
-        rank=rank,
-        seed=seed,
-        device=device,
-    )
+    schedule = Schedule(steps=steps, rate=rate, batch=batch, rank=rank, seed=seed, device=device)
+    run(model, _passages(data), out, schedule, length=length)
     typer.echo(out)
 
 
@@ -91,21 +83,10 @@ def calibrate(
 ) -> None:
     """Give activations an absolute, IDF-like scale on a text's own terms, sparse elsewhere."""
     from ..model.training.calibrate import calibrate as run
+    from ..model.training.trainer import Schedule
 
-    run(
-        model,
-        _passages(data),
-        out,
-        steps=steps,
-        rate=rate,
-        batch=batch,
-        length=length,
-        peak=peak,
-        other=other,
-        rank=rank,
-        seed=seed,
-        device=device,
-    )
+    schedule = Schedule(steps=steps, rate=rate, batch=batch, rank=rank, seed=seed, device=device)
+    run(model, _passages(data), out, schedule, length=length, peak=peak, other=other)
     typer.echo(out)
 
 
@@ -128,7 +109,7 @@ def mine(
 
     collection = Collection.load(data, split)
     total = min(limit or len(collection.positives), len(collection.positives))
-    with typer.progressbar(length=total, label=f"mining {collection.name}", file=_stderr()) as bar:
+    with typer.progressbar(length=total, label=f"mining {collection.name}", file=sys.stderr) as bar:
         mining.mine(collection, out, depth=depth, limit=limit, seed=seed, progress=bar.update)
     typer.echo(out)
 
@@ -144,17 +125,20 @@ def contrastive(
         ),
     ],
     out: Out,
-    steps: Steps = 1500,
-    rate: Rate = 2e-4,
+    steps: Steps = 600,
+    rate: Rate = 6e-5,
     batch: Annotated[int, typer.Option(min=2, help="Queries per step.")] = 24,
     negatives: Annotated[int, typer.Option(min=0, help="Hard negatives per query.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Scores are divided by it.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=1e-6, help="Scores are divided by it.")] = 0.4,
     query_flops: Annotated[
         float, typer.Option(min=0.0, help="Weight of the query FLOPS regularizer.")
-    ] = 0.01,
+    ] = 0.03,
     document_flops: Annotated[
         float, typer.Option(min=0.0, help="Weight of the document FLOPS regularizer.")
-    ] = 0.01,
+    ] = 0.03,
+    ramp_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
+    ] = None,
     document_tokens: Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")] = 96,
     rank: Rank = 64,
     seed: Seed = 0,
@@ -166,6 +150,7 @@ def contrastive(
     from ..model.training.contrastive import contrastive as run
     from ..model.training.data import Collection
     from ..model.training.mine import read_negatives
+    from ..model.training.trainer import Schedule
 
     sources = []
     for entry in data:
@@ -182,17 +167,13 @@ def contrastive(
         model,
         sources,
         out,
-        steps=steps,
-        rate=rate,
-        batch=batch,
+        Schedule(steps=steps, rate=rate, batch=batch, rank=rank, seed=seed, device=device),
         negatives=negatives,
         temperature=temperature,
         query_flops=query_flops,
         document_flops=document_flops,
+        ramp_steps=ramp_steps,
         document_tokens=document_tokens,
-        rank=rank,
-        seed=seed,
-        device=device,
     )
     typer.echo(out)
 
@@ -201,9 +182,3 @@ def _passages(folders: list[Path]) -> list[str]:
     from ..model.training.data import Collection
 
     return [text for folder in folders for text in Collection.load(folder).passages.values()]
-
-
-def _stderr():  # type: ignore[no-untyped-def]
-    import sys
-
-    return sys.stderr

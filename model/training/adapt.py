@@ -21,23 +21,18 @@ from ..load import load_tokenizer
 from ..manifest import Manifest
 from . import losses
 from .data import packed
-from .trainer import EncoderTrainer, arguments, run, save_model, trainable_network
+from .trainer import EncoderTrainer, Schedule, arguments, run, save_model, trainable_network
 
 
 def adapt(
     model: Path,
     texts: Sequence[str],
     out: Path,
+    schedule: Schedule,
     *,
-    steps: int = 600,
-    rate: float = 3e-4,
-    batch: int = 8,
     length: int = 128,
     positions: int = 256,
     masked: float = 0.10,
-    rank: int = 64,
-    seed: int = 0,
-    device: str = "cpu",
 ) -> None:
     """Run the adaptation phase and write the adapted model to ``out``; resumes from ``out``'s checkpoints.
 
@@ -45,23 +40,18 @@ def adapt(
         model: a model directory, for example from :func:`start`.
         texts: unlabelled passages.
         out: directory for the result; checkpoints lie beside it in ``OUT.work``.
-        steps: optimizer steps of ``batch`` rows of ``length`` tokens.
-        rate: peak learning rate, cosine.
-        batch: rows per step.
+        schedule: a batch is rows of ``length`` tokens.
         length: tokens per packed row.
         positions: how many positions per step the loss is taken at (the head over the vocabulary is most of its cost).
         masked: share of the inputs that are replaced, for bidirectional and echo.
-        rank: LoRA rank.
-        seed: of sampling and initialization.
-        device: ``cpu`` or ``cuda``.
     """
     manifest = Manifest.load(model)
     tokenizer = load_tokenizer(model, manifest)
-    torch.manual_seed(seed)
-    network, adapted = trainable_network(model, manifest, rank=rank, device=device)
+    torch.manual_seed(schedule.seed)
+    network, adapted = trainable_network(model, manifest, rank=schedule.rank, device=schedule.device)
     network.bias.requires_grad_(False)  # next to CE it would learn to undo the IDF it starts from
-    order = np.random.default_rng(seed).permutation(len(texts))
-    needed, taken, collected = steps * batch * length, 0, []
+    order = np.random.default_rng(schedule.seed).permutation(len(texts))
+    needed, taken, collected = schedule.steps * schedule.batch * length, 0, []
     for text in order:
         ids = tokenizer(
             " " + (texts[text].lower() if manifest.lowercase else texts[text]), add_special_tokens=False
@@ -74,11 +64,9 @@ def adapt(
     blank = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.eos_token_id
     trainer = _AdaptTrainer(
         model=network,
-        args=arguments(
-            out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device
-        ),
+        args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
         train_dataset=[{"ids": row} for row in rows],
-        data_collator=_Collator(network, positions, masked, blank, seed),
+        data_collator=_Collator(network, positions, masked, blank, schedule.seed),
     )
     run(trainer)
     save_model(out, network, adapted, manifest)

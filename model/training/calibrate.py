@@ -23,23 +23,18 @@ from ...kernels.head import head
 from ..load import load_tokenizer
 from ..manifest import Manifest
 from ..tokens import tokenize
-from .trainer import EncoderTrainer, arguments, run, save_model, trainable_network
+from .trainer import EncoderTrainer, Schedule, arguments, run, save_model, trainable_network
 
 
 def calibrate(
     model: Path,
     texts: Sequence[str],
     out: Path,
+    schedule: Schedule,
     *,
-    steps: int = 300,
-    rate: float = 3e-4,
-    batch: int = 24,
     length: int = 96,
     peak: float = 1.6,
     other: float = 0.01,
-    rank: int = 64,
-    seed: int = 0,
-    device: str = "cpu",
 ) -> None:
     """Run the calibration and write the model to ``out``; resumes from ``out``'s checkpoints.
 
@@ -47,22 +42,17 @@ def calibrate(
         model: an adapted model directory.
         texts: unlabelled passages.
         out: directory for the result; checkpoints lie beside it in ``OUT.work``.
-        steps: optimizer steps.
-        rate: peak learning rate.
-        batch: texts per step; a third of them are cut to the length of a query.
+        schedule: a batch is texts, a third of them cut to the length of a query.
         length: most tokens of a text.
         peak: weight that the rarest term should get.
         other: weight of the L1 push on terms that the text does not contain.
-        rank: LoRA rank.
-        seed: of sampling.
-        device: ``cpu`` or ``cuda``.
     """
     manifest = Manifest.load(model)
     tokenizer = load_tokenizer(model, manifest)
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    network, adapted = trainable_network(model, manifest, rank=rank, device=device)
-    chosen = random.permutation(len(texts))[: max(20_000, steps * batch)]
+    torch.manual_seed(schedule.seed)
+    random = np.random.default_rng(schedule.seed)
+    network, adapted = trainable_network(model, manifest, rank=schedule.rank, device=schedule.device)
+    chosen = random.permutation(len(texts))[: max(20_000, schedule.steps * schedule.batch)]
     ids = tokenize(tokenizer, manifest, [texts[i] for i in chosen], "document").ids
     rows = np.full(manifest.vocabulary_size, -1)
     rows[network.terms.cpu().numpy()] = np.arange(len(network.terms))
@@ -73,9 +63,7 @@ def calibrate(
     target = torch.from_numpy(peak * np.sqrt(idf / idf.max())).float()
     trainer = _CalibrationTrainer(
         model=network,
-        args=arguments(
-            out.with_name(out.name + ".work"), steps=steps, rate=rate, batch=batch, seed=seed, device=device
-        ),
+        args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
         train_dataset=[{"ids": _span(row, length, random)} for row in ids if len(row)],
         data_collator=_Collator(rows, torch.expm1(target)),  # log1p(z) = weight where z = expm1(weight)
     )

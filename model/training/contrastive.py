@@ -23,7 +23,7 @@ from ..network import SparseNetwork
 from ..tokens import Kind, tokenize
 from . import losses
 from .data import Collection
-from .trainer import EncoderTrainer, arguments, run, save_model, trainable_network
+from .trainer import EncoderTrainer, Schedule, arguments, run, save_model, trainable_network
 
 SUB_BATCH = 16  # texts of like length that run together, so that padding stays small
 
@@ -41,19 +41,14 @@ def contrastive(
     model: Path,
     sources: Sequence[Source],
     out: Path,
+    schedule: Schedule,
     *,
-    steps: int = 1500,
-    rate: float = 2e-4,
-    batch: int = 24,
     negatives: int = 1,
-    temperature: float = 1.0,
-    query_flops: float = 0.01,
-    document_flops: float = 0.01,
+    temperature: float = 0.4,
+    query_flops: float = 0.03,
+    document_flops: float = 0.03,
     ramp_steps: int | None = None,
     document_tokens: int = 96,
-    rank: int = 64,
-    seed: int = 0,
-    device: str = "cpu",
 ) -> None:
     """Run the contrastive phase and write the trained model to ``out``; resumes from ``out``'s checkpoints.
 
@@ -61,40 +56,32 @@ def contrastive(
         model: an adapted model directory.
         sources: where pairs come from.
         out: directory for the result; checkpoints lie beside it in ``OUT.work``.
-        steps: optimizer steps.
-        rate: peak learning rate, cosine, 5 % warm-up.
-        batch: queries per step.
+        schedule: a batch is queries with their passages.
         negatives: hard negatives per query; the passages of all queries are shared.
         temperature: scores are divided by it.
         query_flops: weight of the query regularizer at full ramp.
         document_flops: weight of the document regularizer at full ramp.
         ramp_steps: steps of the quadratic ramp; a third of ``steps`` by default.
         document_tokens: passages are cut here while training.
-        rank: LoRA rank.
-        seed: of sampling.
-        device: ``cpu`` or ``cuda``.
     """
     manifest = Manifest.load(model)
-    torch.manual_seed(seed)
-    network, adapted = trainable_network(model, manifest, rank=rank, device=device)
+    torch.manual_seed(schedule.seed)
+    network, adapted = trainable_network(model, manifest, rank=schedule.rank, device=schedule.device)
     trainer = _ContrastiveTrainer(
         model=network,
         args=arguments(
-            out.with_name(out.name + ".work"),
-            steps=steps,
-            rate=rate,
-            batch=1,
-            seed=seed,
-            device=device,
+            out,
+            schedule,
+            per_device_train_batch_size=1,  # the dataset gives whole batches
             # A dispatcher would cut every tensor to the length of the first one it finds, which here is a query.
             accelerator_config={"dispatch_batches": False},
         ),
-        train_dataset=_Batches(sources, batch, negatives, seed),
+        train_dataset=_Batches(sources, schedule.batch, negatives, schedule.seed),
         data_collator=_Collator(load_tokenizer(model, manifest), manifest, document_tokens),
     )
     trainer.temperature = temperature
     trainer.flops = (query_flops, document_flops)
-    trainer.ramp_steps = steps // 3 if ramp_steps is None else ramp_steps
+    trainer.ramp_steps = schedule.steps // 3 if ramp_steps is None else ramp_steps
     run(trainer)
     save_model(out, network, adapted, manifest)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,27 @@ from ..quantization import default_dtype
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINED_FILE = "trained.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast a phase learns.
+
+    Attributes:
+        steps: optimizer steps.
+        rate: peak learning rate; cosine, 5 % warm-up.
+        batch: rows, texts or queries per step.
+        rank: LoRA rank.
+        seed: of sampling and initialization.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    steps: int
+    rate: float
+    batch: int
+    rank: int = 64
+    seed: int = 0
+    device: str = "cpu"
 
 
 def trainable_network(
@@ -102,26 +123,23 @@ class EncoderTrainer(Trainer):
             raise InputError(f"{resume_from_checkpoint}: is of another model ({missing.unexpected_keys[0]})")
 
 
-def arguments(
-    work: Path, *, steps: int, rate: float, batch: int, seed: int, device: str, **more: Any
-) -> TrainingArguments:
-    """Common settings: cosine with 5 % warm-up, bfloat16 autocast, a checkpoint every 200 steps, CSV-friendly logs."""
+def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
+    """Settings of a phase that writes ``out``; bfloat16 autocast, a checkpoint every 200 steps in ``OUT.work``."""
     return TrainingArguments(
-        output_dir=str(work),
-        max_steps=steps,
-        learning_rate=rate,
-        per_device_train_batch_size=batch,
-        warmup_steps=max(1, steps // 20),
+        output_dir=str(out.with_name(out.name + ".work")),
+        max_steps=schedule.steps,
+        learning_rate=schedule.rate,
+        warmup_steps=max(1, schedule.steps // 20),
         lr_scheduler_type="cosine",
         max_grad_norm=1.0,
-        bf16=default_dtype(device) is torch.bfloat16,
-        use_cpu=device == "cpu",
+        bf16=default_dtype(schedule.device) is torch.bfloat16,
+        use_cpu=schedule.device == "cpu",
         save_steps=200,
         save_total_limit=2,
         logging_steps=10,
         remove_unused_columns=False,
         report_to=[],
-        seed=seed,
+        seed=schedule.seed,
         **more,
     )
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from csplade.model.training.calibrate import calibrate
 from csplade.model.training.contrastive import Source, contrastive, weights_of
 from csplade.model.training.data import Collection, packed
 from csplade.model.training.mine import mine, read_negatives
-from csplade.model.training.trainer import TRAINED_FILE
+from csplade.model.training.trainer import TRAINED_FILE, Schedule
 
 SUBJECTS = [
     "river",
@@ -61,16 +62,18 @@ def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collecti
     texts = list(collection.passages.values()) * 20
     adapted, calibrated, trained = tmp_path / "adapted", tmp_path / "calibrated", tmp_path / "trained"
 
-    adapt(tiny_model, texts, adapted, steps=60, rate=5e-3, batch=2, length=32, positions=40, rank=4)
+    adapt(tiny_model, texts, adapted, Schedule(steps=60, rate=5e-3, batch=2, rank=4), length=32, positions=40)
     assert logged(adapted, "loss")[-1] < 0.9 * logged(adapted, "loss")[0]
 
-    calibrate(adapted, texts, calibrated, steps=60, rate=3e-3, batch=8, length=24, rank=4, other=0.05)
+    calibrate(
+        adapted, texts, calibrated, Schedule(steps=60, rate=3e-3, batch=8, rank=4), length=24, other=0.05
+    )
     assert logged(calibrated, "active_terms")[-1] < 0.5 * logged(calibrated, "active_terms")[0]
 
     mined = tmp_path / "mined.jsonl"
     mine(collection, mined, depth=6)
     source = Source(collection, read_negatives(mined), 1.0)
-    contrastive(calibrated, [source], trained, steps=60, rate=4e-3, batch=8, rank=4)
+    contrastive(calibrated, [source], trained, Schedule(steps=60, rate=4e-3, batch=8, rank=4))
     assert logged(trained, "nce")[-1] < 0.9 * logged(trained, "nce")[0]
 
     certify(trained)
@@ -78,17 +81,18 @@ def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collecti
     assert Manifest.load(trained).weights_hash != Manifest.load(adapted).weights_hash
     assert len(encoder.encode_query(["what does a river need?"]).terms) > 0
     with pytest.raises(InputError, match="rank 4, asked for 8"):
-        contrastive(trained, [source], tmp_path / "other", steps=1, rank=8)
+        contrastive(trained, [source], tmp_path / "other", Schedule(steps=1, rate=1e-3, batch=8, rank=8))
 
 
 def test_training_resumes_from_its_checkpoint(tiny_model, collection, tmp_path):
     texts = list(collection.passages.values()) * 20
     out = tmp_path / "out"
-    options = {"rate": 1e-3, "batch": 2, "length": 32, "positions": 40, "rank": 4}
-    adapt(tiny_model, texts, out, steps=4, **options)
+    sizes = {"length": 32, "positions": 40}
+    schedule = Schedule(steps=4, rate=1e-3, batch=2, rank=4)
+    adapt(tiny_model, texts, out, schedule, **sizes)
     (before,) = out.with_name("out.work").glob("checkpoint-*")
     stamp = (before / TRAINED_FILE).read_bytes()
-    adapt(tiny_model, texts, out, steps=6, **options)
+    adapt(tiny_model, texts, out, replace(schedule, steps=6), **sizes)
     assert (before / TRAINED_FILE).read_bytes() == stamp, "the first four steps were not run again"
     assert (out.with_name("out.work") / "checkpoint-6" / TRAINED_FILE).read_bytes() != stamp
 
