@@ -20,6 +20,9 @@ from .manifest import Manifest
 from .network import SparseNetwork
 from .quantization import quantize_linears
 
+# peft asks transformers by a name that it is about to drop.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
 HEAD_FILE = "head.safetensors"
 EMBEDDED = Path(__file__).parent / "embedded"
 
@@ -135,9 +138,7 @@ def load_merged(directory: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
     if (directory / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        with warnings.catch_warnings():  # peft asks transformers by a name that it is about to drop
-            warnings.simplefilter("ignore", FutureWarning)
-            model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
+        model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
     return model.eval()
 
 

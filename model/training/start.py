@@ -73,7 +73,7 @@ def start(
         document_prefix=" ",
         query_max_tokens=256,
         document_max_tokens=512,
-        query_max_terms=256,
+        query_max_terms=32,
         document_max_terms=512,
         logit_scale=logit_scale,
         logit_shift=logit_shift,
