@@ -68,42 +68,46 @@ class Index:
         self.path = path
         self.manifest = manifest
         self.threads = threads
-        self._shards = shards
+        self._shards = {shard.number: shard for shard in shards}
+        self._documents = {shard.shard: shard.documents for shard in manifest.shards}
         self._workspace = Workspace()
         self._pool = ThreadPoolExecutor(threads, "csplade-score") if threads > 1 else None
 
     @classmethod
-    def open(cls, path: Path | str, *, threads: int | None = None) -> Index:
+    def open(
+        cls, path: Path | str, *, threads: int | None = None, shards: Sequence[int] | None = None
+    ) -> Index:
         """Open an index: read its segments into memory and check every checksum.
 
         Args:
             path: the index directory.
             threads: how many threads score, None for the cores this process may use.
+            shards: numbers of the shards to open, None for all; the others' files are not even looked at.
 
         Raises:
             CorruptError: no index, an unfinished build, another format version, or a torn or altered file.
-            InputError: ``threads`` below 1.
+            InputError: ``threads`` below 1, or a shard that the index does not have.
         """
         path = Path(path)
         if threads is None:
             threads = len(os.sched_getaffinity(0))
         if threads < 1:
             raise InputError(f"threads is {threads}, must be at least 1")
-        manifest = IndexManifest.open(path)
-        shards: list[Shard] = []
+        manifest = IndexManifest.open(path, shards)
+        opened: list[Shard] = []
         try:
-            shards.extend(Shard.open(path, manifest, one) for one in manifest.shards)
+            opened.extend(Shard.open(path, manifest, one) for one in manifest.shards)
         except BaseException:
-            for shard in shards:
+            for shard in opened:
                 shard.store.close()
             raise
-        return cls(path, manifest, shards, threads)
+        return cls(path, manifest, opened, threads)
 
     def close(self) -> None:
         """Let go of threads and document stores."""
         if self._pool is not None:
             self._pool.shutdown()
-        for shard in self._shards:
+        for shard in self._shards.values():
             shard.store.close()
 
     def __enter__(self) -> Index:
@@ -163,7 +167,7 @@ class Index:
         pieces = -(-self.threads // max(queries, 1))
         tasks = []
         for q in range(queries):
-            for shard in self._shards:
+            for shard in self._shards.values():
                 cuts = min(pieces, shard.blocks)
                 edges = [shard.blocks * i // cuts for i in range(cuts + 1)] if cuts else []
                 tasks += [(q, shard.number, first, last) for first, last in pairwise(edges)]
@@ -179,7 +183,7 @@ class Index:
         self._check(queries, k)
         started = time.perf_counter_ns()
         answers = exhaustive(
-            [shard.store for shard in self._shards], queries, k, self.manifest.vocabulary_size
+            [shard.store for shard in self._shards.values()], queries, k, self.manifest.vocabulary_size
         )
         timings = {"score": time.perf_counter_ns() - started, "select": 0, "merge": 0}
         return SearchResult(
@@ -259,7 +263,7 @@ class Index:
 
     def blocks(self) -> Iterator[tuple[int, int, Block]]:
         """Every block in memory, with its shard and its first document's ordinal."""
-        for shard in self._shards:
+        for shard in self._shards.values():
             for one in shard.segments:
                 for number in range(len(one.segment)):
                     first = one.manifest.first_ordinal + number * self.manifest.block_size
@@ -272,16 +276,18 @@ class Index:
             sample: how many documents' own vectors are searched by both.
             seed: which documents those are.
         """
-        return verify(self, self._shards, sample, seed)
+        return verify(self, list(self._shards.values()), sample, seed)
 
     def _places(
         self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
     ) -> list[tuple[int, int]]:
         places = [(int(shard), int(ordinal)) for shard, ordinal in zip(shards, ordinals, strict=True)]
         for shard, ordinal in places:
-            if not 0 <= shard < len(self._shards):
-                raise InputError(f"shard is {shard}, this index has {len(self._shards)} (from 0)")
-            documents = self.manifest.shards[shard].documents
+            if (documents := self._documents.get(shard)) is None:
+                raise InputError(
+                    f"shard is {shard}, this index has {self.manifest.shard_count} (from 0), "
+                    f"of which are open: {', '.join(map(str, self._documents))}"
+                )
             if not 0 <= ordinal < documents:
                 raise InputError(f"ordinal is {ordinal}, shard {shard} has {documents} documents (from 0)")
         return places

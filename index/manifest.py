@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptError
+from ..errors import CorruptError, InputError
 from ..files import write_aside
 
 FORMAT_VERSION = 1
@@ -92,7 +93,7 @@ class IndexManifest:
         segment_blocks: blocks in a full segment.
         shard_count: number of shards.
         checksum: SHA-256 of the fields above.
-        shards: one manifest each; empty while the index is being built.
+        shards: one manifest each, of all shards or of those that are opened; empty while the index is built.
     """
 
     format_version: int
@@ -158,11 +159,12 @@ class IndexManifest:
         return cls(**content)
 
     @classmethod
-    def open(cls, root: Path | str) -> IndexManifest:
-        """Read the manifest of a finished index with all its shards' (no segment is read).
+    def open(cls, root: Path | str, shards: Sequence[int] | None = None) -> IndexManifest:
+        """Read the manifest of a finished index with all its shards', or those of some (no segment is read).
 
         Raises:
             CorruptError: no index, an unfinished one, one of another format version, or a broken manifest.
+            InputError: a shard that the index does not have.
         """
         root = Path(root)
         if not (root / INDEX_FILE).exists():
@@ -172,11 +174,14 @@ class IndexManifest:
                 )
             raise CorruptError(f"{root}: no index here, {INDEX_FILE} is missing; run `csplade index build`")
         manifest = cls.read(root / INDEX_FILE)
-        shards = tuple(
+        for shard in shards or ():
+            if not 0 <= shard < manifest.shard_count:
+                raise InputError(f"shard is {shard}, {root} has {manifest.shard_count} (from 0)")
+        found = tuple(
             ShardManifest.read(manifest.shard_directory(root, shard), shard, manifest.checksum)
-            for shard in range(manifest.shard_count)
+            for shard in (range(manifest.shard_count) if shards is None else shards)
         )
-        return cls(**vars(manifest) | {"shards": shards})
+        return cls(**vars(manifest) | {"shards": found})
 
 
 def write_checked(path: Path, content: dict[str, Any]) -> str:

@@ -70,6 +70,7 @@ class Answer:
         query_terms: terms of the query as scored.
         dropped_tokens, dropped_terms, clipped: tokens, terms and impacts of the query that a cap cut.
         timings: stage -> nanoseconds; queries answered together share all but ``fetch``.
+        missing_shards: shards that did not answer, ascending; never without the caller's leave.
     """
 
     hits: list[Hit]
@@ -80,6 +81,7 @@ class Answer:
     dropped_terms: int = 0
     clipped: int = 0
     timings: dict[str, int] = field(default_factory=dict)
+    missing_shards: tuple[int, ...] = ()
 
 
 class Engine:
@@ -109,6 +111,7 @@ class Engine:
         quantization: str = "auto",
         encoder_threads: int | None = None,
         index_threads: int | None = None,
+        shards: Sequence[int] | None = None,
     ) -> Self:
         """Open an index and load its encoder.
 
@@ -118,13 +121,14 @@ class Engine:
             with_encoder: False loads none: only vectors can be searched then.
             device, quantization, encoder_threads: for the encoder.
             index_threads: for the CPU scorer; None for all cores.
+            shards: numbers of the shards to open; None for all.
 
         Raises:
             InputError: no such model.
             CorruptError: no index there, or one that is torn or altered.
             IncompatibleError: the index was built by another encoder.
         """
-        index = Index.open(path, threads=index_threads)
+        index = Index.open(path, threads=index_threads, shards=shards)
         try:
             named = model or (index.manifest.encoder or {}).get("model")
             if not with_encoder or named is None:

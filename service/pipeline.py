@@ -42,6 +42,7 @@ class Work:
         k: hits wanted; 0 to encode only.
         explain: add contributions to hits.
         fetch: add documents to hits.
+        allow_partial: a shard that fails may be missing from the answer; where shards can fail alone.
         tokens: of ``text``, made in the worker.
         then: makes the result in the pool, from what was done and, for a search, the answer.
     """
@@ -52,6 +53,7 @@ class Work:
     k: int = 0
     explain: bool = False
     fetch: bool = False
+    allow_partial: bool = False
     tokens: Tokens | None = None
     then: Callable[[Done, Answer | None], Any] = lambda done, answer: (done, answer)
     timings: dict[str, int] = field(default_factory=dict)

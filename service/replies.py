@@ -28,6 +28,8 @@ def search_reply(answer: Answer, engine: Engine, *, with_document: bool, total: 
         generation=engine.index.manifest.generation,
         model_fingerprint=engine.model_fingerprint,
         score_scale=engine.score_scale,
+        partial=bool(answer.missing_shards),
+        missing_shards=answer.missing_shards,
     )
 
 

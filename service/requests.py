@@ -32,6 +32,7 @@ def search_work(
     if request.explain and work.k > limits.explain_k:
         raise InputError(f"k is {work.k}, with explain at most {limits.explain_k} is allowed")
     work.explain, work.fetch = request.explain, request.with_document
+    work.allow_partial = request.allow_partial
     return work
 
 

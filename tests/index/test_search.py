@@ -246,6 +246,28 @@ def test_deleted_documents_are_neither_found_nor_counted(collection, helpers, tm
         assert index.verify().ok
 
 
+def test_a_shard_opened_alone_answers_its_part(collection, helpers, tmp_path):
+    queries = helpers.random_queries(np.random.default_rng(5), 8)
+    with Index.open(collection[0]) as index:
+        whole = index.search(queries, 400)
+    path = Path(shutil.copytree(collection[0], tmp_path / "index"))
+    shutil.rmtree(path / "shard-0000")  # the other shard may be on another machine
+    with Index.open(path, shards=[1]) as index:
+        part = index.search(queries, 400)
+        assert_same(part, index.oracle(queries, 400))
+        assert index.manifest.documents == 200
+        for i in range(len(queries)):
+            _, ordinals, scores = part.row(i)
+            shards, all_ordinals, all_scores = whole.row(i)
+            np.testing.assert_array_equal(ordinals, all_ordinals[shards == 1])
+            np.testing.assert_array_equal(scores, all_scores[shards == 1])
+        assert index.fetch([1], [0])[0].id == helpers.documents(1, 2)[0].id
+        with pytest.raises(InputError, match="shard is 0, this index has 2"):
+            index.ids([0], [0])
+    with pytest.raises(InputError, match="shard is 2, .* has 2"):
+        Index.open(path, shards=[2])
+
+
 def test_wrong_arguments_are_refused(collection, helpers):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(4), 1)

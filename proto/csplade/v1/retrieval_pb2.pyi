@@ -35,19 +35,21 @@ class Query(_message.Message):
     def __init__(self, text: _Optional[str] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "explain", "with_document")
+    __slots__ = ("query", "k", "explain", "with_document", "allow_partial")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     WITH_DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     explain: bool
     with_document: bool
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ...) -> None: ...
+    allow_partial: bool
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "matched_documents", "postings_read", "query_terms", "cut", "timings", "generation", "model_fingerprint", "score_scale")
+    __slots__ = ("hits", "matched_documents", "postings_read", "query_terms", "cut", "timings", "generation", "model_fingerprint", "score_scale", "partial", "missing_shards")
     HITS_FIELD_NUMBER: _ClassVar[int]
     MATCHED_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     POSTINGS_READ_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +59,8 @@ class SearchResponse(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SCORE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    MISSING_SHARDS_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     matched_documents: int
     postings_read: int
@@ -66,7 +70,9 @@ class SearchResponse(_message.Message):
     generation: int
     model_fingerprint: str
     score_scale: float
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., matched_documents: _Optional[int] = ..., postings_read: _Optional[int] = ..., query_terms: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., generation: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., score_scale: _Optional[float] = ...) -> None: ...
+    partial: bool
+    missing_shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., matched_documents: _Optional[int] = ..., postings_read: _Optional[int] = ..., query_terms: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., generation: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., score_scale: _Optional[float] = ..., partial: _Optional[bool] = ..., missing_shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "score", "integer_score", "shard", "document", "contributions")
