@@ -1,9 +1,15 @@
 """Fixtures that every folder of tests uses."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU, Triton kernels are interpreted on the CPU; kernels/launch.py tells why this stands before anything imports triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 WORDS = [
     "a search engine finds documents for a question and says which words made each hit",
@@ -29,7 +35,6 @@ def tiny_model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     from dataclasses import replace
 
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from tokenizers.processors import TemplateProcessing
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
