@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
 from ..kernels.sparse import SparseBatch
 from ..kernels.topk import topk
+from ..kernels.transfer import Clock, fetch, upload
 from . import golden
 from .load import EMBEDDED, load_network, load_tokenizer, resolve
 from .manifest import Manifest
@@ -45,6 +47,25 @@ class Encoded:
     timings: dict[str, int]
 
 
+@dataclass(frozen=True)
+class EncodedTensors:
+    """Vectors of n texts where the encoder made them, padded to the term cap K.
+
+    Attributes:
+        terms: int32 [n, K], ascending in each row, then -1.
+        weights: float32 [n, K], > 0, then 0.
+        counts: int32 [n], terms that are there.
+        positive: int64 [n], positive weights before the term cap.
+        clock: times "encode" and "sparsify"; to be read when the work was waited for.
+    """
+
+    terms: Tensor
+    weights: Tensor
+    counts: Tensor
+    positive: Tensor
+    clock: Clock
+
+
 class Encoder:
     """A sparse encoder. Make one with :meth:`from_pretrained`; encoding from several threads at once is safe."""
 
@@ -61,7 +82,6 @@ class Encoder:
         self.fingerprint = manifest.fingerprint
         self.vocabulary_size = manifest.vocabulary_size
         self._tokenizer, self._network = tokenizer, network
-        self._terms = network.terms.cpu().numpy()
 
     @classmethod
     def from_pretrained(
@@ -151,7 +171,6 @@ class Encoder:
             raise InputError("texts is one string, must be a list of strings")
         return tokenize(self._tokenizer, self.manifest, texts, kind)
 
-    @torch.inference_mode()
     def encode_tokens(
         self,
         tokens: Tokens,
@@ -160,52 +179,58 @@ class Encoder:
         batch_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """Encode in batches of like length, at most ``batch_tokens`` padded tokens each (one text may be more)."""
-        cap = self.manifest.query_max_terms if kind == "query" else self.manifest.document_max_terms
-        lengths = np.array([len(ids) for ids in tokens.ids], dtype=np.int64)
-        counts = np.zeros(len(tokens), dtype=np.int64)
-        positive = np.zeros(len(tokens), dtype=np.int64)
-        rows: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = [_EMPTY] * len(tokens)
-        encode_ns = sparsify_ns = 0
-        for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[self.device.split(":")[0]]):
-            started = time.perf_counter_ns()
-            width = int(lengths[batch].max())
-            padded = np.zeros((len(batch), width), dtype=np.int64)
-            for row, text in enumerate(batch):
-                padded[row, : lengths[text]] = tokens.ids[text]
-            weights = self._network(
-                torch.from_numpy(padded).to(self.device), torch.from_numpy(lengths[batch])
-            )
-            if weights.is_cuda:
-                torch.cuda.synchronize(weights.device)
-            encoded = time.perf_counter_ns()
-            columns, values, found = (
-                part.cpu().numpy() for part in topk(weights, min(cap, weights.shape[1]))
-            )
-            positive[batch] = (weights > 0).sum(1).cpu().numpy()
-            counts[batch] = found
-            for row, text in enumerate(batch):
-                order = np.argsort(columns[row, : found[row]])
-                rows[text] = (
-                    self._terms[columns[row, : found[row]][order]],
-                    values[row, : found[row]][order],
-                )
-            encode_ns += encoded - started
-            sparsify_ns += time.perf_counter_ns() - encoded
-            if progress is not None:
-                progress(len(batch))
-        vectors = SparseBatch(
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.concatenate([terms for terms, _ in rows] + [_EMPTY[0]]),
-            np.concatenate([values for _, values in rows] + [_EMPTY[1]]),
-        )
+        """Encode as :meth:`encode_tensors` does, and fetch the vectors in one copy."""
+        made = self.encode_tensors(tokens, kind, batch_tokens=batch_tokens, progress=progress)
+        terms, weights, counts, positive = fetch(made.terms, made.weights, made.counts, made.positive)
+        there = terms >= 0
         return Encoded(
-            vectors,
-            lengths,
+            SparseBatch(np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]),
+            np.array([len(ids) for ids in tokens.ids], dtype=np.int64),
             tokens.dropped,
             positive - counts,
-            {"encode": encode_ns, "sparsify": sparsify_ns},
+            {"encode": 0, "sparsify": 0, **made.clock.read()},
         )
+
+    @torch.inference_mode()
+    def encode_tensors(
+        self,
+        tokens: Tokens,
+        kind: Kind,
+        *,
+        batch_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> EncodedTensors:
+        """Encode in batches of like length, at most ``batch_tokens`` padded tokens each (one text may be more).
+
+        On a GPU nothing is waited for: ``progress`` then tells what was handed to it.
+        """
+        cap = self.manifest.query_max_terms if kind == "query" else self.manifest.document_max_terms
+        network, texts = self._network, len(tokens)
+        width = min(cap, len(network.terms))
+        lengths = np.array([len(ids) for ids in tokens.ids], dtype=np.int64)
+        terms = torch.full((texts, width), -1, dtype=torch.int32, device=self.device)
+        weights = torch.zeros((texts, width), dtype=torch.float32, device=self.device)
+        counts = torch.zeros(texts, dtype=torch.int32, device=self.device)
+        positive = torch.zeros(texts, dtype=torch.int64, device=self.device)
+        clock = Clock(self.device)
+        for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[self.device.split(":")[0]]):
+            padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int64)
+            for row, text in enumerate(batch):
+                padded[row, : lengths[text]] = tokens.ids[text]
+            dense = network(upload(padded, self.device), torch.from_numpy(lengths[batch]))
+            clock.mark("encode")
+            columns, values, found = topk(dense, width)
+            rows = upload(batch, self.device)
+            # Kept terms ascend with their columns, and the padding must come last.
+            order = torch.where(columns < 0, len(network.terms), columns).argsort(dim=1)
+            chosen = network.terms[columns.clamp(min=0)].where(columns >= 0, -1)
+            terms[rows] = chosen.gather(1, order)
+            weights[rows] = values.gather(1, order)
+            counts[rows], positive[rows] = found, (dense > 0).sum(1)
+            clock.mark("sparsify")
+            if progress is not None:
+                progress(len(batch))
+        return EncodedTensors(terms, weights, counts, positive, clock)
 
     def decode(self, vectors: SparseBatch, top_k: int | None = None) -> list[list[tuple[str, float]]]:
         """Each row as (token, weight), largest weight first, at most ``top_k``."""
@@ -225,9 +250,6 @@ class Encoder:
     def vocabulary(self) -> dict[str, int]:
         """Token string to term id."""
         return self._tokenizer.get_vocab()
-
-
-_EMPTY = (np.empty(0, np.int32), np.empty(0, np.float32))
 
 
 def _by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

@@ -1,0 +1,89 @@
+"""Between host and device: stages timed without stopping, arrays copied up, and all results fetched in one copy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Host memory that stays pinned while an array of any size is copied to a GPU.
+STAGING_BYTES = 64 * 2**20
+
+
+class Clock:
+    """Nanoseconds between marks: CUDA events on a GPU, so that nothing waits for them; the host's clock elsewhere."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._cuda = self._device.type == "cuda"
+        self._marks: list[tuple[str, Any]] = [("", self._now())]
+
+    def mark(self, stage: str) -> None:
+        """End a stage that began at the mark before; marks of one name add up."""
+        self._marks.append((stage, self._now()))
+
+    def read(self) -> dict[str, int]:
+        """Nanoseconds by stage. On a GPU only after the work was waited for."""
+        stages: dict[str, int] = {}
+        for (_, start), (stage, end) in zip(self._marks, self._marks[1:], strict=False):
+            spent = round(start.elapsed_time(end) * 1e6) if self._cuda else end - start
+            stages[stage] = stages.get(stage, 0) + spent
+        return stages
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter_ns()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+def upload(array: NDArray[Any], device: torch.device | str) -> Tensor:
+    """A small host array on a device; the host does not wait for the copy (a GPU driver stages pageable memory at once)."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+def upload_into(target: Tensor, array: NDArray[Any]) -> None:
+    """Fill a device tensor from a host array of the same bytes, piece by piece through pinned memory."""
+    source = torch.from_numpy(array.view(np.uint8))
+    into = target.view(torch.uint8)
+    if not target.is_cuda:
+        into.copy_(source)
+        return
+    pinned = [
+        torch.empty(min(STAGING_BYTES, max(len(source), 1)), dtype=torch.uint8).pin_memory() for _ in range(2)
+    ]
+    copied = [torch.cuda.Event() for _ in range(2)]
+    for turn, first in enumerate(range(0, len(source), STAGING_BYTES)):
+        piece = source[first : first + STAGING_BYTES]
+        copied[
+            turn % 2
+        ].synchronize()  # the buffer's last piece has left it; at once for an event never recorded
+        staged = pinned[turn % 2][: len(piece)]
+        staged.copy_(piece)
+        into[first : first + len(piece)].copy_(staged, non_blocking=True)
+        copied[turn % 2].record()
+    torch.cuda.synchronize(target.device)  # pinned buffers are given back
+
+
+def fetch(*tensors: Tensor) -> list[NDArray[Any]]:
+    """Copy tensors of one device to the host: one transfer and one synchronisation, however many they are.
+
+    Returns:
+        Arrays of the same shapes and dtypes, aligned.
+    """
+    # Widest items first: then every array begins at a multiple of its item's size.
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+    packed = torch.cat([tensors[i].contiguous().view(-1).view(torch.uint8) for i in order]).cpu().numpy()
+    arrays: list[Any] = [None] * len(tensors)
+    first = 0
+    for i in order:
+        dtype = torch.empty(0, dtype=tensors[i].dtype).numpy().dtype
+        last = first + tensors[i].numel() * dtype.itemsize
+        arrays[i] = packed[first:last].view(dtype).reshape(tensors[i].shape)
+        first = last
+    return arrays
