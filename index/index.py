@@ -183,7 +183,10 @@ class Index:
         self._check(queries, k)
         started = time.perf_counter_ns()
         answers = exhaustive(
-            [shard.store for shard in self._shards.values()], queries, k, self.manifest.vocabulary_size
+            {number: shard.store for number, shard in self._shards.items()},
+            queries,
+            k,
+            self.manifest.vocabulary_size,
         )
         timings = {"score": time.perf_counter_ns() - started, "select": 0, "merge": 0}
         return SearchResult(

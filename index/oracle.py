@@ -5,7 +5,7 @@ Slow, and nobody's relative: it shares no code with the scorers it judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ Ranked = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], int, int
 
 
 def exhaustive(
-    stores: list[DocumentStore],
+    stores: Mapping[int, DocumentStore],
     queries: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]],
     k: int,
     vocabulary_size: int,
@@ -26,7 +26,7 @@ def exhaustive(
     """Rank all live documents for each query.
 
     Args:
-        stores: one per shard.
+        stores: one per shard, by its number.
         queries: (terms, impacts) each.
         k: how many to keep.
         vocabulary_size: terms are below it.
@@ -43,7 +43,7 @@ def exhaustive(
         tables.append(table)
     found: list[list[tuple[NDArray[np.int64], ...]]] = [[] for _ in tables]
     pairs = [0] * len(tables)
-    for shard, store in enumerate(stores):
+    for shard, store in stores.items():
         dead, documents = store.dead(), store.count()
         for first in range(0, documents, CHUNK):
             last = min(first + CHUNK, documents)

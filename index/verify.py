@@ -88,8 +88,9 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
     total = int(counts.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False))
     ends = np.cumsum(counts)
-    shards = np.searchsorted(ends, drawn, side="right")
-    ordinals = drawn - (ends - counts)[shards]
+    places = np.searchsorted(ends, drawn, side="right")
+    shards = np.array([shard.shard for shard in index.manifest.shards])[places]
+    ordinals = drawn - (ends - counts)[places]
     stored = index.vectors(shards, ordinals)
     rows = [(terms[:MAX_QUERY_TERMS], impacts[:MAX_QUERY_TERMS]) for terms, impacts in stored]
     queries = ImpactBatch(
