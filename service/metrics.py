@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,21 +26,76 @@ POSTINGS = tuple(4.0**step for step in range(2, 16))  # 16 to 10^9
 disable_created_metrics()
 
 
-class Metrics:
-    """All metrics of one server, in a registry of their own."""
+class Instruments(Protocol):
+    """Makes metrics of the kinds there are; what they return works like the classes of prometheus_client."""
+
+    def counter(self, name: str, text: str, *labels: str) -> Any:
+        """Has ``inc``, after ``labels`` if there are any."""
+
+    def gauge(self, name: str, text: str, *labels: str) -> Any:
+        """Has ``set``."""
+
+    def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Any:
+        """A gauge that tells what the function returns."""
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
+        """Has ``observe``."""
+
+    def info(self, name: str, text: str) -> Any:
+        """Has ``info``, which takes a mapping of label to value."""
+
+
+class PrometheusInstruments:
+    """Instruments in a registry of their own, beside those of the process."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A counter."""
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """A gauge."""
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Gauge:
+        """A gauge that asks the function at every scrape."""
+        gauge = self.gauge(name, text)
+        gauge.set_function(function)
+        return gauge
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        """A histogram."""
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def info(self, name: str, text: str) -> Info:
+        """An info metric; ``_info`` comes after its name."""
+        return Info(name, text, registry=self.registry)
+
+
+class Metrics:
+    """All metrics of one server.
+
+    Args:
+        instruments: what they are made of; by default Prometheus metrics in ``registry``.
+    """
+
+    def __init__(self, instruments: Instruments | None = None) -> None:
+        if instruments is None:
+            instruments = PrometheusInstruments()
+            self.registry = instruments.registry
+        make = instruments
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"csplade_{name}", text, labels, registry=registry)
+            return make.counter(f"csplade_{name}", text, *labels)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"csplade_{name}", text, labels, registry=registry)
+            return make.gauge(f"csplade_{name}", text, *labels)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"csplade_{name}", text, labels, buckets=buckets, registry=registry)
+            return make.histogram(f"csplade_{name}", text, buckets, *labels)
 
         self.requests = counter("requests_total", "Requests answered.", "method", "code")
         self.request_seconds = histogram(
@@ -63,10 +119,11 @@ class Metrics:
         self.index_postings = gauge("index_postings", "Postings in a shard.", "shard")
         self.index_bytes = gauge("index_bytes", "Bytes of a shard's segments.", "shard")
         self.index_generation = gauge("index_generation", "Generation of a shard.", "shard")
-        self.model_info = Info("csplade_model", "The loaded encoder.", registry=registry)
+        self.model_info = make.info("csplade_model", "The loaded encoder.")
         self.verify_mismatches = counter("verify_mismatches_total", "Ranks that Verify found to differ.")
-        self.device_memory = gauge("device_memory_bytes", "Accelerator memory in use by this process.")
-        self.device_memory.set_function(_device_memory)
+        self.device_memory = make.gauge_of(
+            "csplade_device_memory_bytes", "Accelerator memory in use by this process.", _device_memory
+        )
         for stage in STAGES:
             self.stage_seconds.labels(stage)
         for what in ("tokens", "terms", "impacts"):

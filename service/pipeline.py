@@ -74,6 +74,22 @@ class Done:
     row: int = 0
 
 
+@asynccontextmanager
+async def until(remaining: float | None, limit: float) -> AsyncIterator[float]:
+    """Gives the deadline as a moment of ``time.monotonic``; what outlives it ends in DeadlineError.
+
+    Args:
+        remaining: seconds until the caller's deadline, None for none.
+        limit: seconds that any request may take.
+    """
+    seconds = limit if remaining is None else min(remaining, limit)
+    try:
+        async with asyncio.timeout(seconds):
+            yield time.monotonic() + seconds
+    except TimeoutError:
+        raise DeadlineError(f"not answered within {seconds:.3f} s") from None
+
+
 class Pipeline:
     """Runs requests on an engine; every method may be awaited by many requests at once."""
 
@@ -110,7 +126,7 @@ class Pipeline:
             IncompatibleError: a text, but no encoder.
         """
         work.then = lambda done, answer: then(answer)  # type: ignore[arg-type]
-        async with self._until(remaining) as deadline:
+        async with until(remaining, self._timeout) as deadline:
             return await self._submit(work, deadline)
 
     async def encode(
@@ -118,7 +134,7 @@ class Pipeline:
     ) -> T:
         """Encode texts; ``then`` gets what was done of each. Raises as :meth:`search`."""
         self.engine.need_encoder()
-        async with self._until(remaining) as deadline:
+        async with until(remaining, self._timeout) as deadline:
             results = await self._batcher.submit(works, deadline)
             return await asyncio.to_thread(then, [done for done, _ in results])
 
@@ -131,7 +147,7 @@ class Pipeline:
         Raises:
             OverloadedError: another verification is going on; and as :meth:`search`.
         """
-        async with self._until(remaining) as deadline:
+        async with until(remaining, self._timeout) as deadline:
             done, answer = await self._submit(work, deadline)
             if self._judgement is not None and not self._judgement.done():
                 raise OverloadedError("another Verify is going on, one at a time is allowed", 1.0)
@@ -140,16 +156,6 @@ class Pipeline:
             # A caller that leaves early does not stop the thread: its place stays taken until it is through.
             reference, nanoseconds = await asyncio.shield(self._judgement)
             return answer, reference, nanoseconds
-
-    @asynccontextmanager
-    async def _until(self, remaining: float | None) -> AsyncIterator[float]:
-        """Gives the deadline as a moment of ``time.monotonic``; what outlives it ends in DeadlineError."""
-        seconds = self._timeout if remaining is None else min(remaining, self._timeout)
-        try:
-            async with asyncio.timeout(seconds):
-                yield time.monotonic() + seconds
-        except TimeoutError:
-            raise DeadlineError(f"not answered within {seconds:.3f} s") from None
 
     async def _submit(self, work: Work, deadline: float) -> Any:
         if work.vector is None:

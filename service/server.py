@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -36,8 +36,12 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 LAST_WORDS = 1.0  # seconds for answers that are on their way out when the handlers are through
 
 
-def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings describe; errors as :meth:`Engine.open`, InputError without an index."""
+def open_engine(settings: Settings, shards: Sequence[int] | None = None) -> Engine:
+    """The engine that the settings describe, of all shards or some.
+
+    Raises:
+        InputError: no index is named; and what :meth:`Engine.open` raises.
+    """
     if settings.index is None:
         raise InputError("no index is given: name its directory as the argument or in the setting index")
     return Engine.open(
@@ -48,6 +52,7 @@ def open_engine(settings: Settings) -> Engine:
         quantization=settings.model.quantization,
         encoder_threads=settings.model.threads,
         index_threads=settings.scoring.threads,
+        shards=shards,
     )
 
 

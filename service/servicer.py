@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import grpc.aio
@@ -22,7 +22,7 @@ from .config import Settings
 from .engine import Answer
 from .errors import status_of
 from .metrics import Metrics
-from .pipeline import Pipeline, Work
+from .pipeline import Done, Pipeline, Work
 
 log = logging.getLogger(__name__)
 
@@ -74,23 +74,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
     async def Encode(self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext) -> pb.EncodeResponse:
         """Texts to vectors."""
         async with self._boundary.request("Encode", context):
-            started = time.perf_counter_ns()
-            pipeline = self._ready()
-            works = requests.encode_works(request, self._settings.limits)
-            self._log_texts(works)
-            return await pipeline.encode(
-                works,
-                remaining=context.time_remaining(),
-                then=lambda results: self._sendable(
-                    replies.encode_reply(
-                        results,
-                        pipeline.engine,
-                        decode=request.decode,
-                        total=time.perf_counter_ns() - started,
-                    ),
-                    "send fewer texts",
-                ),
-            )
+            return await self._encode(request, context.time_remaining())
 
     async def Info(self, request: pb.InfoRequest, context: grpc.aio.ServicerContext) -> pb.InfoResponse:
         """What is being served."""
@@ -100,20 +84,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Compare a search with the exhaustive reference."""
         async with self._boundary.request("Verify", context):
-            started = time.perf_counter_ns()
-            pipeline = self._ready()
-            engine = pipeline.engine
-            work = requests.query_work(
-                request, self._settings.limits, engine.index.manifest.vocabulary_size, engine.terms_by_token
-            )
-            self._log_texts([work])
-            answer, reference, nanoseconds = await pipeline.verify(work, remaining=context.time_remaining())
-            total = time.perf_counter_ns() - started
-            reply = replies.verify_reply(answer, reference, engine, nanoseconds=nanoseconds, total=total)
-            if not reply.identical:
-                self._metrics.verify_mismatches.inc(max(1, len(reply.differences)))
-                log.error("verify found %d differing ranks of %d", len(reply.differences), reply.compared)
-            return reply
+            return await self._verify(request, context.time_remaining())
 
     async def _search(self, request: pb.SearchRequest, remaining: float | None) -> pb.SearchResponse:
         started = time.perf_counter_ns()
@@ -130,6 +101,35 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
             return self._sendable(message, "ask for a smaller k, or without documents or explanations")
 
         return await pipeline.search(work, remaining=remaining, then=reply)
+
+    async def _encode(self, request: pb.EncodeRequest, remaining: float | None) -> pb.EncodeResponse:
+        started = time.perf_counter_ns()
+        pipeline = self._ready()
+        works = requests.encode_works(request, self._settings.limits)
+        self._log_texts(works)
+
+        def reply(results: Sequence[Done]) -> pb.EncodeResponse:
+            total = time.perf_counter_ns() - started
+            message = replies.encode_reply(results, pipeline.engine, decode=request.decode, total=total)
+            return self._sendable(message, "send fewer texts")
+
+        return await pipeline.encode(works, remaining=remaining, then=reply)
+
+    async def _verify(self, request: pb.VerifyRequest, remaining: float | None) -> pb.VerifyResponse:
+        started = time.perf_counter_ns()
+        pipeline = self._ready()
+        engine = pipeline.engine
+        work = requests.query_work(
+            request, self._settings.limits, engine.index.manifest.vocabulary_size, engine.terms_by_token
+        )
+        self._log_texts([work])
+        answer, reference, nanoseconds = await pipeline.verify(work, remaining=remaining)
+        total = time.perf_counter_ns() - started
+        reply = replies.verify_reply(answer, reference, engine, nanoseconds=nanoseconds, total=total)
+        if not reply.identical:
+            self._metrics.verify_mismatches.inc(max(1, len(reply.differences)))
+            log.error("verify found %d differing ranks of %d", len(reply.differences), reply.compared)
+        return reply
 
     async def _stream_answer(
         self, item: pb.SearchStreamRequest, remaining: float | None
