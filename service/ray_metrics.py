@@ -1,0 +1,99 @@
+"""The metrics of csplade through Ray: every node's agent exports them for the replicas that live there.
+
+Ray puts ``ray_`` before each name and labels of its own (node, worker, session) beside ours; the scrape
+configuration takes the prefix off again, so that dashboards and rules know one set of names.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.util import metrics
+
+SAMPLING = 5.0  # seconds between readings of a gauge that is a function
+
+
+class _Labelled:
+    """A metric of Ray behind the interface of prometheus_client."""
+
+    def __init__(self, metric: Any, labels: tuple[str, ...]) -> None:
+        self._metric, self._labels = metric, labels
+        self._bound: dict[tuple[str, ...], _Bound] = {}
+        self._plain = _Bound(metric, None)
+
+    def labels(self, *values: str) -> _Bound:
+        bound = self._bound.get(values)
+        if bound is None:
+            bound = self._bound[values] = _Bound(self._metric, dict(zip(self._labels, values, strict=True)))
+        return bound
+
+    def inc(self, amount: float = 1.0) -> None:
+        self._plain.inc(amount)
+
+    def set(self, value: float) -> None:
+        self._plain.set(value)
+
+    def observe(self, value: float) -> None:
+        self._plain.observe(value)
+
+
+class _Bound:
+    """A metric of Ray with its labels given."""
+
+    def __init__(self, metric: Any, tags: dict[str, str] | None) -> None:
+        self._metric, self._tags = metric, tags
+
+    def inc(self, amount: float = 1.0) -> None:
+        self._metric.inc(amount, self._tags)
+
+    def set(self, value: float) -> None:
+        self._metric.set(value, self._tags)
+
+    def observe(self, value: float) -> None:
+        self._metric.observe(float(value), self._tags)
+
+
+class _Info:
+    """A gauge that is 1, with facts as labels."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+
+    def info(self, facts: Mapping[str, str]) -> None:
+        gauge = metrics.Gauge(f"{self._name}_info", self._text, tag_keys=tuple(facts))
+        gauge.set(1.0, dict(facts))
+
+
+class RayInstruments:
+    """Makes metrics that Ray exports; see :class:`~csplade.service.metrics.Instruments`."""
+
+    def counter(self, name: str, text: str, *labels: str) -> _Labelled:
+        """A counter."""
+        return _Labelled(metrics.Counter(name, text, tag_keys=labels), labels)
+
+    def gauge(self, name: str, text: str, *labels: str) -> _Labelled:
+        """A gauge."""
+        return _Labelled(metrics.Gauge(name, text, tag_keys=labels), labels)
+
+    def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> _Labelled:
+        """A gauge that asks the function every five seconds."""
+        gauge = self.gauge(name, text)
+
+        def sample() -> None:
+            gauge.set(function())
+            timer = threading.Timer(SAMPLING, sample)
+            timer.daemon = True
+            timer.start()
+
+        sample()
+        return gauge
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Labelled:
+        """A histogram."""
+        return _Labelled(metrics.Histogram(name, text, boundaries=list(buckets), tag_keys=labels), labels)
+
+    def info(self, name: str, text: str) -> _Info:
+        """Facts as labels of a gauge that is 1."""
+        return _Info(name, text)
