@@ -1,0 +1,24 @@
+"""impacts: weights to integers where they lie, the numbers of :meth:`csplade.kernels.sparse.SparseBatch.quantize`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def quantize(weights: Tensor, scale: float, maximum: int) -> tuple[Tensor, Tensor]:
+    """``impact = clip(rint(weight / scale), 1, maximum)`` where the weight is > 0, else 0; nothing is waited for.
+
+    Args:
+        weights: float32 [n, K], padded with 0.
+        scale: weight of one impact step.
+        maximum: greatest impact.
+
+    Returns:
+        impacts int32 [n, K], and how many of each row were above ``maximum`` and were cut to it, int64 [n].
+    """
+    # The divisor is a tensor on purpose: torch multiplies by the reciprocal of a plain number, which rounds differently.
+    step = torch.full((), scale, dtype=torch.float64, device=weights.device)
+    exact = torch.round(weights.to(torch.float64) / step)
+    impacts = exact.clamp(1, maximum).where(weights > 0, 0).to(torch.int32)
+    return impacts, (exact > maximum).sum(1)
