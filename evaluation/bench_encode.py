@@ -121,9 +121,9 @@ class _PlainLoop:
         directory = resolve(model)
         self.manifest = encoder.manifest
         self.lm = load_merged(directory, self.manifest, default_dtype("cpu"))
-        terms, bias = load_head(directory, self.manifest.vocabulary_size)
+        kept = load_head(directory, self.manifest.vocabulary_size)
         self.bias = torch.full((self.manifest.vocabulary_size,), -torch.inf)
-        self.bias[terms.long()] = bias
+        self.bias[kept.terms.long()] = kept.bias
 
     @torch.inference_mode()
     def __call__(self, ids: list[Any], kind: str) -> list[tuple[Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,16 @@ from ..errors import InputError
 from ..kernels.sparse import SparseBatch
 from ..kernels.topk import topk
 from ..kernels.transfer import Clock, fetch, upload
-from . import golden
-from .load import EMBEDDED, load_network, load_tokenizer, resolve
+from . import golden, presets
+from .checkpoint import EMBEDDED, find
+from .lexical import QueryTable, load_table
+from .load import load_network
 from .manifest import Manifest
 from .network import SparseNetwork
 from .quantization import default_dtype
 from .tokens import Kind, Tokens, tokenize
+
+log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 QUANTIZE_ABOVE = 2_000_000_000  # parameters
@@ -77,11 +82,15 @@ class Encoder:
         network: SparseNetwork,
         device: str,
         quantization: str,
+        *,
+        preset: str,
+        table: QueryTable | None = None,
     ) -> None:
         self.name, self.manifest, self.device, self.quantization = name, manifest, device, quantization
+        self.preset = preset
         self.fingerprint = manifest.fingerprint
         self.vocabulary_size = manifest.vocabulary_size
-        self._tokenizer, self._network = tokenizer, network
+        self._tokenizer, self._network, self._table = tokenizer, network, table
 
     @classmethod
     def from_pretrained(
@@ -92,7 +101,10 @@ class Encoder:
         quantization: str = "auto",
         dtype: torch.dtype | None = None,
         manifest: Manifest | None = None,
+        preset: str | None = None,
+        tokenizer: str | Path | None = None,
         threads: int | None = None,
+        self_test: bool = True,
     ) -> Encoder:
         """Load a model and run its golden texts.
 
@@ -101,37 +113,28 @@ class Encoder:
             device: ``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1`` ...
             quantization: ``auto``, ``none``, ``int8``, ``nf4`` or ``fp4``; auto is nf4 on CUDA above 2 billion parameters.
             dtype: of the unquantized weights; the device's quick one by default.
-            manifest: how to use a causal LM that has no ``csplade.json`` of its own; refused where it has one.
+            manifest: how to use a checkpoint that has no ``csplade.json`` of its own; refused where it has one.
+            preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; told by the checkpoint's
+                files where they tell.
+            tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its own.
             threads: of torch on the CPU; process-wide.
+            self_test: compare with the golden vectors.
 
         Raises:
             InputError: no such model, an unknown option, a manifest given twice or missing.
-            IncompatibleError: the golden texts do not give their vectors, or tokenizer or base are other ones.
+            IncompatibleError: the golden texts do not give their vectors, or tokenizer, base or adapter are other ones.
             CorruptError: files that cannot be read.
-            UnavailableError: the base or the hub is out of reach.
+            UnavailableError: the base or the hub is out of reach, or the device cannot do the quantization.
         """
         if threads is not None:
             if threads < 1:
                 raise InputError(f"threads is {threads}, must be at least 1")
             torch.set_num_threads(threads)
-        directory = resolve(path_or_id)
-        own = (directory / "csplade.json").is_file()
-        if own == (manifest is not None):
-            raise InputError(
-                f"{directory}: has a csplade.json already; leave out manifest"
-                if own
-                else f"{directory}: no csplade.json there; give a manifest that says how to use this model"
-            )
-        manifest = manifest or Manifest.load(directory)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        elif device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device is {device!r}, but torch sees no CUDA device; use cpu")
-        tokenizer = load_tokenizer(directory, manifest)
-        if not manifest.vocabulary_size:
-            manifest = replace(manifest, vocabulary_size=len(tokenizer))
+        device = _device(device)
+        known = presets.read(path_or_id, manifest=manifest, preset=preset, tokenizer=tokenizer)
+        directory, manifest = known.directory, known.manifest
         if quantization == "auto":
-            large = _weight_bytes(directory) > 2 * QUANTIZE_ABOVE  # two bytes a parameter
+            large = _weight_bytes(directory, manifest) > 2 * QUANTIZE_ABOVE  # two bytes a parameter
             quantization = "nf4" if large and device.startswith("cuda") else "none"
         network = load_network(
             directory,
@@ -141,8 +144,19 @@ class Encoder:
             quantization=quantization,
         )
         name = "embedded" if directory == EMBEDDED else str(path_or_id)
-        encoder = cls(name, manifest, tokenizer, network, device, quantization)
-        golden.check(encoder, quantization)
+        table = (
+            load_table(directory, manifest, known.tokenizer) if manifest.query_encoder == "lexical" else None
+        )
+        encoder = cls(
+            name, manifest, known.tokenizer, network, device, quantization, preset=known.preset, table=table
+        )
+        if self_test:
+            golden.check(encoder, quantization)
+            if not manifest.golden:
+                log.warning(
+                    "%s: preset %s, no golden vectors to test it by: run csplade model certify %s",
+                    *(name, known.preset, directory),
+                )
         return encoder
 
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:
@@ -204,6 +218,8 @@ class Encoder:
 
         On a GPU nothing is waited for: ``progress`` then tells what was handed to it.
         """
+        if kind == "query" and self._table is not None:
+            return self._look_up(tokens, progress)
         cap = self.manifest.query_max_terms if kind == "query" else self.manifest.document_max_terms
         network, texts = self._network, len(tokens)
         width = min(cap, len(network.terms))
@@ -232,6 +248,27 @@ class Encoder:
                 progress(len(batch))
         return EncodedTensors(terms, weights, counts, positive, clock)
 
+    def _look_up(self, tokens: Tokens, progress: Callable[[int], None] | None) -> EncodedTensors:
+        """Queries without the model: all of the time is "sparsify"."""
+        assert self._table is not None
+        clock = Clock(self.device)
+        vectors, positive = self._table.look_up(tokens)
+        counts = np.diff(vectors.indptr)
+        there = np.arange(counts.max(initial=0)) < counts[:, None]
+        terms, weights = np.full(there.shape, -1, dtype=np.int32), np.zeros(there.shape, dtype=np.float32)
+        terms[there], weights[there] = vectors.terms, vectors.weights
+        made = EncodedTensors(
+            upload(terms, self.device),
+            upload(weights, self.device),
+            upload(counts.astype(np.int32), self.device),
+            upload(positive, self.device),
+            clock,
+        )
+        clock.mark("sparsify")
+        if progress is not None:
+            progress(len(tokens))
+        return made
+
     def decode(self, vectors: SparseBatch, top_k: int | None = None) -> list[list[tuple[str, float]]]:
         """Each row as (token, weight), largest weight first, at most ``top_k``."""
         decoded = []
@@ -246,6 +283,10 @@ class Encoder:
             raise InputError(f"term is {term}, must be 0 to {self.vocabulary_size - 1}")
         token: str | None = self._tokenizer.convert_ids_to_tokens([term])[0]
         return token or f"<{term}>"
+
+    def save_tokenizer(self, directory: Path) -> None:
+        """Write the tokenizer's files."""
+        self._tokenizer.save_pretrained(directory)
 
     def vocabulary(self) -> dict[str, int]:
         """Token string to term id."""
@@ -262,5 +303,18 @@ def _by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.i
         order = order[size:]
 
 
-def _weight_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in BATCH_TOKENS or (number and not (kind == "cuda" and number.isdigit())):
+        raise InputError(f"device is {name!r}, must be auto, cpu, cuda or cuda:NUMBER")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {name!r}, but torch sees no CUDA device; use cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise InputError(f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def _weight_bytes(directory: Path, manifest: Manifest) -> int:
+    return sum(path.stat().st_size for path in find(directory, manifest).weight_files())

@@ -52,17 +52,32 @@ def record(encoder: Encoder) -> Manifest:
     return replace(encoder.manifest, golden=tuple(vectors))
 
 
-def certify(directory: Path) -> Manifest:
-    """Write golden vectors, measured in float32, into a model directory's manifest."""
+def certify(directory: Path, *, preset: str | None = None, tokenizer: str | Path | None = None) -> Manifest:
+    """Write golden vectors, measured in float32, into a model directory's manifest.
+
+    A checkpoint without a ``csplade.json`` gets one, by its preset; from then on it needs neither preset nor tokenizer.
+
+    Args:
+        directory: the model.
+        preset: for a checkpoint without a manifest whose files do not tell.
+        tokenizer: directory or hub id; its files are put beside a checkpoint that has none.
+    """
     import torch
 
     from .encoder import Encoder
 
-    plain = replace(Manifest.load(directory), golden=())
-    plain.save(directory)
-    manifest = record(
-        Encoder.from_pretrained(directory, device="cpu", quantization="none", dtype=torch.float32)
+    encoder = Encoder.from_pretrained(
+        directory,
+        device="cpu",
+        quantization="none",
+        dtype=torch.float32,
+        preset=preset,
+        tokenizer=tokenizer,
+        self_test=False,
     )
+    manifest = record(encoder)
+    if tokenizer is not None:
+        encoder.save_tokenizer(directory)
     manifest.save(directory)
     return manifest
 

@@ -5,76 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from ..errors import CorruptError, IncompatibleError, InputError, UnavailableError
 from ..files import file_sha256
-from . import base
+from .checkpoint import EMBEDDED as EMBEDDED
+from .checkpoint import Checkpoint, find, first_line
+from .checkpoint import resolve as resolve
 from .manifest import Manifest
-from .network import SparseNetwork
+from .network import MaskedLMBody, SparseNetwork
 from .quantization import quantize_linears
 
 # peft asks transformers by a name that it is about to drop.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 HEAD_FILE = "head.safetensors"
-EMBEDDED = Path(__file__).parent / "embedded"
-
-
-def resolve(path_or_id: str | Path) -> Path:
-    """The directory of a model: ``embedded``, a path, or a hub id that the local hub cache or the hub itself holds.
-
-    Raises:
-        InputError: neither a directory nor a hub id.
-        UnavailableError: the hub does not answer.
-    """
-    if str(path_or_id) == "embedded":
-        return EMBEDDED
-    directory = Path(path_or_id)
-    if directory.is_dir():
-        return directory
-    if str(path_or_id).count("/") != 1 or str(path_or_id).startswith((".", "/")):
-        raise InputError(
-            f"model {str(path_or_id)!r}: no such directory, and no hub id of the form owner/name"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path_or_id)))
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UnavailableError(f"model {str(path_or_id)!r}: the hub does not give it: {reason}") from None
 
 
 def base_of(directory: Path, manifest: Manifest) -> Path:
-    """Where the base weights and the tokenizer lie.
-
-    Raises:
-        UnavailableError: an adapter whose base was not pulled yet.
-        IncompatibleError: an adapter for a base that this program does not know.
-    """
-    adapter = directory / "adapter_config.json"
-    if not manifest.base:
-        return (
-            resolve(json.loads(adapter.read_text())["base_model_name_or_path"])
-            if adapter.is_file()
-            else directory
-        )
-    if manifest.base.get("sha256") != base.WHEEL_SHA256:
-        raise IncompatibleError(
-            f"{directory}: base {manifest.base} is not the one known here, {base.NAME} {base.WHEEL_SHA256}"
-        )
-    if not base.base_directory().is_dir():
-        raise UnavailableError(
-            f"{directory}: its base {base.NAME} is not in {base.cache_directory()}; run: csplade model pull"
-        )
-    return base.base_directory()
+    """Where the whole weights lie, those of the base for an adapter; raises as :func:`.checkpoint.find`."""
+    return find(directory, manifest).weights
 
 
 def weights_hash(directory: Path, manifest: Manifest) -> str:
@@ -85,23 +49,53 @@ def weights_hash(directory: Path, manifest: Manifest) -> str:
     return digest.hexdigest()
 
 
+def foreign_weights_hash(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and contents of all weight files of a checkpoint without a manifest, its base's included."""
+    digest = hashlib.sha256()
+    for path in checkpoint.weight_files():
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def load_tokenizer(directory: Path, manifest: Manifest) -> PreTrainedTokenizerFast:
-    """The base's tokenizer, checked against the manifest.
+    """The model's tokenizer, or its base's, checked against the manifest.
 
     Raises:
         CorruptError: no readable tokenizer there.
-        IncompatibleError: the tokenizer has another vocabulary.
+        IncompatibleError: the tokenizer has another vocabulary, or tokens that the head has no term for.
     """
-    source = base_of(directory, manifest)
-    try:
-        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
-    except Exception as error:
-        raise CorruptError(f"{source}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
+    tokenizer = read_tokenizer(find(directory, manifest).tokenizer)
+    check_tokenizer(tokenizer, manifest, directory)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, manifest: Manifest, directory: Path) -> None:
+    """Raise IncompatibleError on another vocabulary than the manifest says, or tokens that the head has no term for."""
     if manifest.vocabulary_hash and (found := vocabulary_hash(tokenizer)) != manifest.vocabulary_hash:
         raise IncompatibleError(
             f"{directory}: tokenizer vocabulary {found[:12]}, manifest says {manifest.vocabulary_hash[:12]}"
         )
-    return tokenizer
+    largest = max(tokenizer.get_vocab().values())
+    if manifest.vocabulary_size and largest >= manifest.vocabulary_size:
+        raise IncompatibleError(
+            f"{directory}: the tokenizer has token id {largest}, the model {manifest.vocabulary_size} terms; "
+            "it is another model's tokenizer"
+        )
+
+
+def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer from its files.
+
+    Raises:
+        CorruptError: no readable tokenizer there.
+    """
+    try:
+        return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
+    except Exception as error:
+        raise CorruptError(
+            f"{source}: no tokenizer can be loaded: {first_line(error)}; where a checkpoint has none, give its base's: "
+            "csplade model certify DIR --tokenizer BASE"
+        ) from None
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -124,57 +118,148 @@ def load_network(
         CorruptError: a weight file is missing, unreadable or of another size than the manifest says.
     """
     model = load_merged(directory, manifest, dtype)
-    network = build_network(model, manifest, *load_head(directory, manifest.vocabulary_size))
-    quantize_linears(network.body, quantization, device)
-    network.to(device).eval().requires_grad_(False)
-    if manifest.architecture == "causal_lm":
-        network.check_attention()
+    network = build_network(model, manifest, load_head(directory, manifest.vocabulary_size))
+    longest = max(manifest.query_max_tokens, manifest.document_max_tokens)
+    try:
+        quantize_linears(network.body, quantization, device)
+        network.to(device).eval().requires_grad_(False)
+        network.check_attention(longest)
+    except (RuntimeError, NotImplementedError, AttributeError, AssertionError) as error:
+        if quantization == "none":
+            raise
+        raise UnavailableError(
+            f"quantization {quantization} does not run on {device}: {first_line(error)}; choose another, or none"
+        ) from None
     return network
 
 
 def load_merged(directory: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
-    """The causal LM of a model directory as transformers knows it, its adapter merged into the weights."""
-    model = load_causal_lm(base_of(directory, manifest), manifest.layers, dtype)
-    if (directory / "adapter_config.json").is_file():
-        from peft import PeftModel
+    """The language model of a directory as transformers knows it, its adapter merged into the weights.
 
-        model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
+    Raises:
+        CorruptError: files that cannot be loaded.
+        IncompatibleError: an adapter that does not fit the base.
+    """
+    checkpoint = find(directory, manifest)
+    model = _load_lm(_AUTO[manifest.architecture], checkpoint.weights, manifest.layers, dtype)
+    if checkpoint.adapter is not None:
+        model = _merge(model, checkpoint.adapter, checkpoint.weights)
     return model.eval()
 
 
-def build_network(model: Any, manifest: Manifest, terms: torch.Tensor, bias: torch.Tensor) -> SparseNetwork:
-    """The network around a loaded causal LM."""
-    rows = model.get_output_embeddings().weight.detach()
+def _merge(model: Any, adapter: Path, weights: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        # PEFT leaves out what has no place in the model and only warns.
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+            for key in file.keys():  # noqa: SIM118, safe_open is no dict
+                place = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
+                if place and place not in dict(model.named_modules()):
+                    raise ValueError(f"it has {place}, the base has not")
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except FileNotFoundError:
+        raise CorruptError(f"{adapter}: has adapter_config.json but no adapter_model.safetensors") from None
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise IncompatibleError(
+            f"{adapter}: its adapter does not fit the base {weights}: {reason[:200]}; is it for another base?"
+        ) from None
+    except SafetensorError as error:
+        raise CorruptError(f"{adapter}: adapter_model.safetensors is not readable: {error}") from None
+
+
+def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
+    """The network around a loaded language model.
+
+    Raises:
+        IncompatibleError: a head of another size than the manifest says, or one that is not linear at its end.
+    """
+    output = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(config, name, None) is not None:
+            raise IncompatibleError(
+                f"{type(model).__name__} has {name} {getattr(config, name)}, which is not supported"
+            )
+    rows = output.weight.detach()
     if len(rows) != manifest.vocabulary_size:
         raise IncompatibleError(
             f"the head has {len(rows)} terms, manifest vocabulary_size says {manifest.vocabulary_size}"
         )
+    chosen = kept.terms.long()
+    if manifest.excluded_terms:
+        chosen = chosen[~torch.isin(chosen, torch.tensor(manifest.excluded_terms))]
+    bias = torch.zeros(len(rows)).index_add(0, kept.terms.long(), kept.bias)
+    if output.bias is not None:
+        bias = bias + output.bias.detach().float()
+    body = _masked_body(model, output) if manifest.architecture == "masked_lm" else model.get_decoder()
     return SparseNetwork(
-        model.get_decoder(),
-        rows[terms.long()].clone(),
-        bias,
-        terms,
+        body,
+        rows if len(chosen) == len(rows) else rows[chosen],
+        bias[chosen],
+        chosen.to(torch.int32),
         variant=manifest.variant,
         scale=manifest.logit_scale,
         shift=manifest.logit_shift,
+        log_again=manifest.activation == "log1p_log1p_relu",
     )
 
 
-def load_head(directory: Path, vocabulary_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kept terms int32 [Vk], ascending, and their bias float32 [Vk]; all terms and zeros where no file says otherwise."""
+@torch.inference_mode()
+def _masked_body(model: Any, output: torch.nn.Linear) -> MaskedLMBody:
+    """The masked LM up to its output layer, proved by the logits of a probe."""
+    probe = {"input_ids": torch.tensor([[1, 2, 3, 4]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    expected = model.eval()(**probe).logits
+    body = MaskedLMBody(model)
+    if not torch.equal(output(body(**probe).last_hidden_state), expected):
+        raise IncompatibleError(
+            f"the head of {type(model).__name__} does more after its output layer than is known here"
+        )
+    return body
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model directory says about its head.
+
+    Attributes:
+        terms: int32 [Vk], the terms it keeps, ascending.
+        bias: float32 [Vk], added to their raw logits.
+        folded: int32 [V], the term that each token stands for (see :mod:`.folding`); not always a kept one.
+    """
+
+    terms: torch.Tensor
+    bias: torch.Tensor
+    folded: torch.Tensor
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """int64 [V]: row among the kept terms of each token's term, -1 where it is not kept."""
+        rows = torch.full((len(self.folded),), -1)
+        rows[self.terms.long()] = torch.arange(len(self.terms))
+        return rows[self.folded.long()]
+
+
+def load_head(directory: Path, vocabulary_size: int) -> Head:
+    """Read ``head.safetensors``; where there is none, all terms are kept without a bias and none is folded."""
     path = directory / HEAD_FILE
+    all_terms = torch.arange(vocabulary_size, dtype=torch.int32)
     if not path.is_file():
-        return torch.arange(vocabulary_size, dtype=torch.int32), torch.zeros(vocabulary_size)
+        return Head(all_terms, torch.zeros(vocabulary_size), all_terms)
     try:
         tensors = load_file(path)
-        return tensors["terms"], tensors["bias"].float()
+        return Head(tensors["terms"], tensors["bias"].float(), tensors.get("folded", all_terms))
     except Exception as error:
         raise CorruptError(f"{path}: not readable: {error}") from None
 
 
-def save_head(directory: Path, terms: torch.Tensor, bias: torch.Tensor) -> None:
-    """Write ``head.safetensors``: kept terms int32 and bias float16."""
-    save_file({"terms": terms.to(torch.int32), "bias": bias.to(torch.float16)}, directory / HEAD_FILE)
+def save_head(directory: Path, head: Head) -> None:
+    """Write ``head.safetensors``: the bias as float16, the folding only if there is one."""
+    tensors = {"terms": head.terms.to(torch.int32), "bias": head.bias.to(torch.float16)}
+    if not torch.equal(head.folded, torch.arange(len(head.folded), dtype=head.folded.dtype)):
+        tensors["folded"] = head.folded.to(torch.int32)
+    save_file(tensors, directory / HEAD_FILE)
 
 
 def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:
@@ -184,24 +269,38 @@ def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:
         InputError: more layers asked for than there are.
         CorruptError: files that transformers cannot load.
     """
-    config = AutoConfig.from_pretrained(directory)
-    if layers:
-        if layers > config.num_hidden_layers:
-            raise InputError(
-                f"{directory}: manifest layers is {layers}, the base has {config.num_hidden_layers}"
-            )
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+    return _load_lm(AutoModelForCausalLM, directory, layers, dtype)
+
+
+_AUTO = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
+
+
+def _load_lm(auto: Any, directory: Path, layers: int, dtype: torch.dtype) -> Any:
     # The layers left out are reported as unexpected weights; leaving them out is the point.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=dtype)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(directory)
+        if layers:
+            if layers > config.num_hidden_layers:
+                raise InputError(
+                    f"{directory}: manifest layers is {layers}, the base has {config.num_hidden_layers}"
+                )
+            config.num_hidden_layers = layers
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[:layers]
+        model, told = auto.from_pretrained(directory, config=config, dtype=dtype, output_loading_info=True)
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        kind = "causal" if auto is AutoModelForCausalLM else "masked"
         raise CorruptError(
-            f"{directory}: no causal language model can be loaded: {str(error).splitlines()[0]}"
+            f"{directory}: no {kind} language model can be loaded: {first_line(error)}"
         ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
+    # transformers fills what it does not find with random numbers.
+    if missing := sorted(told["missing_keys"]):
+        raise CorruptError(f"{directory}: has no weights for {missing[0]} and {len(missing) - 1} more")
+    return model

@@ -32,8 +32,10 @@ class Manifest:
 
     Attributes:
         architecture: which head the model has.
-        variant: attention of a causal LM: as trained, over the text twice pooling the second copy, or without the mask.
+        variant: attention of a causal LM: as trained, over the text twice pooling the second copy, or without the mask; a
+            masked LM is always bidirectional.
         layers: how many of the base's first layers are kept; 0 keeps all.
+        activation: of the pooled logit: ``log1p(relu(x))``, or that under a second ``log1p`` (OpenSearch v3).
         logit_scale: factor on ``logit + bias`` before the activation, > 0.
         logit_shift: added after the scale.
         lowercase: texts are lower-cased before they are tokenized.
@@ -41,6 +43,8 @@ class Manifest:
         query_prefix: put before every query; document_prefix before every document.
         query_max_tokens: tokens kept of a query, prefix included; document_max_tokens likewise.
         query_max_terms: largest weights kept of a query's vector; document_max_terms likewise.
+        query_encoder: what makes a query's vector: the model, or (``lexical``) a look-up of its tokens in a table of weights.
+        excluded_terms: term ids, ascending, that no vector of the model ever holds.
         vocabulary_size: V of the head, named terms or not.
         vocabulary_hash: SHA-256 over the tokenizer's (token, id) pairs.
         weights_hash: SHA-256 over the weight files, base included.
@@ -52,7 +56,7 @@ class Manifest:
     variant: Literal["causal", "echo", "bidirectional"] = "causal"
     layers: int = 0
     pooling: Literal["max"] = "max"
-    activation: Literal["log1p_relu"] = "log1p_relu"
+    activation: Literal["log1p_relu", "log1p_log1p_relu"] = "log1p_relu"
     logit_scale: float = 1.0
     logit_shift: float = 0.0
     lowercase: bool = False
@@ -63,6 +67,8 @@ class Manifest:
     document_max_tokens: int = 256
     query_max_terms: int = 128
     document_max_terms: int = 256
+    query_encoder: Literal["model", "lexical"] = "model"
+    excluded_terms: tuple[int, ...] = ()
     vocabulary_size: int = 0
     vocabulary_hash: str = ""
     weights_hash: str = ""
@@ -75,6 +81,10 @@ class Manifest:
                 raise InputError(
                     f"manifest {name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}"
                 )
+        if self.architecture == "masked_lm" and self.variant != "bidirectional":
+            raise InputError(
+                f"manifest variant is {self.variant!r}, must be bidirectional for architecture masked_lm"
+            )
         if not self.logit_scale > 0:
             raise InputError(f"manifest logit_scale is {self.logit_scale}, must be > 0")
         for name, (low, high) in _BOUNDS.items():
@@ -83,8 +93,15 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all but the golden vectors, which are measured, not chosen; kept in every index."""
-        return hashlib.sha256(json.dumps(self.to_dict(golden=False), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over all but the golden vectors, which are measured, not chosen; kept in every index.
+
+        Keys that came after the first indexes were built count only where they say something new.
+        """
+        values = self.to_dict(golden=False)
+        for name, default in _LATER.items():
+            if values[name] == default:
+                del values[name]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self, *, golden: bool = True) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -122,15 +139,18 @@ class Manifest:
             Golden(kind=g["kind"], text=g["text"], terms=tuple(g["terms"]), weights=tuple(g["weights"]))
             for g in values.pop("golden", ())
         )
-        return cls(golden=golden, **values)
+        excluded = tuple(values.pop("excluded_terms", ()))
+        return cls(golden=golden, excluded_terms=excluded, **values)
 
 
 _CHOICES = {
     "architecture": ("causal_lm", "masked_lm"),
     "variant": ("causal", "echo", "bidirectional"),
     "pooling": ("max",),
-    "activation": ("log1p_relu",),
+    "activation": ("log1p_relu", "log1p_log1p_relu"),
+    "query_encoder": ("model", "lexical"),
 }
+_LATER = {"query_encoder": "model", "excluded_terms": ()}
 _BOUNDS = {
     "layers": (0, 1024),
     "query_max_tokens": (1, 8192),

@@ -1,23 +1,55 @@
-"""The network: token ids to one weight per kept term. A causal LM's body in one of three attention variants, then the head.
+"""The network: token ids to one weight per kept term. A causal LM's body in one of three attention variants, or a masked LM
+up to its output layer, then the head.
 
 causal: as the language model was trained. echo: the text twice, only the second copy is pooled, so that each of its tokens has
-seen the whole text. bidirectional: the causal mask is left out.
+seen the whole text. bidirectional: the causal mask is left out; a masked LM never had one.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import IncompatibleError
 from ..kernels.head import head
+
+# Decoders whose causal mask gives way to the one they are handed, each proved by a test on a random model.
+BIDIRECTIONAL = ("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+
+
+class MaskedLMBody(nn.Module):
+    """A masked LM without its output layer: hidden states after the transform that its head puts before the vocabulary.
+
+    Attributes:
+        model: a transformers masked LM whose output embedding was replaced by an identity.
+        config: its configuration.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        output = model.get_output_embeddings()
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if child is output:
+                    setattr(parent, name, nn.Identity())
+        self.model, self.config = model, model.config
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False
+    ) -> BaseModelOutput:
+        """Hidden states [B, S, H]; ``use_cache`` is there for likeness with a decoder."""
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return BaseModelOutput(last_hidden_state=logits)
 
 
 class SparseNetwork(nn.Module):
     """Body and head of a sparse encoder; training and serving run this same module.
 
     Attributes:
-        body: a transformers decoder (no LM head) that gives hidden states after its last norm.
+        body: a transformers decoder (no LM head) that gives hidden states after its last norm, or a :class:`MaskedLMBody`.
         weight: [Vk, H] rows of the LM head of the kept terms.
         bias: float32 [Vk] added to the raw logits.
         terms: int32 [Vk], term id of each row, ascending.
@@ -35,13 +67,14 @@ class SparseNetwork(nn.Module):
         variant: str,
         scale: float,
         shift: float,
+        log_again: bool = False,
     ) -> None:
         super().__init__()
         self.body = body
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias.float(), requires_grad=False)
         self.register_buffer("terms", terms, persistent=False)
-        self.variant, self.scale, self.shift = variant, scale, shift
+        self.variant, self.scale, self.shift, self.log_again = variant, scale, shift, log_again
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Weights of a right-padded batch.
@@ -54,7 +87,7 @@ class SparseNetwork(nn.Module):
             float32 [B, Vk], zero for a text without tokens.
         """
         hidden, cu_seqlens = self.pooled(input_ids, lengths)
-        return head(
+        weights = head(
             hidden.to(self.weight.dtype),
             self.weight,
             cu_seqlens,
@@ -62,6 +95,7 @@ class SparseNetwork(nn.Module):
             scale=self.scale,
             shift=self.shift,
         )
+        return torch.log1p(weights) if self.log_again else weights
 
     def pooled(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H] of the tokens that are pooled, packed, and their offsets [B + 1]."""
@@ -81,33 +115,63 @@ class SparseNetwork(nn.Module):
 
     def hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [B, S, H] of a right-padded batch; those of padding mean nothing."""
-        mask = None
-        if self.variant == "bidirectional":
-            width = input_ids.shape[1]
-            real = torch.arange(width) < lengths[:, None]
-            # A mask of four dimensions is taken as it is by every attention of transformers. A row that sees nothing would give
-            # NaN, so the first column stays open; only padding rows of empty texts look at it.
-            real[:, 0] = True
-            mask = real[:, None, None, :].expand(-1, 1, width, width).to(input_ids.device)
-        # Without a mask attention is causal, and then no token sees the padding to its right.
         output: Tensor = self.body(
-            input_ids=input_ids, attention_mask=mask, use_cache=False
+            input_ids=input_ids,
+            attention_mask=self._mask(lengths, input_ids.shape[1], input_ids.device),
+            use_cache=False,
         ).last_hidden_state
         return output
 
+    def _mask(self, lengths: Tensor, width: int, device: torch.device) -> Tensor | None:
+        # Without a mask a decoder's attention is causal, and then no token sees the padding to its right.
+        if self.variant != "bidirectional":
+            return None
+        real = torch.arange(width) < lengths[:, None]
+        # A row that sees nothing would give NaN, so the first column stays open; only padding rows of empty texts look at it.
+        real[:, 0] = True
+        if isinstance(self.body, MaskedLMBody):
+            return None if bool(real.all()) else real.to(device)
+        # A mask of four dimensions is taken as it is by every attention of transformers.
+        return real[:, None, None, :].expand(-1, 1, width, width).to(device)
+
     @torch.inference_mode()
-    def check_attention(self) -> None:
-        """Prove that the variant is what runs: does the first token see the last one?
+    def check_attention(self, longest: int) -> None:
+        """Prove that the variant is what runs: the first token sees the last one, or does not, and none sees padding.
+
+        Args:
+            longest: tokens of the longest text that will come.
 
         Raises:
-            IncompatibleError: this architecture ignores the mask it is given.
+            IncompatibleError: this architecture does something else with the mask it is given, or was not checked.
         """
+        config: Any = self.body.config
+        name = type(self.body).__name__
+        if self.variant == "bidirectional" and not isinstance(self.body, MaskedLMBody):
+            if config.model_type not in BIDIRECTIONAL:
+                raise IncompatibleError(
+                    f"variant 'bidirectional' was not checked for {config.model_type}, only for {', '.join(BIDIRECTIONAL)}; "
+                    "use variant causal or echo"
+                )
+            if config._attn_implementation != "sdpa":
+                raise IncompatibleError(
+                    f"variant 'bidirectional' needs attention by sdpa, {name} has {config._attn_implementation}"
+                )
+            window = getattr(config, "sliding_window", None)
+            if window and getattr(config, "use_sliding_window", True) and longest > window:
+                raise IncompatibleError(
+                    f"variant 'bidirectional': texts of {longest} tokens are longer than the attention window of {name}, "
+                    f"{window}; set the manifest's token caps to at most {window}"
+                )
         device = self.weight.device
         pair = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=device)
         first = self.hidden(pair, torch.tensor([4, 4]))[:, 0]
         sees = not torch.equal(first[0], first[1])
         if sees != (self.variant == "bidirectional"):
             raise IncompatibleError(
-                f"variant {self.variant!r}: {type(self.body).__name__} {'ignores' if not sees else 'lacks'} the attention mask; "
+                f"variant {self.variant!r}: {name} {'ignores' if not sees else 'lacks'} the attention mask; "
                 "use another variant or base"
             )
+        padded = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 8, 9]], device=device)
+        rows = self.hidden(padded, torch.tensor([4, 4]))[:, :4]
+        if not torch.equal(rows[0], rows[1]):
+            raise IncompatibleError(f"variant {self.variant!r}: tokens of {name} see the padding after them")

@@ -45,15 +45,33 @@ class Tokens:
 def tokenize(
     tokenizer: PreTrainedTokenizerFast, manifest: Manifest, texts: Sequence[str], kind: Kind
 ) -> Tokens:
-    """Token ids of texts; an empty or blank text has none, whatever the prefix."""
+    """Token ids of texts; an empty or blank text has none, whatever the prefix.
+
+    What the cap cuts comes off the end of the text; a special token that the tokenizer adds there (SEP, EOS) stays. A query that
+    is looked up in a table gets no special tokens.
+    """
     prefix = manifest.query_prefix if kind == "query" else manifest.document_prefix
     cap = manifest.query_max_tokens if kind == "query" else manifest.document_max_tokens
     said = [text.strip() for text in texts]
     prepared = [prefix + (text.lower() if manifest.lowercase else text) for text in said]
-    encoded = (
-        tokenizer(prepared, add_special_tokens=manifest.add_special_tokens)["input_ids"] if prepared else []
-    )
+    special = manifest.add_special_tokens and not (kind == "query" and manifest.query_encoder == "lexical")
+    encoded = tokenizer(prepared, add_special_tokens=special)["input_ids"] if prepared else []
     whole = [ids if text else [] for text, ids in zip(said, encoded, strict=True)]
-    ids = [np.asarray(row[:cap], dtype=np.int32) for row in whole]
+    closing = _closing(tokenizer) if special and any(len(row) > cap for row in whole) else 0
+    ids = [
+        np.asarray(
+            row if len(row) <= cap else row[: cap - closing] + row[len(row) - closing :], dtype=np.int32
+        )
+        for row in whole
+    ]
     dropped = np.array([max(0, len(row) - cap) for row in whole], dtype=np.int64)
     return Tokens(ids, dropped)
+
+
+def _closing(tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many special tokens the tokenizer adds after a text."""
+    bare, around = (tokenizer(text)["input_ids"] for text in ("", "a"))
+    opening = next(
+        (i for i, (one, other) in enumerate(zip(bare, around, strict=False)) if one != other), len(bare)
+    )
+    return len(bare) - opening

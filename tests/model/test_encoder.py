@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from csplade.errors import IncompatibleError, InputError
+from csplade.errors import CorruptError, IncompatibleError, InputError
 from csplade.model import Encoder, Manifest
 
 TEXTS = [
@@ -147,7 +147,7 @@ def test_refuses_options(tiny_model, options, message):
 
 
 def test_refuses_a_path_that_is_no_model(tmp_path):
-    with pytest.raises(InputError, match="give a manifest"):
+    with pytest.raises(CorruptError, match="no model directory"):
         Encoder.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="no such directory"):
         Encoder.from_pretrained(tmp_path / "nothing")

@@ -1,0 +1,169 @@
+"""Inference-free queries: a query's vector is a look-up of its tokens in a table of weights, and no model runs.
+
+SPLADE-doc (arXiv 2109.10086) gives every token of the query the weight 1; OpenSearch's document encoders (arXiv 2411.04403) and
+sentence-transformers' ``SparseStaticEmbedding`` take it from a table such as IDF. As in all three a token counts once, however
+often the query repeats it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import CorruptError, InputError
+from ..kernels.sparse import SparseBatch
+from .checkpoint import TABLE_FILE, find, first_line
+from .load import load_head, load_tokenizer, weights_hash
+from .manifest import Manifest
+from .tokens import Tokens, tokenize
+
+CHUNK = 1000
+
+
+class QueryTable:
+    """Looks queries up.
+
+    Args:
+        weights: float32 [V], >= 0; a token of weight 0 is no term of a query.
+        folded: int32 [V], the term that each token stands for.
+        cap: terms kept of a query, those of largest weight.
+    """
+
+    def __init__(self, weights: NDArray[np.float32], folded: NDArray[np.int32], cap: int) -> None:
+        self.weights, self.folded, self.cap = weights, folded, cap
+
+    def look_up(self, tokens: Tokens) -> tuple[SparseBatch, NDArray[np.int64]]:
+        """Vectors of queries, and int64 [n], the terms of each before the cap; ties at the cap go to the smaller id."""
+        rows, positive = [], np.zeros(len(tokens), dtype=np.int64)
+        for row, ids in enumerate(tokens.ids):
+            terms = np.unique(self.folded[ids])
+            terms = terms[self.weights[terms] > 0]
+            positive[row] = len(terms)
+            if len(terms) > self.cap:
+                terms = np.sort(terms[np.argsort(-self.weights[terms], kind="stable")[: self.cap]])
+            rows.append(terms)
+        indptr = np.append(0, np.cumsum([len(terms) for terms in rows], dtype=np.int64))
+        terms = np.concatenate([*rows, np.empty(0, dtype=np.int32)]).astype(np.int32)
+        return SparseBatch(indptr, terms, self.weights[terms]), positive
+
+
+def load_table(directory: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast) -> QueryTable:
+    """The query table of a model directory; without a file of weights, every token but the special ones weighs 1.
+
+    Raises:
+        CorruptError: a table that is not readable, of another size, or with a weight below 0 or not finite.
+    """
+    path, size = find(directory, manifest).table, manifest.vocabulary_size
+    if path is None:
+        weights = np.ones(size, dtype=np.float32)
+        weights[tokenizer.all_special_ids] = 0.0
+    elif path.suffix == ".json":
+        weights = _read_idf(path, tokenizer.get_vocab(), size)
+    else:
+        weights = _read_tensor(path, size)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        term = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
+        raise CorruptError(
+            f"{path}: the weight of term {term} is {weights[term]}, must be finite and at least 0"
+        )
+    return QueryTable(weights, load_head(directory, size).folded.numpy(), manifest.query_max_terms)
+
+
+def train_idf(
+    model: Path,
+    out: Path,
+    texts: Iterable[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    """Copy a model to ``out`` with inference-free queries, weighted by IDF over a corpus.
+
+    ``idf(t) = ln(1 + (N - n(t) + 0.5) / (n(t) + 0.5))``, as Lucene's BM25 has it; n(t) counts the texts that hold token t within
+    the model's document cap. Special tokens weigh 0.
+
+    Args:
+        model: model directory; its document side stays as it is.
+        out: directory to write, must not be there.
+        texts: the corpus.
+        progress: told after each batch of texts how many it held.
+
+    Returns:
+        The manifest written, golden vectors left out: they are another model's now.
+
+    Raises:
+        InputError: ``out`` is there, or there are no texts.
+    """
+    if out.exists():
+        raise InputError(f"{out}: is there already; delete it or write elsewhere")
+    manifest = dataclasses.replace(Manifest.load(model), query_encoder="lexical", golden=())
+    tokenizer = load_tokenizer(model, manifest)
+    # Tokens are counted as the query side makes them, without its prefix: those of a prefix tell nothing apart.
+    counted = dataclasses.replace(manifest, query_prefix="", query_max_tokens=manifest.document_max_tokens)
+    folded = load_head(model, manifest.vocabulary_size).folded.numpy()
+    found, total = np.zeros(manifest.vocabulary_size, dtype=np.int64), 0
+    chunk: list[str] = []
+
+    def count() -> None:
+        nonlocal total
+        for ids in tokenize(tokenizer, counted, chunk, "query").ids:
+            found[np.unique(folded[ids])] += 1
+        total += len(chunk)
+        if progress is not None:
+            progress(len(chunk))
+        chunk.clear()
+
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == CHUNK:
+            count()
+    if chunk:
+        count()
+    if not total:
+        raise InputError("the corpus has no texts to count")
+    weights = np.log1p((total - found + 0.5) / (found + 0.5)).astype(np.float32)
+    weights[tokenizer.all_special_ids] = 0.0
+    aside = out.with_name(out.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        shutil.copytree(model, aside)
+        save_file({"weight": weights}, aside / TABLE_FILE)
+        manifest = dataclasses.replace(manifest, weights_hash=weights_hash(aside, manifest))
+        manifest.save(aside)
+        aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return manifest
+
+
+def _read_tensor(path: Path, size: int) -> NDArray[np.float32]:
+    try:
+        (weights,) = load_file(path).values()
+    except Exception as error:
+        raise CorruptError(
+            f"{path}: not readable as one tensor of query weights: {first_line(error)}"
+        ) from None
+    if weights.shape != (size,):
+        raise CorruptError(
+            f"{path}: query weights are {list(weights.shape)}, the vocabulary has {size} terms"
+        )
+    return weights.astype(np.float32)
+
+
+def _read_idf(path: Path, vocabulary: dict[str, int], size: int) -> NDArray[np.float32]:
+    weights = np.zeros(size, dtype=np.float32)
+    try:
+        for token, weight in json.loads(path.read_text(encoding="utf-8")).items():
+            weights[vocabulary[token]] = weight
+    except KeyError as error:
+        raise CorruptError(f"{path}: token {error} is not in the vocabulary") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CorruptError(f"{path}: not readable as token weights: {first_line(error)}") from None
+    return weights

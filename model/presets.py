@@ -1,0 +1,301 @@
+"""Presets: how checkpoints that carry no ``csplade.json`` are meant to be used, family by family.
+
+A preset is chosen by the files of a checkpoint and what stands in them. Two families cannot be told that way, because their
+files say nothing of how they are used (LACONIC is a plain causal LM): they are known by their hub id, or forced. Where nothing
+tells, loading refuses and lists the presets; it never guesses.
+
+Conventions from the families' own code and model cards: naver/splade, HansiZeng/scaling-retriever (Lion), texttron/tevatron
+``examples/laconic``, opensearch-project model cards, sentence-transformers' ``SpladePooling`` and ``SparseStaticEmbedding``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import IncompatibleError, InputError
+from .checkpoint import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
+from .load import check_tokenizer, foreign_weights_hash, load_tokenizer, read_tokenizer, vocabulary_hash
+from .manifest import FILE_NAME, Manifest
+
+log = logging.getLogger(__name__)
+
+MOST_TERMS = 1024
+MOST_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A family's conventions.
+
+    Attributes:
+        what: one line for people.
+        architecture: ``causal_lm`` or ``masked_lm``; a checkpoint of the other kind is refused.
+        values: manifest values of a checkpoint of this family, given its parts and its tokenizer.
+        ids: beginnings of hub ids that are known to be of this family.
+    """
+
+    what: str
+    architecture: Literal["causal_lm", "masked_lm"]
+    values: Callable[[Checkpoint, PreTrainedTokenizerFast], dict[str, Any]]
+    ids: tuple[str, ...] = ()
+
+    def manifest(self, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> Manifest:
+        """The manifest of a checkpoint; sizes and hashes are left to :func:`read`."""
+        return Manifest(architecture=self.architecture, **self.values(checkpoint, tokenizer))
+
+
+def _csplade(variant: str) -> Callable[[Checkpoint, PreTrainedTokenizerFast], dict[str, Any]]:
+    return lambda checkpoint, tokenizer: {
+        "variant": variant,
+        "query_max_tokens": 64,
+        "document_max_tokens": 256,
+        "query_max_terms": 512,
+        "document_max_terms": 512,
+    }
+
+
+def _lion(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "variant": "bidirectional",
+        "logit_scale": checkpoint.config["hidden_size"] ** -0.25,
+        "add_special_tokens": True,
+        "query_max_tokens": 64,
+        "document_max_tokens": 128,
+        "query_max_terms": MOST_TERMS,
+        "document_max_terms": MOST_TERMS,
+    }
+
+
+def _laconic(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "variant": "bidirectional",
+        "query_prefix": "query: ",
+        "document_prefix": "passage: ",
+        "query_max_tokens": 256,
+        "document_max_tokens": 256,
+        "query_max_terms": 512,
+        "document_max_terms": 512,
+    }
+
+
+def _splade(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    tokens = _most_tokens(checkpoint, tokenizer)
+    return {
+        "variant": "bidirectional",
+        # CLS and SEP are pooled with the rest, as naver/splade and sentence-transformers do.
+        "add_special_tokens": True,
+        "query_max_tokens": tokens,
+        "document_max_tokens": tokens,
+        "query_max_terms": MOST_TERMS,
+        "document_max_terms": MOST_TERMS,
+    }
+
+
+def _sentence_transformers(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    pooling = checkpoint.pooling.get("pooling_strategy", "max")
+    if pooling != "max":
+        raise InputError(
+            f"{checkpoint.directory}: SpladePooling's pooling_strategy is {pooling!r}, only 'max' is supported: the head "
+            "takes the maximum over tokens before it activates, a sum cannot be had that way"
+        )
+    activations = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
+    activation = checkpoint.pooling.get("activation_function", "relu")
+    if activation not in activations:
+        raise InputError(
+            f"{checkpoint.directory}: SpladePooling's activation_function is {activation!r}, must be relu or log1p_relu"
+        )
+    return {
+        **_splade(checkpoint, tokenizer),
+        "activation": activations[activation],
+        "lowercase": bool(checkpoint.limits.get("do_lower_case", False)),
+        "query_prefix": checkpoint.prompts.get("query", ""),
+        "document_prefix": checkpoint.prompts.get("document", ""),
+        "query_encoder": "model" if checkpoint.table is None else "lexical",
+    }
+
+
+def _opensearch(activation: str) -> Callable[[Checkpoint, PreTrainedTokenizerFast], dict[str, Any]]:
+    return lambda checkpoint, tokenizer: {
+        **_splade(checkpoint, tokenizer),
+        "activation": activation,
+        "query_encoder": "lexical",
+        "excluded_terms": tuple(sorted(set(tokenizer.all_special_ids))),
+    }
+
+
+PRESETS: dict[str, Preset] = {
+    "csplade": Preset(
+        "causal LM as the CSPLADE paper uses it, causal attention", "causal_lm", _csplade("causal")
+    ),
+    "csplade-echo": Preset("the same, text given twice", "causal_lm", _csplade("echo")),
+    "csplade-bidirectional": Preset("the same, causal mask left out", "causal_lm", _csplade("bidirectional")),
+    "lion-sp": Preset(
+        "Lion-SP: bidirectional, BOS kept, logits times hidden_size^-0.25",
+        "causal_lm",
+        _lion,
+        ("hzeng/Lion-SP-",),
+    ),
+    "laconic": Preset(
+        "LACONIC: bidirectional, no special tokens, query:/passage: prefixes, 512 terms",
+        "causal_lm",
+        _laconic,
+        ("utahnlp/laconic-",),
+    ),
+    "splade": Preset("masked-LM SPLADE, max pooling over all tokens (naver/splade)", "masked_lm", _splade),
+    "sentence-transformers": Preset(
+        "SparseEncoder directory, as its modules.json says", "masked_lm", _sentence_transformers
+    ),
+    "opensearch-v2": Preset(
+        "OpenSearch document encoder v1 or v2: log1p once, idf.json for queries",
+        "masked_lm",
+        _opensearch("log1p_relu"),
+    ),
+    "opensearch-v3": Preset(
+        "OpenSearch document encoder v3: log1p twice, idf.json for queries",
+        "masked_lm",
+        _opensearch("log1p_log1p_relu"),
+    ),
+}
+
+
+def choose(checkpoint: Checkpoint, model: str, forced: str | None = None) -> str:
+    """Which preset a checkpoint without a manifest is loaded by.
+
+    Args:
+        checkpoint: its parts.
+        model: what the user called it by; looked at only where the files do not tell.
+        forced: the user's choice.
+
+    Raises:
+        InputError: an unknown preset, or nothing tells which.
+        IncompatibleError: neither a causal nor a masked LM, or not of the kind that the preset is for.
+    """
+    if forced is not None and forced not in PRESETS:
+        raise InputError(f"preset is {forced!r}, must be one of {', '.join(PRESETS)}")
+    kind = _architecture(checkpoint)
+    name = forced or _told_by_files(checkpoint, kind) or _told_by_id(model)
+    if name is None:
+        raise InputError(
+            f"{model}: no csplade.json there, and nothing in its files says how this {kind.replace('_', ' ')} is used; "
+            f"give a manifest or a preset, one of {', '.join(PRESETS)} (csplade model certify DIR --preset NAME)"
+        )
+    if PRESETS[name].architecture != kind:
+        raise IncompatibleError(
+            f"{model}: preset {name} is for a {PRESETS[name].architecture.replace('_', ' ')}, "
+            f"this is a {kind.replace('_', ' ')}"
+        )
+    return name
+
+
+def _told_by_files(checkpoint: Checkpoint, kind: str) -> str | None:
+    if (checkpoint.directory / MODULES_FILE).is_file():
+        return "sentence-transformers"
+    if checkpoint.adapter is not None:
+        # PEFT writes down the class that was trained; Lion's sparse and dense models have classes of their own.
+        trained = (read_json(checkpoint.adapter / ADAPTER_FILE).get("auto_mapping") or {}).get(
+            "base_model_class", ""
+        )
+        if trained.endswith("BiModel"):
+            raise IncompatibleError(
+                f"{checkpoint.directory}: its adapter was trained on {trained}, which gives dense vectors, not sparse ones"
+            )
+        if trained.endswith("BiForMNTP"):
+            return "lion-sp"
+    if kind != "masked_lm":
+        return None
+    if (checkpoint.directory / IDF_FILE).is_file():
+        raise InputError(
+            f"{checkpoint.directory}: has {IDF_FILE} but no {MODULES_FILE}, and nothing says whether log1p is applied once "
+            "(v1, v2) or twice (v3); give preset opensearch-v2 or opensearch-v3 (csplade model certify DIR --preset NAME)"
+        )
+    return "splade"
+
+
+def _told_by_id(model: str) -> str | None:
+    return next((name for name, preset in PRESETS.items() if model.startswith(preset.ids or ("\0",))), None)
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    """``causal_lm`` or ``masked_lm``, by the class that the configuration names."""
+    config = checkpoint.config
+    for name in config.get("architectures") or ():
+        if name.endswith("ForMaskedLM"):
+            return "masked_lm"
+        if name.endswith(("ForCausalLM", "LMHeadModel", "BiForMNTP")):
+            return "causal_lm"
+    raise IncompatibleError(
+        f"{checkpoint.weights}: architectures is {config.get('architectures')}: "
+        "neither a causal nor a masked language model"
+    )
+
+
+def _most_tokens(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens that positions and tokenizer allow, special tokens included."""
+    config = checkpoint.config
+    positions = config.get("max_position_embeddings") or MOST_TOKENS
+    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= config.get("pad_token_id", 1) + 1  # their positions begin after the padding's
+    stated = checkpoint.limits.get("max_seq_length") or tokenizer.model_max_length
+    return int(min(positions, stated, MOST_TOKENS))
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model directory and how it is used: ``preset`` is ``csplade.json`` for a manifest of its own, ``given`` for one that
+    the caller gave."""
+
+    directory: Path
+    preset: str
+    manifest: Manifest
+    tokenizer: PreTrainedTokenizerFast
+
+
+def read(
+    path_or_id: str | Path,
+    *,
+    manifest: Manifest | None = None,
+    preset: str | None = None,
+    tokenizer: str | Path | None = None,
+) -> Known:
+    """Find a model and how it is used.
+
+    Args:
+        path_or_id: ``embedded``, a directory, or a hub id.
+        manifest: how to use a checkpoint that has no ``csplade.json``; sizes and hashes that it leaves out are filled in.
+        preset: a family's conventions instead.
+        tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its own.
+
+    Raises:
+        InputError: no such model, an unknown preset, nothing tells which, or a manifest where there is one already.
+        IncompatibleError: the tokenizer is another model's, or the checkpoint of another kind.
+        CorruptError: files that cannot be read.
+        UnavailableError: the base or the hub is out of reach.
+    """
+    directory = resolve(path_or_id)
+    if (directory / FILE_NAME).is_file():
+        for name, given in (("manifest", manifest), ("preset", preset), ("tokenizer", tokenizer)):
+            if given is not None:
+                raise InputError(f"{directory}: has a {FILE_NAME} already; leave out {name}")
+        own = Manifest.load(directory)
+        return Known(directory, FILE_NAME, own, load_tokenizer(directory, own))
+    checkpoint = find(directory)
+    taken = "given" if manifest is not None else choose(checkpoint, str(path_or_id), preset)
+    words = read_tokenizer(checkpoint.tokenizer if tokenizer is None else resolve(tokenizer))
+    if manifest is None:
+        manifest = PRESETS[taken].manifest(checkpoint, words)
+    config = checkpoint.config
+    manifest = replace(
+        manifest,
+        vocabulary_size=manifest.vocabulary_size or config.get("text_config", config)["vocab_size"],
+        vocabulary_hash=manifest.vocabulary_hash or vocabulary_hash(words),
+        weights_hash=manifest.weights_hash or foreign_weights_hash(checkpoint),
+    )
+    check_tokenizer(words, manifest, directory)
+    log.info("%s: %s", path_or_id, taken if taken == "given" else f"preset {taken}: {PRESETS[taken].what}")
+    return Known(directory, taken, manifest, words)
