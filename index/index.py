@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from .scorer import Workspace, best_keys, score_segments, unpack
 from .shard import Shard
 from .store import Document, DocumentStore
 from .verify import VerifyReport, verify
+
+if TYPE_CHECKING:
+    from .device import Answers, DeviceIndex
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,6 +56,21 @@ class SearchResult:
     postings: NDArray[np.int64]
     timings: dict[str, int]
 
+    @classmethod
+    def of(
+        cls,
+        ranked: Sequence[NDArray[np.int64]],
+        shards: int,
+        matched: NDArray[np.int64],
+        postings: NDArray[np.int64],
+        timings: dict[str, int],
+    ) -> Self:
+        """From each query's keys (see :mod:`.scorer`), best first, and the number of shards they were made with."""
+        indptr = np.zeros(len(ranked) + 1, dtype=np.int64)
+        np.cumsum([len(keys) for keys in ranked], out=indptr[1:])
+        hits = unpack(np.concatenate([*ranked, np.empty(0, np.int64)]), shards)
+        return cls(indptr, *hits, matched, postings, timings)
+
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
@@ -62,7 +81,16 @@ class SearchResult:
 
 
 class Index:
-    """A finished index, opened for searching. Use as a context manager or ``close`` it."""
+    """A finished index, opened for searching. Use as a context manager or ``close`` it.
+
+    Attributes:
+        path: its directory.
+        manifest: what it is, with the manifests of the open shards.
+        threads: of the CPU scorer.
+        tensors: where searches run instead of the CPU scorer, see :meth:`to`; None until then.
+    """
+
+    tensors: DeviceIndex | None = None
 
     def __init__(self, path: Path, manifest: IndexManifest, shards: list[Shard], threads: int) -> None:
         self.path = path
@@ -75,7 +103,12 @@ class Index:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, threads: int | None = None, shards: Sequence[int] | None = None
+        cls,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        shards: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> Index:
         """Open an index: read its segments into memory and check every checksum.
 
@@ -83,10 +116,12 @@ class Index:
             path: the index directory.
             threads: how many threads score, None for the cores this process may use.
             shards: numbers of the shards to open, None for all; the others' files are not even looked at.
+            device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where there is one.
 
         Raises:
             CorruptError: no index, an unfinished build, another format version, or a torn or altered file.
-            InputError: ``threads`` below 1, or a shard that the index does not have.
+            InputError: ``threads`` below 1, a shard that the index does not have, or no such device.
+            UnavailableError: it does not fit into the device's memory.
         """
         path = Path(path)
         if threads is None:
@@ -101,10 +136,35 @@ class Index:
             for shard in opened:
                 shard.store.close()
             raise
-        return cls(path, manifest, opened, threads)
+        index = cls(path, manifest, opened, threads)
+        try:
+            if device != "cpu" and not (device == "auto" and not _has_gpu()):
+                index.to("cuda" if device == "auto" else device)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    def to(self, device: str) -> None:
+        """Copy the open shards to a torch device and search there from now on, with the same answers.
+
+        Args:
+            device: "cuda", "cuda:1" ...; "cpu" is the plain torch scorer, slow, for tests.
+
+        Raises:
+            InputError: no such device.
+            UnavailableError: it does not fit into the device's memory.
+        """
+        from .device import DeviceIndex  # torch: seconds that the CPU scorer need not spend
+
+        manifest = self.manifest
+        self.tensors = DeviceIndex.load(
+            list(self._shards.values()), manifest.block_size, manifest.shard_count, device
+        )
 
     def close(self) -> None:
-        """Let go of threads and document stores."""
+        """Let go of threads, device memory and document stores."""
+        self.tensors = None
         if self._pool is not None:
             self._pool.shutdown()
         for shard in self._shards.values():
@@ -128,6 +188,8 @@ class Index:
             IncompatibleError: another query scale than the index's.
         """
         self._check(queries, k)
+        if self.tensors is not None:
+            return self.result(self.tensors.search(queries, k))
         started = time.perf_counter_ns()
         count = len(queries)
         tasks = self._tasks(count)
@@ -155,12 +217,16 @@ class Index:
             postings[q] += read
         selected = time.perf_counter_ns()
         ranked = [keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query]
-        indptr = np.zeros(count + 1, dtype=np.int64)
-        np.cumsum([len(keys) for keys in ranked], out=indptr[1:])
-        shards, ordinals, scores = unpack(np.concatenate([*ranked, np.empty(0, np.int64)]), shard_count)
         merged = time.perf_counter_ns()
         timings = {"score": scored - started, "select": selected - scored, "merge": merged - selected}
-        return SearchResult(indptr, shards, ordinals, scores, matched, postings, timings)
+        return SearchResult.of(ranked, shard_count, matched, postings, timings)
+
+    def result(self, answers: Answers) -> SearchResult:
+        """The result that a search on a device gave."""
+        ranked = [keys[:count] for keys, count in zip(answers.keys, answers.counts, strict=True)]
+        return SearchResult.of(
+            ranked, self.manifest.shard_count, answers.matched, answers.postings, answers.timings
+        )
 
     def _tasks(self, queries: int) -> list[tuple[int, int, int, int]]:
         """Cut the work into (query, shard, first block, last block) so that every thread has some."""
@@ -303,3 +369,14 @@ class Index:
                 f"queries are quantized with scale {queries.scale}, "
                 f"this index needs {self.manifest.query_scale} (its query_scale)"
             )
+
+
+def _has_gpu() -> bool:
+    """Whether torch sees a CUDA device; torch is not even loaded where there is no driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
