@@ -105,7 +105,8 @@ class Queries:
         indptr: int64 [n + 1]; need not start at 0.
         terms: int32 [nnz], strictly ascending within a row.
         impacts: int32 [nnz], 1 to 4,095.
-        longest: no query has more terms than this; a Python int, so that nobody asks the device.
+        longest: no query has more terms than this; a Python int, so that nobody asks the device. A multiple of 16
+            lets Triton compile its kernels once.
     """
 
     indptr: Tensor
@@ -123,8 +124,13 @@ class Queries:
         def copy(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device, non_blocking=True)
 
-        longest = int(np.diff(batch.indptr).max(initial=0))
-        return cls(copy(batch.indptr.astype(np.int64)), copy(batch.terms), copy(batch.impacts), longest)
+        longest = int(np.diff(batch.indptr).max(initial=1))
+        return cls(
+            copy(batch.indptr.astype(np.int64)),
+            copy(batch.terms),
+            copy(batch.impacts),
+            -(-longest // 16) * 16,
+        )
 
     def between(self, first: int, last: int) -> Queries:
         """Queries ``first`` to ``last - 1`` (views)."""
@@ -229,11 +235,15 @@ def score_blocks_torch(queries: Queries, postings: Postings, alive: Tensor | Non
                 if there:
                     start, end = postings.indptr[rows_of[b] + row : rows_of[b] + row + 2].tolist()
                     scores[q, b].index_add_(
-                        0, postings.locals[start:end].to(torch.int64), impact * postings.impacts[start:end].to(torch.int32)
+                        0,
+                        postings.locals[start:end].to(torch.int64),
+                        impact * postings.impacts[start:end].to(torch.int32),
                     )
                     read[q] += end - start
     if alive is not None:
-        scores[:, :, : postings.block_size] *= (alive != 0).view(-1, blocks, postings.block_size).to(torch.int32)
+        scores[:, :, : postings.block_size] *= (
+            (alive != 0).view(-1, blocks, postings.block_size).to(torch.int32)
+        )
     best = scores.view(n, blocks * (width // TILE), TILE).amax(dim=2).to(torch.int64)
     numbers = LAST_ARRIVAL - torch.arange(best.shape[1], device=best.device)
     return BlockScores(

@@ -1,0 +1,158 @@
+"""The Triton side of ``select_keys`` and ``select_blocks``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .launch import AotCase, jit, tl
+from .score_blocks import LAST_ARRIVAL, TILE, BlockScores
+
+# Keys that a program looks at together, the bits of a key that it decides about in one pass (9 passes make 63), and
+# its warps.
+KEYS = 4096
+DIGIT = 7
+WARPS = 16
+# Warps of a program that expands one tile.
+TILE_WARPS = 4
+
+
+@jit
+def pick_kernel(
+    keys, counts, best, kept, least, width, k,
+    HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
+):  # fmt: skip
+    """Program (query): find the k-th greatest key by histograms of its digits, highest first, then keep what is no less."""
+    query = tl.program_id(0).to(tl.int64)
+    keys += query * width
+    best += query * k
+    if HAS_COUNTS:
+        count = tl.load(counts + query).to(tl.int32)
+    else:
+        count = width
+    lanes = tl.arange(0, KEYS)
+    total = tl.zeros([], tl.int32)
+    greatest = tl.zeros([], tl.int64)
+    for base in range(0, count, KEYS):
+        key = tl.load(keys + base + lanes, mask=base + lanes < count, other=0)
+        total += tl.sum((key > 0).to(tl.int32), 0)
+        greatest = tl.maximum(greatest, tl.max(key, 0))
+
+    bins = tl.arange(0, 1 << DIGIT)
+    prefix = tl.zeros([], tl.int64)
+    need = tl.zeros([], tl.int32) + k
+    shift = tl.where(total > k, 63 - DIGIT, -DIGIT)
+    while (shift > 0) & ((greatest >> tl.maximum(shift, 0)) == 0):
+        shift -= DIGIT
+    while shift >= 0:
+        histogram = tl.zeros([1 << DIGIT], tl.int32)
+        for base in range(0, count, KEYS):
+            key = tl.load(keys + base + lanes, mask=base + lanes < count, other=0)
+            inside = (key > 0) & (((key ^ prefix) >> shift) < (1 << DIGIT))
+            digit = ((key >> shift) & ((1 << DIGIT) - 1)).to(tl.int32)
+            histogram += tl.histogram(digit, 1 << DIGIT, mask=inside)
+        reached = tl.cumsum(histogram, 0, reverse=True)
+        digit = tl.sum((reached >= need).to(tl.int32), 0) - 1
+        here = tl.sum(tl.where(bins == digit, histogram, 0), 0)
+        need -= tl.sum(tl.where(bins == digit, reached - histogram, 0), 0)
+        prefix = prefix | (digit.to(tl.int64) << shift)
+        shift = tl.where(here == need, -DIGIT, shift - DIGIT)  # all of this digit are wanted: no finer pass
+
+    floor = tl.maximum(prefix, 1)
+    written = tl.zeros([], tl.int32)
+    for base in range(0, count, KEYS):
+        key = tl.load(keys + base + lanes, mask=base + lanes < count, other=0)
+        keep = key >= floor
+        tl.store(best + written + tl.cumsum(keep.to(tl.int32), 0) - 1, key, mask=keep)
+        written += tl.sum(keep.to(tl.int32), 0)
+    for base in range(0, k, KEYS):
+        place = base + lanes
+        tl.store(best + place, tl.zeros([KEYS], tl.int64), mask=(place >= written) & (place < k))
+    tl.store(kept + query, written)
+    tl.store(least + query, floor)
+
+
+@jit
+def expand_kernel(
+    tiles, least, scores, candidates, counts, slots, capacity, stride, first_key, key_step,
+    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """Program (query, slot): append the keys of one picked tile's documents that may be among the best."""
+    query, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    tile_key = tl.load(tiles + query * slots + slot)
+    if tile_key > 0:
+        tile = LAST - (tile_key & LAST)
+        place = (tile % (WIDTH // TILE)) * TILE + tl.arange(0, TILE)
+        score = tl.load(scores + query * stride + tile * TILE + tl.arange(0, TILE))
+        keep = (score > 0) & (score >= (tl.load(least + query) >> 32))
+        arrival = first_key - (tile // (WIDTH // TILE) * BLOCK_SIZE + place) * key_step
+        start = tl.atomic_add(counts + query, tl.sum(keep.to(tl.int32), 0), sem="relaxed")
+        at = query * capacity + start + tl.cumsum(keep.to(tl.int32), 0) - 1
+        tl.store(candidates + at, (score.to(tl.int64) << 32) | arrival, mask=keep)
+
+
+def select_keys(keys: Tensor, k: int, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The Triton path of ``select_keys.select_keys``."""
+    n, width = keys.shape
+    best = torch.empty((n, k), dtype=torch.int64, device=keys.device)
+    kept = torch.empty(n, dtype=torch.int32, device=keys.device)
+    least = torch.empty(n, dtype=torch.int64, device=keys.device)
+    if n:
+        pick_kernel[(n,)](
+            keys, kept if counts is None else counts, best, kept, least, width, k,
+            HAS_COUNTS=counts is not None, KEYS=KEYS, DIGIT=DIGIT, num_warps=WARPS,
+        )  # fmt: skip
+    return best, kept, least
+
+
+def expand_tiles(
+    scores: BlockScores, tiles: Tensor, least: Tensor, first_key: int, key_step: int
+) -> tuple[Tensor, Tensor]:
+    """Keys of the documents in the picked tiles whose score may be among the best, in no order.
+
+    Returns:
+        candidates int64 [n, slots * 512], of which the first counts int32 [n] are filled.
+    """
+    n, blocks, width = scores.scores.shape
+    slots = tiles.shape[1]
+    candidates = torch.empty((n, slots * TILE), dtype=torch.int64, device=tiles.device)
+    counts = torch.zeros(n, dtype=torch.int32, device=tiles.device)
+    if n and slots:
+        expand_kernel[(n, slots)](
+            tiles, least, scores.scores, candidates, counts,
+            slots, slots * TILE, blocks * width, first_key, key_step,
+            BLOCK_SIZE=scores.block_size, WIDTH=width, TILE=TILE, LAST=LAST_ARRIVAL, num_warps=TILE_WARPS,
+        )  # fmt: skip
+    return candidates, counts
+
+
+AOT = [
+    *(
+        AotCase(
+            name=f"select/pick/{'counted' if has_counts else 'whole'}",
+            kernel=pick_kernel,
+            signature={
+                "keys": "*i64", "counts": "*i32", "best": "*i64", "kept": "*i32", "least": "*i64",
+                "width": "i32", "k": "i32", "HAS_COUNTS": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
+            },
+            constexprs={"HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT},
+            num_warps=WARPS,
+            aligned=("keys", "counts", "best", "kept", "least", "width"),
+            expects={0: ("ATOMS", "LDG.E.128")},
+        )
+        for has_counts in (False, True)
+    ),
+    AotCase(
+        name="select/expand",
+        kernel=expand_kernel,
+        signature={
+            "tiles": "*i64", "least": "*i64", "scores": "*i32", "candidates": "*i64", "counts": "*i32",
+            "slots": "i32", "capacity": "i32", "stride": "i64", "first_key": "i64", "key_step": "i32",
+            "BLOCK_SIZE": "constexpr", "WIDTH": "constexpr", "TILE": "constexpr", "LAST": "constexpr",
+        },
+        constexprs={"BLOCK_SIZE": 1 << 14, "WIDTH": 1 << 14, "TILE": TILE, "LAST": LAST_ARRIVAL},
+        num_warps=TILE_WARPS,
+        aligned=("tiles", "least", "scores", "candidates", "counts", "capacity", "stride"),
+        expects={0: ("ATOMG", "LDG.E.128")},
+    ),
+]  # fmt: skip
