@@ -131,7 +131,8 @@ class RayContext:
 
     def __init__(self, context: Any, incoming: Any = None) -> None:
         self._context, self._incoming = context, incoming
-        self.outgoing: asyncio.Queue[Any] = asyncio.Queue(1)
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        self._room = asyncio.Semaphore(1)
         self._metadata = dict(context.invocation_metadata())
         remaining = self._metadata.pop(REMAINING, None)
         loop = asyncio.get_running_loop()
@@ -173,4 +174,15 @@ class RayContext:
 
     async def write(self, message: Any) -> None:
         """Send a message of the stream; waits while the one before is on its way."""
-        await self.outgoing.put(message)
+        await self._room.acquire()
+        self._outgoing.put_nowait(message)
+
+    def finish(self) -> None:
+        """Nothing more will be sent."""
+        self._outgoing.put_nowait(None)
+
+    async def next(self) -> Any:
+        """For Ray: the next message to send, None after the last; asking for it says that the one before is sent."""
+        message = await self._outgoing.get()
+        self._room.release()
+        return message

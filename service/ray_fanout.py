@@ -1,0 +1,370 @@
+"""The pipeline of the ingress: encode in one deployment, search all shards at once, merge.
+
+It stands where a single process has its :class:`~csplade.service.pipeline.Pipeline`, for the same servicer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+
+from ..errors import IncompatibleError, UnavailableError
+from ..index import IndexManifest
+from . import logs
+from .config import Settings
+from .engine import Answer, Hit
+from .errors import OverloadedError
+from .metrics import Metrics
+from .pipeline import Done, Work, until
+from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refusal, vector_of
+
+T = TypeVar("T")
+
+FEW = 100  # hits that are made into a message without leaving the event loop
+LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
+SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
+
+
+class Peer:
+    """A deployment behind the ingress.
+
+    Attributes:
+        name: for errors.
+        up: whether it answered lately; while it does not, calls are refused at once.
+    """
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self.name = name
+        self.up = True
+        self._misses = 0
+        self._handle = handle.options(
+            _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+        )
+        self._waiting: set[Any] = set()
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of any replica, and once more of another when the first one dies.
+
+        Raises:
+            UnavailableError: no replica answers.
+            OverloadedError: replicas have more to do than Ray lets them.
+            What the replica refuses with: see :class:`Refusal`.
+        """
+        for attempt in (1, 2):
+            if not self.up:
+                break
+            try:
+                result = await self._once(method, arguments)
+            except LOST:
+                if attempt == 1:
+                    continue
+                break
+            except BackPressureError as error:
+                raise OverloadedError(f"{self.name}: {error}", 1.0) from None
+            if isinstance(result, Refusal):
+                raise result.error()
+            return result
+        raise UnavailableError(f"{self.name} does not answer, try again soon")
+
+    async def _once(self, method: str, arguments: Sequence[Any]) -> Any:
+        response = getattr(self._handle, method).remote(*arguments)
+        self._waiting.add(response)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()  # whoever asked is gone, or out of time: the replica need not go on
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise RequestCancelledError from None
+            raise
+        finally:
+            self._waiting.discard(response)
+
+    async def look(self) -> tuple[str, ...]:
+        """Ask for a sign of life; returns the versions that the replica holds, none if there is no answer."""
+        try:
+            async with asyncio.timeout(SIGN_OF_LIFE):
+                versions = await self._once("versions", ())
+        except (*LOST, BackPressureError, TimeoutError):
+            self._misses += 1
+            if self._misses == 2:
+                self.up = False
+                for response in tuple(self._waiting):
+                    response.cancel()
+            return ()
+        self._misses, self.up = 0, True
+        return versions
+
+
+@dataclass(frozen=True)
+class RemoteEncoder:
+    """What the servicer asks of an encoder, of one that runs elsewhere."""
+
+    facts: EncoderFacts
+
+    @property
+    def name(self) -> str:
+        """Name or path it was loaded by."""
+        return self.facts.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its manifest."""
+        return self.facts.fingerprint
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Terms of its vocabulary."""
+        return self.facts.vocabulary_size
+
+    @property
+    def manifest(self) -> Any:
+        """Has ``to_dict``, as the encoder's own manifest."""
+        return SimpleNamespace(to_dict=lambda *, golden: self.facts.rules)
+
+    def token(self, term: int) -> str:
+        """A term in letters."""
+        return self.facts.tokens[term]
+
+
+class Catalog:
+    """What the servicer asks of an engine, of one whose parts run elsewhere.
+
+    Args:
+        shards: manifest of each shard's replicas.
+        encoder: None when vectors only can be searched.
+    """
+
+    def __init__(self, shards: Sequence[IndexManifest], encoder: EncoderFacts | None) -> None:
+        parts = tuple(part for manifest in shards for part in manifest.shards)
+        self.index = SimpleNamespace(manifest=replace(shards[0], shards=parts))
+        self.encoder = None if encoder is None else RemoteEncoder(encoder)
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Fingerprint of the encoder the index was built with; "" for ready vectors."""
+        return self.index.manifest.fingerprint or ""
+
+    @property
+    def score_scale(self) -> float:
+        """Weight of one step of an integer score."""
+        return self.index.manifest.query_scale * self.index.manifest.document_scale
+
+    @cached_property
+    def terms_by_token(self) -> dict[str, int]:
+        """Term of each token string; empty unless the index was built from vectors keyed by strings."""
+        return {token: term for term, token in enumerate(self.index.manifest.vocabulary or ())}
+
+    def token(self, term: int) -> str:
+        """A term in letters; "" when neither a vocabulary nor an encoder can tell."""
+        if (vocabulary := self.index.manifest.vocabulary) is not None:
+            return vocabulary[term]
+        return "" if self.encoder is None else self.encoder.token(term)
+
+    def need_encoder(self) -> RemoteEncoder:
+        """The encoder. Raises IncompatibleError when there is none."""
+        if self.encoder is None:
+            raise IncompatibleError(
+                "text cannot be encoded: no encoder is loaded; search with vectors, or start with a model"
+            )
+        return self.encoder
+
+
+class Fanout:
+    """Answers requests by one version of the encoder and of every shard.
+
+    Args:
+        version: the one.
+        engine: what is known of it.
+        encoder: None when vectors only can be searched.
+        shards: in order of number.
+        settings: the whole tree.
+        metrics: where the ingress's own stages are recorded.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        engine: Catalog,
+        encoder: Peer | None,
+        shards: Sequence[Peer],
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.version, self.engine = version, engine
+        self._encoder, self._shards = encoder, shards
+        self._limit, self._metrics = settings.limits.timeout_seconds, metrics
+
+    async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
+        """As :meth:`Pipeline.search`; and UnavailableError when a shard is, unless the work allows that."""
+        async with until(remaining, self._limit) as deadline:
+            coded = await self._vector(work, deadline)
+            answers = await asyncio.gather(
+                *(
+                    shard.call("search", self._call(deadline), coded.terms, coded.weights, work.k)
+                    for shard in self._shards
+                ),
+                return_exceptions=True,
+            )
+            rankings = self._present(answers, allow_partial=work.allow_partial)
+            answer = await self._merged(work, coded, rankings, deadline)
+            if len(answer.hits) <= FEW:
+                return then(answer)
+            return await asyncio.to_thread(then, answer)
+
+    async def encode(
+        self, works: Sequence[Work], *, remaining: float | None, then: Callable[[Sequence[Done]], T]
+    ) -> T:
+        """As :meth:`Pipeline.encode`."""
+        async with until(remaining, self._limit) as deadline:
+            coded = await self._encoded([work.text or "" for work in works], works[0].kind, deadline)
+            done = [
+                Done(
+                    vector=vector_of(one.terms, one.weights),
+                    tokens=one.tokens,
+                    dropped_tokens=one.dropped_tokens,
+                    dropped_terms=one.dropped_terms,
+                    timings=one.timings,
+                )
+                for one in coded
+            ]
+            return await asyncio.to_thread(then, done)
+
+    async def verify(self, work: Work, *, remaining: float | None) -> tuple[Answer, Answer, int]:
+        """As :meth:`Pipeline.verify`, of every shard; the nanoseconds are those of the slowest."""
+        async with until(remaining, self._limit) as deadline:
+            coded = await self._vector(work, deadline)
+            answers = await asyncio.gather(
+                *(
+                    shard.call("verify", self._call(deadline), coded.terms, coded.weights, work.k)
+                    for shard in self._shards
+                )
+            )
+            found = await self._merged(work, coded, {i: one[0] for i, one in enumerate(answers)}, deadline)
+            truth = await self._merged(work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline)
+            return found, truth, max(one[2] for one in answers)
+
+    def _call(self, deadline: float) -> Call:
+        return Call(self.version, logs.request_id.get(), max(0.0, deadline - time.monotonic()))
+
+    async def _vector(self, work: Work, deadline: float) -> Coded:
+        if work.vector is None:
+            return (await self._encoded([work.text or ""], work.kind, deadline))[0]
+        return Coded(work.vector[0].tobytes(), work.vector[1].tobytes(), 0, 0, 0, {})
+
+    async def _encoded(self, texts: Sequence[str], kind: str, deadline: float) -> list[Coded]:
+        self.engine.need_encoder()
+        assert self._encoder is not None
+        return await self._encoder.call("encode", self._call(deadline), list(texts), kind)
+
+    def _present(self, answers: Sequence[Any], *, allow_partial: bool) -> dict[int, Ranking]:
+        """The shards that answered; raises the first error that may not be passed over."""
+        lost = [one for one in answers if isinstance(one, BaseException)]
+        for error in lost:
+            if not (allow_partial and type(error) in (UnavailableError, FailedError)):
+                raise error
+        if len(lost) == len(answers):
+            raise UnavailableError("no shard answers, try again soon")
+        return {i: one for i, one in enumerate(answers) if not isinstance(one, BaseException)}
+
+    async def _merged(
+        self, work: Work, coded: Coded, rankings: dict[int, Ranking], deadline: float
+    ) -> Answer:
+        """One ranking out of those of the shards, with all that the work asks for."""
+        started = time.perf_counter_ns()
+        shards, ordinals, scores, rows = _merge(rankings, work.k)
+        merging = time.perf_counter_ns() - started
+        self._metrics.stages({"merge": merging})
+        details: dict[tuple[int, int], Any] = {}
+        looked = time.perf_counter_ns()
+        if work.explain or work.fetch:
+            details = await self._details(work, coded, shards, ordinals, scores, deadline)
+        looking = time.perf_counter_ns() - looked if details else 0
+        scale = self.engine.score_scale
+        hits = [
+            Hit(
+                rankings[shard].ids[row],
+                score * scale,
+                score,
+                shard,
+                ordinal,
+                *details.get((shard, ordinal), (None, None)),
+            )
+            for shard, ordinal, score, row in zip(
+                shards.tolist(), ordinals.tolist(), scores.tolist(), rows.tolist(), strict=True
+            )
+        ]
+        slowest = max((one.timings for one in rankings.values()), key=lambda timings: sum(timings.values()))
+        timings = dict(coded.timings)
+        for stage, nanoseconds in (*slowest.items(), ("merge", merging), ("fetch", looking)):
+            timings[stage] = timings.get(stage, 0) + nanoseconds
+        return Answer(
+            hits=hits,
+            matched=sum(one.matched for one in rankings.values()),
+            postings=sum(one.postings for one in rankings.values()),
+            query_terms=len(coded.terms) // 4,
+            dropped_tokens=coded.dropped_tokens,
+            dropped_terms=coded.dropped_terms,
+            clipped=max(one.clipped for one in rankings.values()),
+            timings=timings,
+            missing_shards=tuple(i for i in range(len(self._shards)) if i not in rankings),
+        )
+
+    async def _details(
+        self,
+        work: Work,
+        coded: Coded,
+        shards: NDArray[np.int32],
+        ordinals: NDArray[np.int64],
+        scores: NDArray[np.int32],
+        deadline: float,
+    ) -> dict[tuple[int, int], Any]:
+        """(shard, ordinal) -> document and contributions, from the shards that have hits."""
+        wanted = np.unique(shards).tolist()
+        found = await asyncio.gather(
+            *(
+                self._shards[shard].call(
+                    "details", self._call(deadline), coded.terms, coded.weights,
+                    ordinals[shards == shard].tobytes(), scores[shards == shard].tobytes(),
+                    work.explain, work.fetch,
+                )
+                for shard in wanted
+            )
+        )  # fmt: skip
+        return {
+            (shard, ordinal): (document, self._named(reasons))
+            for shard, some in zip(wanted, found, strict=True)
+            for ordinal, (document, reasons) in zip(ordinals[shards == shard].tolist(), some, strict=True)
+        }
+
+    def _named(self, reasons: Sequence[Any] | None) -> tuple[Any, ...] | None:
+        """Contributions with their terms in letters, which shards cannot read."""
+        if reasons is None:
+            return None
+        return tuple(replace(one, token=self.engine.token(one.term)) for one in reasons)
+
+
+def _merge(
+    rankings: dict[int, Ranking], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Shards, ordinals, scores and rows (in their shard's ranking) of the best ``k``, best first.
+
+    The order is that of one process: score descending, then ordinal, then shard.
+    """
+    scores = [np.frombuffer(one.scores, np.int32) for one in rankings.values()]
+    ordinals = np.concatenate([np.frombuffer(one.ordinals, np.int64) for one in rankings.values()])
+    shards = np.repeat(np.array(list(rankings), np.int32), [len(some) for some in scores])
+    rows = np.concatenate([np.arange(len(some)) for some in scores])
+    together = np.concatenate(scores)
+    best = np.lexsort((shards, ordinals, -together.astype(np.int64)))[:k]
+    return shards[best], ordinals[best], together[best], rows[best]

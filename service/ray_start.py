@@ -1,0 +1,204 @@
+"""Ray and the application on this machine alone: ``csplade serve --ray``.
+
+Ray reads its environment when it is imported, and everything it starts inherits it: nothing here imports Ray
+before :func:`prepare` has set what is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ..errors import UnavailableError
+from ..v1 import retrieval_pb2 as pb
+from .config import Settings
+
+log = logging.getLogger(__name__)
+
+APPLICATION = "csplade"
+NEEDED = {  # replicas serve gRPC themselves, behind HAProxy, on the event loop that takes the requests
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+}
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing of a request goes through it
+START_SECONDS = 300.0
+
+
+def prepare(scratch: Path) -> list[str]:
+    """Set the environment that Ray Serve needs for speed, and that keeps several of it apart on one machine.
+
+    Args:
+        scratch: an empty directory for HAProxy's files.
+
+    Returns:
+        Names of the settings that are needed and that the user has switched off.
+    """
+    for name, value in NEEDED.items():
+        os.environ.setdefault(name, value)
+    os.environ |= {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+    }
+    defaults = {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+        # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in a moment.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    return [name for name, value in NEEDED.items() if os.environ[name] != value]
+
+
+@contextmanager
+def running_on_ray(
+    settings: Settings, *, apart: bool | None = None, version: str = "1", **ray_options: Any
+) -> Iterator[str]:
+    """Ray, started here, with the application ready on it; all of it is gone at the end of the block.
+
+    Args:
+        settings: the whole tree.
+        apart: see :class:`~csplade.service.ray_app.RayArguments`.
+        version: likewise.
+        ray_options: for ``ray.init``, over those chosen here.
+
+    Yields:
+        ``host:port`` of gRPC.
+
+    Raises:
+        InputError, CorruptError: see :func:`~csplade.service.ray_app.build`.
+        UnavailableError: a port that is taken, or the application does not come up.
+    """
+    with ExitStack() as stack:
+        scratch = Path(tempfile.mkdtemp(prefix="csplade-"))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        off = prepare(scratch)
+        if off:
+            log.warning("requests take longer without %s=1", "=1 and ".join(off))
+        port = settings.server.port or free_port()
+        _check_free(settings.server.host, port)
+
+        import ray
+        from ray import serve
+
+        from .ray_app import RayArguments, build
+        from .ray_grpc import SERVICER_FUNCTIONS
+
+        arguments = RayArguments(settings=settings.model_dump(mode="json"), apart=apart, version=version)
+        application = build(arguments)
+        chosen: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": 64,  # counted, not reserved: all replicas fit, and while they are replaced twice as many
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "_temp_dir": str(scratch / "ray"),
+        }
+        stack.callback(ray.shutdown)
+        ray.init(**chosen | ray_options)
+        stack.callback(serve.shutdown)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.server.host, "port": free_port()},
+            grpc_options={
+                "port": port,
+                "grpc_servicer_functions": SERVICER_FUNCTIONS,
+                "enable_reflection": settings.server.reflection,
+            },
+        )
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise UnavailableError(f"Ray cannot run the application: {error}") from None
+        address = f"{settings.server.host}:{port}"
+        wait_until_serving(address, START_SECONDS)
+        log.info("serving on Ray", extra={"address": address})
+        yield address
+
+
+def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: bool | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and take Ray down.
+
+    Args:
+        settings: the whole tree.
+        on_ready: called with ``host:port`` once everything is loaded.
+        apart: as for :func:`running_on_ray`.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with running_on_ray(settings, apart=apart) as address:
+            for number in before:  # Ray's own, set by ray.init, would end the process at once
+                signal.signal(number, stop)
+            on_ready(address)
+            try:
+                while True:
+                    signal.pause()
+            except KeyboardInterrupt:
+                log.info("draining")
+        log.info("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_until_serving(address: str, seconds: float) -> None:
+    """Ask grpc.health.v1 until the service is ready. Raises UnavailableError when it is not in time."""
+    name = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
+    request = health_pb2.HealthCheckRequest(service=name)
+    end, last = time.monotonic() + seconds, "nothing answers"
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < end:
+            try:
+                status = stub.Check(request, timeout=5).status
+                if status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+                last = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+            except grpc.RpcError as error:
+                last = error.code().name
+            time.sleep(0.1)
+    raise UnavailableError(f"{address} is not ready after {seconds:.0f} s: {last}")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot listen at {host}:{port} (server.host, server.port): {error.strerror}"
+            ) from None
