@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,7 @@ def search_blocks(
     shards: int = 1,
     path: str | None = None,
     workspace: int = WORKSPACE_BYTES,
+    mark: Callable[[str], None] = lambda stage: None,
 ) -> Found:
     """Find the k best documents of each query among some blocks, exactly.
 
@@ -74,6 +76,7 @@ def search_blocks(
         path: ``torch``, ``portable`` or ``shared``; None takes the fastest there is.
         workspace: bytes that the pieces keep to; queries are taken in groups, and blocks too if one query alone would
             take more. One query over one block is the least.
+        mark: called with "score" and "select" when the work of that stage was handed to the device.
 
     Raises:
         InputError: ``k``, ``alive``, ``path`` or the ordinals out of their bounds.
@@ -109,6 +112,7 @@ def search_blocks(
             alive=living,
             path=path,
         )
+        mark("score")
         keys, counts = selection.select_blocks(
             scores,
             k,
@@ -117,6 +121,7 @@ def search_blocks(
             shards=shards,
             path=None if path is None else "torch" if path == "torch" else "triton",
         )
+        mark("select")
         return Found(keys, counts, scores.matched, scores.postings)
 
     rows = [
