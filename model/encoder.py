@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
-from ..kernels.sparse import SparseBatch
+from ..kernels.sparse import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from ..kernels.topk import topk
 from ..kernels.transfer import Clock, fetch, upload
 from . import golden, presets
@@ -69,6 +69,24 @@ class EncodedTensors:
     counts: Tensor
     positive: Tensor
     clock: Clock
+
+    def fetched(
+        self,
+        tokens: Tokens,
+        terms: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        counts: NDArray[np.int32],
+        positive: NDArray[np.int64],
+    ) -> Encoded:
+        """The vectors of ``tokens``, once these tensors were copied to the host and so waited for."""
+        there = terms >= 0
+        return Encoded(
+            SparseBatch(np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]),
+            np.array([len(ids) for ids in tokens.ids], dtype=np.int64),
+            tokens.dropped,
+            positive - counts,
+            {"encode": 0, "sparsify": 0, **self.clock.read()},
+        )
 
 
 class Encoder:
@@ -159,6 +177,12 @@ class Encoder:
                 )
         return encoder
 
+    @property
+    def query_scale(self) -> float:
+        """Weight of one query impact step for an index of this model: the usual one, unless a table holds larger weights."""
+        largest = 0.0 if self._table is None else float(self._table.weights.max())
+        return max(QUERY_SCALE, largest / MAX_QUERY_IMPACT)
+
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:
         """Vectors of queries."""
         return self.encode(texts, "query").vectors
@@ -195,15 +219,7 @@ class Encoder:
     ) -> Encoded:
         """Encode as :meth:`encode_tensors` does, and fetch the vectors in one copy."""
         made = self.encode_tensors(tokens, kind, batch_tokens=batch_tokens, progress=progress)
-        terms, weights, counts, positive = fetch(made.terms, made.weights, made.counts, made.positive)
-        there = terms >= 0
-        return Encoded(
-            SparseBatch(np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]),
-            np.array([len(ids) for ids in tokens.ids], dtype=np.int64),
-            tokens.dropped,
-            positive - counts,
-            {"encode": 0, "sparsify": 0, **made.clock.read()},
-        )
+        return made.fetched(tokens, *fetch(made.terms, made.weights, made.counts, made.positive))
 
     @torch.inference_mode()
     def encode_tensors(

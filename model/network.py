@@ -111,7 +111,9 @@ class SparseNetwork(nn.Module):
             input_ids = doubled
             here = (position >= lengths[:, None]) & (position < 2 * lengths[:, None])
         hidden = self.hidden(input_ids, lengths)
-        return hidden[here.to(hidden.device)], cu_seqlens
+        # The host knows the places; a mask of truth values on a GPU would have to be waited for.
+        places = here.flatten().nonzero().squeeze(1).to(hidden.device, non_blocking=True)
+        return hidden.flatten(0, 1).index_select(0, places), cu_seqlens
 
     def hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [B, S, H] of a right-padded batch; those of padding mean nothing."""
@@ -130,9 +132,9 @@ class SparseNetwork(nn.Module):
         # A row that sees nothing would give NaN, so the first column stays open; only padding rows of empty texts look at it.
         real[:, 0] = True
         if isinstance(self.body, MaskedLMBody):
-            return None if bool(real.all()) else real.to(device)
+            return None if bool(real.all()) else real.to(device, non_blocking=True)
         # A mask of four dimensions is taken as it is by every attention of transformers.
-        return real[:, None, None, :].expand(-1, 1, width, width).to(device)
+        return real.to(device, non_blocking=True)[:, None, None, :].expand(-1, 1, width, width)
 
     @torch.inference_mode()
     def check_attention(self, longest: int) -> None:

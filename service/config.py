@@ -46,6 +46,7 @@ class Model(Section):
 class Scoring(Section):
     """The index's scorer."""
 
+    device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
 
 

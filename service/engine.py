@@ -22,6 +22,8 @@ from ..kernels.sparse import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 
 if TYPE_CHECKING:
     from ..model import Encoder
+    from ..model.tokens import Kind, Tokens
+    from .fused import Ranked
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class Engine:
         quantization: str = "auto",
         encoder_threads: int | None = None,
         index_threads: int | None = None,
+        index_device: str = "cpu",
         shards: Sequence[int] | None = None,
     ) -> Self:
         """Open an index and load its encoder.
@@ -121,14 +124,16 @@ class Engine:
             with_encoder: False loads none: only vectors can be searched then.
             device, quantization, encoder_threads: for the encoder.
             index_threads: for the CPU scorer; None for all cores.
+            index_device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where there is one.
             shards: numbers of the shards to open; None for all.
 
         Raises:
             InputError: no such model.
             CorruptError: no index there, or one that is torn or altered.
             IncompatibleError: the index was built by another encoder.
+            UnavailableError: the index does not fit into the device's memory.
         """
-        index = Index.open(path, threads=index_threads, shards=shards)
+        index = Index.open(path, threads=index_threads, shards=shards, device=index_device)
         try:
             named = model or (index.manifest.encoder or {}).get("model")
             if not with_encoder or named is None:
@@ -188,6 +193,20 @@ class Engine:
             )
         return self.encoder
 
+    @property
+    def together(self) -> bool:
+        """Whether encoder and index are on one torch device, so that :meth:`rank_tokens` can chain them."""
+        if self.encoder is None or self.index.tensors is None:
+            return False
+        name, device = self.encoder.device, self.index.tensors.device
+        return name == str(device) or (name == device.type and device.index in (None, 0))
+
+    def rank_tokens(self, tokens: Tokens, kind: Kind, k: int) -> Ranked:
+        """Encode texts and rank documents for them on the device they share; see :func:`.fused.rank`."""
+        from .fused import rank  # torch and transformers, as above
+
+        return rank(self.need_encoder(), self.index, tokens, kind, k)
+
     def search(
         self,
         queries: Sequence[str] | SparseBatch | ImpactBatch,
@@ -209,16 +228,29 @@ class Engine:
             IncompatibleError: texts, but no encoder.
         """
         timings: dict[str, int] = {}
-        dropped_tokens = dropped_terms = np.zeros(len(queries), dtype=np.int64)
+        dropped_tokens = dropped_terms = clipped = np.zeros(len(queries), dtype=np.int64)
+        result = None
         if not isinstance(queries, SparseBatch | ImpactBatch):
-            encoded = self.need_encoder().encode(list(queries), "query")
+            encoder, started = self.need_encoder(), time.perf_counter_ns()
+            tokens = encoder.tokenize(list(queries), "query")
+            timings["tokenize"] = time.perf_counter_ns() - started
+            if self.together:
+                ranked = self.rank_tokens(tokens, "query", k)
+                encoded, queries, clipped, result = (
+                    ranked.encoded,
+                    ranked.queries,
+                    ranked.clipped,
+                    ranked.result,
+                )
+            else:
+                encoded = encoder.encode_tokens(tokens, "query")
+                queries = encoded.vectors
             dropped_tokens, dropped_terms = encoded.dropped_tokens, encoded.dropped_terms
             timings.update(encoded.timings)
-            queries = encoded.vectors
-        clipped = np.zeros(len(queries), dtype=np.int64)
         if isinstance(queries, SparseBatch):
             queries, clipped = self.quantize(queries)
-        result = self.index.search(queries, k)
+        if result is None:
+            result = self.index.search(queries, k)
         timings.update(result.timings)
         answers = []
         for row in range(len(queries)):

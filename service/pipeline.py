@@ -22,6 +22,7 @@ from .errors import DeadlineError, OverloadedError
 from .metrics import Metrics
 
 if TYPE_CHECKING:
+    from ..model.encoder import Encoded
     from ..model.tokens import Tokens
 
 T = TypeVar("T")
@@ -182,15 +183,25 @@ class Pipeline:
         done = {i: Done(work.vector) for i, work in enumerate(works) if work.vector is not None}
         for kind in KINDS:
             rows = [i for i, work in enumerate(works) if work.tokens is not None and work.kind == kind]
+            if self.engine.together and (asking := [i for i in rows if works[i].k]):
+                done.update(zip(asking, self._encode_and_rank([works[i] for i in asking], kind), strict=True))
+                rows = [i for i in rows if not works[i].k]
             if rows:
                 done.update(zip(rows, self._encode([works[i] for i in rows], kind), strict=True))
-        if searches := [i for i, work in enumerate(works) if work.k]:
+        if searches := [i for i, work in enumerate(works) if work.k and done[i].result is None]:
             self._rank([done[i] for i in searches], max(works[i].k for i in searches))
         return [done[i] for i in range(len(works))]
 
     def _encode(self, works: Sequence[Work], kind: Kind) -> list[Done]:
-        parts = [work.tokens for work in works if work.tokens is not None]
-        encoded = self.engine.need_encoder().encode_tokens(type(parts[0]).concatenate(parts), kind)
+        return self._encoded(works, self.engine.need_encoder().encode_tokens(_tokens(works), kind))
+
+    def _encode_and_rank(self, works: Sequence[Work], kind: Kind) -> list[Done]:
+        ranked = self.engine.rank_tokens(_tokens(works), kind, max(work.k for work in works))
+        searches = self._encoded(works, ranked.encoded)
+        self._ranked(searches, ranked.queries, ranked.clipped, ranked.result)
+        return searches
+
+    def _encoded(self, works: Sequence[Work], encoded: Encoded) -> list[Done]:
         self._metrics.stages(encoded.timings)
         self._metrics.cuts(int(encoded.dropped_tokens.sum()), int(encoded.dropped_terms.sum()), 0)
         return [
@@ -212,13 +223,17 @@ class Pipeline:
             np.concatenate([done.vector[1] for done in searches]),
         )
         queries, clipped = self.engine.quantize(vectors)
-        result = self.engine.index.search(queries, k)
+        self._ranked(searches, queries, clipped, self.engine.index.search(queries, k))
+
+    def _ranked(
+        self, searches: Sequence[Done], queries: ImpactBatch, clipped: NDArray[np.int64], result: SearchResult
+    ) -> None:
         self._metrics.stages(result.timings)
         self._metrics.cuts(0, 0, int(clipped.sum()))
         for row, done in enumerate(searches):
             done.queries, done.result, done.row, done.clipped = queries, result, row, int(clipped[row])
             done.timings.update(result.timings)
-            self._metrics.query_terms.observe(lengths[row])
+            self._metrics.query_terms.observe(len(done.vector[0]))
             self._metrics.postings_scored.observe(int(result.postings[row]))
 
     def _finish(self, work: Work, done: Done, waited: int) -> Any:
@@ -258,3 +273,8 @@ class Pipeline:
         result = self.engine.index.oracle(query, work.k)
         nanoseconds = time.perf_counter_ns() - started
         return self._answer(work, Done(done.vector, queries=query, result=result)), nanoseconds
+
+
+def _tokens(works: Sequence[Work]) -> Tokens:
+    parts = [work.tokens for work in works if work.tokens is not None]
+    return type(parts[0]).concatenate(parts)

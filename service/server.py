@@ -52,6 +52,7 @@ def open_engine(settings: Settings, shards: Sequence[int] | None = None) -> Engi
         quantization=settings.model.quantization,
         encoder_threads=settings.model.threads,
         index_threads=settings.scoring.threads,
+        index_device=settings.scoring.device,
         shards=shards,
     )
 
@@ -144,7 +145,12 @@ class Server:
             await asyncio.to_thread(engine.search, ["ready"], 1, fetch=False)
             encoder = engine.encoder
             self.metrics.model_info.info(
-                {"name": encoder.name, "fingerprint": encoder.fingerprint, "device": encoder.device}
+                {
+                    "name": encoder.name,
+                    "fingerprint": encoder.fingerprint,
+                    "device": encoder.device,
+                    "query_encoder": encoder.manifest.query_encoder,
+                }
             )
         self.metrics.index(engine.index.manifest)
         self._pipeline = self._servicer.pipeline = Pipeline(engine, self._settings, self.metrics)

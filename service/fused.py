@@ -1,0 +1,67 @@
+"""Text to hits on one device: encode, quantize, score and select follow each other there; the host waits once, for one copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..index import Index, SearchResult
+from ..index.device import Answers, queries_from_rows, stages
+from ..kernels.impacts import quantize
+from ..kernels.select import check_k
+from ..kernels.sparse import MAX_QUERY_IMPACT, ImpactBatch
+from ..kernels.transfer import Clock, fetch
+from ..model import Encoder
+from ..model.encoder import Encoded
+from ..model.tokens import Kind, Tokens
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Texts that were encoded and ranked.
+
+    Attributes:
+        encoded: their vectors.
+        queries: the vectors as impacts.
+        clipped: int64 [n], impacts of each query that were cut to the greatest.
+        result: their hits.
+    """
+
+    encoded: Encoded
+    queries: ImpactBatch
+    clipped: NDArray[np.int64]
+    result: SearchResult
+
+
+def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> Ranked:
+    """Encode texts and find the ``k`` best documents of each; the same as doing so one after the other.
+
+    Args:
+        encoder: on the device of the index.
+        index: with ``tensors``.
+        tokens: of the texts.
+        kind: which side the texts stand on.
+        k: 1 to 10,000.
+
+    Raises:
+        InputError: ``k`` out of range.
+    """
+    assert index.tensors is not None
+    check_k(k)
+    scale = index.manifest.query_scale
+    made = encoder.encode_tensors(tokens, kind)
+    impacts, clipped = quantize(made.weights, scale, MAX_QUERY_IMPACT)
+    clock = Clock(index.tensors.device)
+    found = index.tensors.search_tensors(queries_from_rows(made.terms, impacts, made.counts), k, clock)
+    on_host = fetch(
+        made.terms, made.weights, made.counts, made.positive, impacts, clipped,
+        found.keys, found.counts, found.matched, found.postings,
+    )  # fmt: skip
+    encoded = made.fetched(tokens, *on_host[:4])
+    vectors = encoded.vectors
+    queries = ImpactBatch(
+        vectors.indptr, vectors.terms, on_host[4][on_host[0] >= 0], scale, int(on_host[5].sum())
+    )
+    return Ranked(encoded, queries, on_host[5], index.result(Answers(*on_host[6:], stages(clock))))

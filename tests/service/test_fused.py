@@ -1,0 +1,144 @@
+import asyncio
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from csplade.errors import InputError
+from csplade.index import Index
+from csplade.model import Encoder
+from csplade.service import fused
+from csplade.service.config import Settings
+from csplade.service.engine import Engine
+from csplade.service.metrics import Metrics
+from csplade.service.pipeline import Pipeline, Work
+
+TEXTS = ["sunlight in summer", "", "iron", "where do rivers go at night", "word " * 200]
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture(scope="module")
+def plain(text_index, encoder):
+    """Encoder and index apart: vectors come to the host in between."""
+    with Index.open(text_index, threads=1) as index:
+        yield Engine(index, encoder)
+
+
+@pytest.fixture(scope="module")
+def together(text_index, encoder):
+    """Encoder and index on one torch device."""
+    with Index.open(text_index, threads=1) as index:
+        index.to("cpu")
+        yield Engine(index, encoder)
+
+
+def without_times(answers):
+    return [dataclasses.replace(answer, timings={}) for answer in answers]
+
+
+def test_only_what_shares_a_device_is_chained(plain, together, text_index):
+    assert together.together
+    assert not plain.together
+    with Index.open(text_index, threads=1) as index:
+        index.to("cpu")
+        assert not Engine(index).together
+
+
+@pytest.mark.parametrize("k", [1, 7, 10_000])
+def test_answers_are_the_same_as_apart(plain, together, k):
+    found = together.search(TEXTS, k, explain=True)
+    assert without_times(found) == without_times(plain.search(TEXTS, k, explain=True))
+    assert found[0].hits
+    assert found[1].hits == []
+    assert found[4].dropped_tokens > 100
+    assert {"tokenize", "encode", "sparsify", "score", "select", "merge", "fetch"} == set(found[0].timings)
+    assert together.search([], k) == []
+
+
+def test_every_number_is_the_same_as_apart(plain, together):
+    tokens = together.encoder.tokenize(TEXTS, "query")
+    ranked = together.rank_tokens(tokens, "query", 20)
+    encoded = plain.encoder.encode_tokens(tokens, "query")
+    queries, clipped = plain.quantize(encoded.vectors)
+    truth = plain.index.search(queries, 20)
+    for name in ("tokens", "dropped_tokens", "dropped_terms"):
+        np.testing.assert_array_equal(getattr(ranked.encoded, name), getattr(encoded, name))
+    for name in ("indptr", "terms", "impacts"):
+        mine, theirs = getattr(ranked.queries, name), getattr(queries, name)
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    assert (ranked.queries.scale, ranked.queries.clipped) == (queries.scale, queries.clipped)
+    np.testing.assert_array_equal(ranked.clipped, clipped)
+    for name in ("indptr", "shards", "ordinals", "scores", "matched", "postings"):
+        np.testing.assert_array_equal(getattr(ranked.result, name), getattr(truth, name))
+
+
+def test_k_is_checked(together):
+    with pytest.raises(InputError, match="k is 0"):
+        together.search(["iron"], 0)
+
+
+def test_the_pipeline_answers_texts_and_vectors_of_one_batch(plain, together, monkeypatch):
+    """Texts to encode, texts and vectors to search: all waiting at once, so that they make one batch."""
+    vector = plain.encoder.encode_query(["maps of the sea"]).row(0)
+    ranked = []
+    monkeypatch.setattr(fused, "rank", lambda *a, rank=fused.rank: ranked.append(len(a[2])) or rank(*a))
+
+    async def answers(engine):
+        pipeline = Pipeline(engine, Settings(), Metrics())
+        works = [
+            Work(text="iron", k=5),
+            Work(vector=vector, k=9),
+            Work(text="birds at sea", k=3, kind="document"),
+            Work(text="sunlight"),
+        ]
+        try:
+            return pipeline._process(works) if pipeline._weigh(works) else None
+        finally:
+            await asyncio.to_thread(pipeline.close)
+
+    mine, theirs = asyncio.run(answers(together)), asyncio.run(answers(plain))
+    assert ranked == [1, 1]  # queries and documents are encoded apart
+    for k, one, other in zip((5, 9, 3), mine, theirs, strict=False):
+        for found, expected in zip(one.vector, other.vector, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert (one.tokens, one.dropped_terms, one.clipped) == (
+            other.tokens,
+            other.dropped_terms,
+            other.clipped,
+        )
+        for found, expected in zip(one.result.row(one.row), other.result.row(other.row), strict=True):
+            np.testing.assert_array_equal(found[:k], expected[:k])
+    assert mine[3].result is theirs[3].result is None
+    np.testing.assert_array_equal(mine[3].vector[0], theirs[3].vector[0])
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+def test_a_batch_waits_for_the_gpu_once(text_index, tiny_model, device):
+    encoder = Encoder.from_pretrained(tiny_model, device=device, quantization="none")
+    with Index.open(text_index, threads=1, device=device) as index:
+        engine = Engine(index, encoder)
+        tokens = encoder.tokenize(TEXTS, "query")
+        truth = engine.rank_tokens(tokens, "query", 20)  # compiles what there is to compile
+        waits = []
+        fetch = fused.fetch
+
+        def counted(*tensors):
+            torch.cuda.set_sync_debug_mode("default")
+            waits.append(len(tensors))
+            return fetch(*tensors)
+
+        try:
+            fused.fetch = counted
+            torch.cuda.set_sync_debug_mode("error")  # any wait before the one copy raises
+            again = engine.rank_tokens(tokens, "query", 20)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            fused.fetch = fetch
+        assert waits == [10]
+        np.testing.assert_array_equal(again.result.scores, truth.result.scores)
+        index.tensors = None
+        found = index.search(truth.queries, 20)
+        for name in ("indptr", "shards", "ordinals", "scores", "matched", "postings"):
+            np.testing.assert_array_equal(getattr(truth.result, name), getattr(found, name))
