@@ -19,7 +19,7 @@ from ..errors import IncompatibleError, InputError
 from ..index import Document, IndexBuilder, IndexManifest
 from ..index.manifest import BUILDING_FILE, INDEX_FILE
 from ..index.store import DocumentStore
-from ..kernels.sparse import DOCUMENT_SCALE, QUERY_SCALE, SparseBatch
+from ..kernels.sparse import DOCUMENT_SCALE, SparseBatch
 from .corpus import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys, Lookup, VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
 
@@ -98,7 +98,7 @@ def build_from_corpus(
         "vocabulary": None,
         "shards": shards,
         "document_scale": DOCUMENT_SCALE,
-        "query_scale": QUERY_SCALE,
+        "query_scale": encoder.query_scale,
     }
 
     def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
@@ -145,7 +145,7 @@ def build_from_vectors(
     file = scan_vectors(vectors, keys=keys, on_bad=_counting(report, on_bad))
     encoder = encoder() if callable(encoder) else encoder
     size, strings, lookup = _vocabulary(vectors, file, encoder)
-    usual_document, usual_query = (DOCUMENT_SCALE, QUERY_SCALE) if encoder else file.scales
+    usual_document, usual_query = (DOCUMENT_SCALE, encoder.query_scale) if encoder else file.scales
     settings = {
         "encoder": _encoder_record(encoder) if encoder else None,
         "vocabulary_size": size,

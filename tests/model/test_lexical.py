@@ -1,0 +1,165 @@
+"""Queries that cost no model: what they hold, the table, and that no network runs."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from csplade.errors import CorruptError, InputError
+from csplade.kernels.sparse import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
+from csplade.model import Encoder, Manifest, golden
+from csplade.model.lexical import QueryTable, train_idf
+from csplade.model.tokens import Tokens
+
+
+def table(weights, cap=10, folded=None):
+    weights = np.array(weights, dtype=np.float32)
+    return QueryTable(weights, np.arange(len(weights)) if folded is None else np.array(folded), cap)
+
+
+def look_up(made, *texts):
+    ids = [np.array(text, dtype=np.int32) for text in texts]
+    return made.look_up(Tokens(ids, np.zeros(len(ids), dtype=np.int64)))
+
+
+def test_a_token_counts_once_and_a_weight_of_zero_not_at_all():
+    vectors, positive = look_up(table([0.0, 2.0, 0.5, 1.0]), [3, 1, 3, 0, 3], [], [0])
+    assert vectors.indptr.tolist() == [0, 2, 2, 2]
+    assert vectors.terms.tolist() == [1, 3]
+    assert vectors.weights.tolist() == [2.0, 1.0]
+    assert positive.tolist() == [2, 0, 0]
+
+
+def test_the_cap_keeps_the_largest_and_of_equals_the_smaller_id():
+    vectors, positive = look_up(table([1.0, 2.0, 1.0, 3.0], cap=3), [0, 1, 2, 3])
+    assert vectors.terms.tolist() == [0, 1, 3]
+    assert positive.tolist() == [4]
+
+
+def test_folded_tokens_are_one_term():
+    vectors, _ = look_up(table([1.0, 2.0, 4.0], folded=[1, 1, 2]), [0, 1, 2])
+    assert vectors.terms.tolist() == [1, 2]
+
+
+@pytest.fixture
+def lexical_model(tiny_model_of):
+    return tiny_model_of(query_encoder="lexical", add_special_tokens=True)
+
+
+def test_queries_do_not_run_the_network(lexical_model, monkeypatch):
+    encoder = Encoder.from_pretrained(lexical_model)
+    assert encoder.manifest.golden[0].weights == (1.0,) * len(encoder.manifest.golden[0].terms)
+    monkeypatch.setattr(encoder, "_network", None)
+    encoded = encoder.encode(["The river, the sea: the RIVER", "", "sea"], "query")
+    words = [
+        encoder.vocabulary()[token] for token in encoder._tokenizer.tokenize("the river, the sea: the river")
+    ]
+    assert encoded.vectors.row(0)[0].tolist() == sorted(set(words))
+    assert (encoded.vectors.weights == 1.0).all()
+    assert len(encoded.vectors.row(1)[0]) == 0
+    assert encoded.timings["encode"] == 0 < encoded.timings["sparsify"]
+    assert encoded.tokens.tolist() == [len(words), 0, len(encoder._tokenizer.tokenize("sea"))]
+    with pytest.raises(AttributeError):
+        encoder.encode_document(["sea"])
+
+
+def test_documents_are_the_models(lexical_model, tiny_model_of):
+    plain = tiny_model_of(add_special_tokens=True)
+    ours, theirs = (
+        Encoder.from_pretrained(path, dtype=torch.float32).encode_document(["rain falls on the mountains"])
+        for path in (lexical_model, plain)
+    )
+    assert ours.terms.tolist() == theirs.terms.tolist()
+    np.testing.assert_array_equal(ours.weights, theirs.weights)
+
+
+def test_what_the_caps_cut_is_counted(tiny_model_of):
+    encoder = Encoder.from_pretrained(
+        tiny_model_of(query_encoder="lexical", query_max_tokens=6, query_max_terms=2)
+    )
+    encoded = encoder.encode(["a b c d e f g h"], "query")
+    assert encoded.tokens.tolist() == [6]
+    assert encoded.dropped_tokens.tolist() == [len(encoder._tokenizer.tokenize("a b c d e f g h")) - 6]
+    assert encoded.dropped_terms.tolist() == [
+        len(set(encoder.tokenize(["a b c d e f g h"], "query").ids[0])) - 2
+    ]
+
+
+def test_idf_of_a_corpus(tiny_model, tmp_path):
+    out = tmp_path / "idf"
+    texts = ["the river", "the sea the sea", "The glacier", ""]
+    counted = []
+    train_idf(tiny_model, out, texts, progress=counted.append)
+    assert counted == [4]
+    golden.certify(out)
+    encoder = Encoder.from_pretrained(out)
+    tokens = [encoder.tokenize([text], "query").ids[0] for text in texts]
+    weights = load_file(out / "query_weights.safetensors")["weight"]
+    for term in {int(term) for ids in tokens for term in ids}:
+        found = sum(term in ids for ids in tokens)
+        assert weights[term] == pytest.approx(np.log(1 + (4 - found + 0.5) / (found + 0.5)))
+    special = encoder._tokenizer.all_special_ids
+    assert special
+    assert (weights[special] == 0).all()
+    assert weights.min() >= 0
+    assert weights.max() == pytest.approx(np.log(1 + 4.5 / 0.5))
+    assert isinstance(encoder.encode_query(["glacier"]), SparseBatch)
+    assert encoder.fingerprint != Encoder.from_pretrained(tiny_model).fingerprint
+    with pytest.raises(InputError, match="is there already"):
+        train_idf(tiny_model, out, texts)
+
+
+def test_another_corpus_is_another_fingerprint(tiny_model, tmp_path):
+    one = train_idf(tiny_model, tmp_path / "one", ["the river"])
+    other = train_idf(tiny_model, tmp_path / "other", ["the sea"])
+    assert one.fingerprint != other.fingerprint
+
+
+def test_a_failure_leaves_nothing(tiny_model, tmp_path):
+    def texts():
+        yield "river"
+        raise InputError("line 2: broken")
+
+    with pytest.raises(InputError, match="line 2"):
+        train_idf(tiny_model, tmp_path / "out", texts())
+    with pytest.raises(InputError, match="no texts"):
+        train_idf(tiny_model, tmp_path / "out", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda size: np.ones(size - 1, dtype=np.float32), "the vocabulary has"),
+        (lambda size: np.where(np.arange(size) == 7, np.nan, 1.0), "term 7 is nan"),
+        (lambda size: np.where(np.arange(size) == 9, -0.5, 1.0), "term 9 is -0.5"),
+    ],
+)
+def test_a_bad_table_is_refused(lexical_model, weights, message):
+    size = Manifest.load(lexical_model).vocabulary_size
+    save_file({"weight": weights(size)}, lexical_model / "query_weights.safetensors")
+    with pytest.raises(CorruptError, match=message):
+        Encoder.from_pretrained(lexical_model)
+
+
+def test_a_torn_table_is_refused(lexical_model):
+    (lexical_model / "query_weights.safetensors").write_bytes(b"torn")
+    with pytest.raises(CorruptError, match="not readable"):
+        Encoder.from_pretrained(lexical_model)
+
+
+def test_masked_lms_keep_their_closing_token_when_cut(masked_lm):
+    directory = masked_lm()
+    encoder = Encoder.from_pretrained(directory)
+    (ids,) = encoder.tokenize(["river " * 100], "document").ids
+    assert (len(ids), ids[0], ids[-1]) == (32, 2, 3)
+
+
+def test_weights_above_the_usual_range_get_a_scale_that_holds_them(lexical_model):
+    size = Manifest.load(lexical_model).vocabulary_size
+    assert Encoder.from_pretrained(lexical_model).query_scale == QUERY_SCALE
+    save_file({"weight": np.full(size, 16.0, dtype=np.float32)}, lexical_model / "query_weights.safetensors")
+    encoder = Encoder.from_pretrained(lexical_model, self_test=False)
+    impacts = encoder.encode_query(["river"]).quantize(encoder.query_scale, MAX_QUERY_IMPACT)
+    assert (impacts.impacts == MAX_QUERY_IMPACT).all()
+    assert impacts.impacts.max() * encoder.query_scale == pytest.approx(16.0)
