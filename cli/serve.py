@@ -30,6 +30,7 @@ def serve(
     tls_certificate: Path | None = typer.Option(None, help="PEM file of the server's certificate chain."),
     tls_key: Path | None = typer.Option(None, help="PEM file of its private key."),
     client_ca: Path | None = typer.Option(None, help="PEM file of authorities for mutual TLS."),
+    ray: bool = typer.Option(False, "--ray", help="Run on Ray, started on this machine: a process per shard."),
     log_level: str | None = typer.Option(None, help="DEBUG, INFO, WARNING or ERROR."),
     options: list[str] = typer.Option([], "--set", help="Any other setting, as KEY=VALUE; repeatable."),
 ) -> None:
@@ -61,7 +62,13 @@ def serve(
         flags[key] = value
     settings = settings_of.load(config, flags)
     from ..service import logs  # only now: a wrong setting need not wait for what a server needs
-    from ..service import server as service
 
     logs.configure(settings.logging.level)
+    if ray:
+        from ..service.ray_start import serve_on_ray
+
+        serve_on_ray(settings, on_ready=typer.echo)
+        return
+    from ..service import server as service
+
     asyncio.run(service.serve(settings, on_ready=lambda server: typer.echo(server.address)))

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..errors import UnavailableError
+from ..errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from .config import Settings
 
@@ -95,8 +95,11 @@ def running_on_ray(
         port = settings.server.port or free_port()
         _check_free(settings.server.host, port)
 
-        import ray
-        from ray import serve
+        try:
+            import ray
+            from ray import serve
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'csplade[ray]'") from None
 
         from .ray_app import RayArguments, build
         from .ray_grpc import SERVICER_FUNCTIONS
