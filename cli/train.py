@@ -1,12 +1,13 @@
-"""``csplade train``: start, adapt, calibrate, mine, contrastive. Every command resumes where it was stopped."""
+"""``csplade train``: start, idf, adapt, calibrate, mine, contrastive, distill. Long ones resume where they were stopped."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from .console import progress_bars
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Adapt and train an encoder."
@@ -96,62 +97,227 @@ def mine(
         Path, typer.Option(help="BEIR folder with the split's judgments.", exists=True, file_okay=False)
     ],
     out: Annotated[Path, typer.Option(help="JSON-lines file to write.")],
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            help="bm25, a sentence-transformers directory (dense, sparse or cross-encoder) or a model directory; may be repeated."
+        ),
+    ] = ["bm25"],  # noqa: B006
     split: Annotated[str, typer.Option(help="Judgments to read.")] = "train",
-    depth: Annotated[int, typer.Option(min=2, help="Passages asked of BM25 per query.")] = 30,
+    depth: Annotated[int, typer.Option(min=2, help="Passages proposed by each teacher per query.")] = 30,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many queries, drawn by the seed.")
     ] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(min=2, help="Mine in this many passages, drawn by the seed, and all judged ones."),
+    ] = None,
     seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
-    """BM25 hard negatives of every training query."""
+    """Hard negatives of every training query, and the scores of all teachers for all candidates."""
     from ..model.training import mine as mining
     from ..model.training.data import Collection
+    from ..model.training.teachers import load_teacher
 
-    collection = Collection.load(data, split)
-    total = min(limit or len(collection.positives), len(collection.positives))
-    with typer.progressbar(length=total, label=f"mining {collection.name}", file=sys.stderr) as bar:
-        mining.mine(collection, out, depth=depth, limit=limit, seed=seed, progress=bar.update)
+    teachers = [load_teacher(spec, device) for spec in teacher]
+    with progress_bars("") as show:
+        mining.mine(
+            Collection.load(data, split),
+            out,
+            teachers,
+            depth=depth,
+            limit=limit,
+            pool=pool,
+            seed=seed,
+            progress=show,
+        )
     typer.echo(out)
+
+
+Mined = Annotated[
+    list[str],
+    typer.Option(
+        "--data", help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined candidates; may be repeated."
+    ),
+]
+Dev = Annotated[
+    list[Path],
+    typer.Option(
+        "--dev",
+        help="BEIR folder whose dev split is watched; the best weights on it are kept; may be repeated.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+Queries = Annotated[int, typer.Option(min=2, help="Queries per step.")]
+Negatives = Annotated[int, typer.Option(min=0, help="Mined negatives per query.")]
+Temperature = Annotated[float, typer.Option(help="Scores are divided by it.")]
+QueryFlops = Annotated[float, typer.Option(help="Weight of the query FLOPS regularizer.")]
+QueryL1 = Annotated[float, typer.Option(help="Weight of the query L1 regularizer.")]
+DocumentFlops = Annotated[float, typer.Option(help="Weight of the document FLOPS regularizer.")]
+RampSteps = Annotated[
+    int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
+]
+DocumentTokens = Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")]
+Representation = Annotated[
+    str, typer.Option(help="sparse, or dense: the normalized state of an end-of-text token, for comparison.")
+]
+Patience = Annotated[
+    int | None, typer.Option(min=1, help="Looks at the dev splits without a better one before it stops.")
+]
+EvaluateEvery = Annotated[int, typer.Option(min=1, help="Steps between looks at the dev splits.")]
+Accumulate = Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")]
+Checkpointing = Annotated[
+    bool, typer.Option(help="Compute activations again in the backward pass, for less memory.")
+]
 
 
 @app.command()
 def contrastive(
     model: Model,
-    data: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined negatives; may be repeated.",
-        ),
-    ],
+    data: Mined,
     out: Out,
     steps: Steps = 600,
     rate: Rate = 6e-5,
-    batch: Annotated[int, typer.Option(min=2, help="Queries per step.")] = 24,
-    negatives: Annotated[int, typer.Option(min=0, help="Hard negatives per query.")] = 1,
-    temperature: Annotated[float, typer.Option(min=1e-6, help="Scores are divided by it.")] = 0.4,
-    query_flops: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the query FLOPS regularizer.")
-    ] = 0.03,
-    document_flops: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the document FLOPS regularizer.")
-    ] = 0.03,
-    ramp_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
-    ] = None,
-    document_tokens: Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")] = 96,
+    batch: Queries = 24,
+    negatives: Negatives = 1,
+    temperature: Temperature = 0.4,
+    query_flops: QueryFlops = 0.03,
+    query_l1: QueryL1 = 0.0,
+    document_flops: DocumentFlops = 0.03,
+    ramp_steps: RampSteps = None,
+    document_tokens: DocumentTokens = 96,
+    representation: Representation = "sparse",
+    dev: Dev = [],  # noqa: B006
+    evaluate_every: EvaluateEvery = 100,
+    patience: Patience = None,
+    accumulate: Accumulate = 1,
+    gradient_checkpointing: Checkpointing = False,
     rank: Rank = 64,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """InfoNCE over in-batch and BM25 hard negatives, with FLOPS regularizers."""
+    """InfoNCE over in-batch and mined hard negatives, with FLOPS or L1 regularizers."""
+    _retrieval(
+        model,
+        data,
+        out,
+        dev,
+        schedule={
+            "steps": steps, "rate": rate, "batch": batch, "rank": rank, "seed": seed, "device": device,
+            "evaluate_every": evaluate_every, "patience": patience, "accumulate": accumulate,
+            "gradient_checkpointing": gradient_checkpointing,
+        },
+        objective={
+            "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
+            "document_flops": document_flops, "ramp_steps": ramp_steps, "document_tokens": document_tokens,
+            "representation": representation,
+        },
+    )  # fmt: skip
+
+
+@app.command()
+def distill(
+    model: Model,
+    data: Mined,
+    out: Out,
+    teacher: Annotated[
+        list[str],
+        typer.Option(help="Name of scores in the mined files; several are combined; may be repeated."),
+    ],
+    nce: Annotated[float, typer.Option(help="Weight of InfoNCE; 0 learns from the teachers alone.")] = 0.5,
+    kl: Annotated[
+        float, typer.Option(help="Weight of KL(teacher || student) over each query's candidates.")
+    ] = 0.5,
+    margin_mse: Annotated[float, typer.Option(help="Weight of MarginMSE over each query's negatives.")] = 0.0,
+    steps: Steps = 600,
+    rate: Rate = 6e-5,
+    batch: Queries = 12,
+    negatives: Negatives = 3,
+    temperature: Temperature = 0.4,
+    query_flops: QueryFlops = 0.03,
+    query_l1: QueryL1 = 0.0,
+    document_flops: DocumentFlops = 0.03,
+    ramp_steps: RampSteps = None,
+    document_tokens: DocumentTokens = 96,
+    representation: Representation = "sparse",
+    dev: Dev = [],  # noqa: B006
+    evaluate_every: EvaluateEvery = 100,
+    patience: Patience = None,
+    accumulate: Accumulate = 1,
+    gradient_checkpointing: Checkpointing = False,
+    rank: Rank = 64,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Learn from teachers' scores of mined candidates: KL or MarginMSE, with InfoNCE beside it or alone."""
+    _retrieval(
+        model,
+        data,
+        out,
+        dev,
+        schedule={
+            "steps": steps, "rate": rate, "batch": batch, "rank": rank, "seed": seed, "device": device,
+            "evaluate_every": evaluate_every, "patience": patience, "accumulate": accumulate,
+            "gradient_checkpointing": gradient_checkpointing,
+        },
+        objective={
+            "nce": nce, "kl": kl, "margin_mse": margin_mse, "teachers": tuple(teacher),
+            "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
+            "document_flops": document_flops, "ramp_steps": ramp_steps, "document_tokens": document_tokens,
+            "representation": representation,
+        },
+    )  # fmt: skip
+
+
+@app.command()
+def idf(
+    corpus: Annotated[
+        Path, typer.Option(help="JSON lines with _id, text and perhaps title; .gz accepted.", dir_okay=False)
+    ],
+    out: Out,
+    model: Annotated[str, typer.Option(help="Model whose documents are kept: embedded or a directory.")] = "embedded",
+) -> None:
+    """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays as it is."""
+    from ..model import golden
+    from ..model.checkpoint import resolve
+    from ..model.lexical import train_idf
+    from ..service.corpus import joined_text, read_corpus
+    from .console import progress_bars
+
+    total = sum(1 for _ in read_corpus(corpus))
+    done = 0
+    with progress_bars("texts") as show:
+
+        def advance(texts: int) -> None:
+            nonlocal done
+            done += texts
+            show("counting", done, total)
+
+        texts = (joined_text(document) for _, document, _ in read_corpus(corpus))
+        train_idf(resolve(model), out, texts, progress=advance)
+    golden.certify(out)
+    typer.echo(out)
+
+
+def _retrieval(
+    model: Path,
+    data: list[str],
+    out: Path,
+    dev: list[Path],
+    schedule: dict[str, Any],
+    objective: dict[str, Any],
+) -> None:
     from ..errors import InputError
-    from ..model.training.contrastive import Source
-    from ..model.training.contrastive import contrastive as run
     from ..model.training.data import Collection
-    from ..model.training.mine import read_negatives
+    from ..model.training.dev import DevSplit
+    from ..model.training.mine import read_mined
+    from ..model.training.pairs import Source
+    from ..model.training.retrieval import Objective, train_retrieval
     from ..model.training.trainer import Schedule
 
+    wanted = Objective(**objective)
     sources = []
     for entry in data:
         folder, _, rest = entry.partition(":")
@@ -160,20 +326,10 @@ def contrastive(
             raise InputError(
                 f"--data {entry!r}: needs FOLDER:MINED_FILE[:SHARE]; make the file with: csplade train mine"
             )
-        sources.append(
-            Source(Collection.load(Path(folder), "train"), read_negatives(Path(mined)), float(share or 1))
-        )
-    run(
-        model,
-        sources,
-        out,
-        Schedule(steps=steps, rate=rate, batch=batch, rank=rank, seed=seed, device=device),
-        negatives=negatives,
-        temperature=temperature,
-        query_flops=query_flops,
-        document_flops=document_flops,
-        ramp_steps=ramp_steps,
-        document_tokens=document_tokens,
+        collection = Collection.load(Path(folder), "train")
+        sources.append(Source(collection, read_mined(Path(mined), collection), float(share or 1)))
+    train_retrieval(
+        model, sources, out, Schedule(**schedule), wanted, [DevSplit.load(folder) for folder in dev]
     )
     typer.echo(out)
 

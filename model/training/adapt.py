@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..load import load_tokenizer
-from ..manifest import Manifest
 from . import losses
 from .data import packed
-from .trainer import EncoderTrainer, Schedule, arguments, run, save_model, trainable_network
+from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
 
 
 def adapt(
@@ -45,10 +44,9 @@ def adapt(
         positions: how many positions per step the loss is taken at (the head over the vocabulary is most of its cost).
         masked: share of the inputs that are replaced, for bidirectional and echo.
     """
-    manifest = Manifest.load(model)
+    trainable = Trainable.load(model, schedule)
+    network, manifest = trainable.network, trainable.manifest
     tokenizer = load_tokenizer(model, manifest)
-    torch.manual_seed(schedule.seed)
-    network, adapted = trainable_network(model, manifest, rank=schedule.rank, device=schedule.device)
     network.bias.requires_grad_(False)  # next to CE it would learn to undo the IDF it starts from
     order = np.random.default_rng(schedule.seed).permutation(len(texts))
     needed, taken, collected = schedule.steps * schedule.batch * length, 0, []
@@ -66,31 +64,26 @@ def adapt(
         model=network,
         args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
         train_dataset=[{"ids": row} for row in rows],
-        data_collator=_Collator(network, positions, masked, blank, schedule.seed),
+        data_collator=_Collator(trainable, positions, masked, blank, schedule.seed),
     )
     run(trainer)
-    save_model(out, network, adapted, manifest)
+    trainable.save(out)
 
 
 class _Collator:
     """Rows to inputs, positions and targets; targets are rows of the head, so only kept terms are asked for."""
 
-    def __init__(self, network: Any, positions: int, masked: float, blank: int, seed: int) -> None:
-        self.variant, self.positions, self.blank = network.variant, positions, blank
-        self.masked = 0.0 if network.variant == "causal" else masked
+    def __init__(self, trainable: Trainable, positions: int, masked: float, blank: int, seed: int) -> None:
+        self.causal = trainable.manifest.variant == "causal"
+        self.positions, self.blank = positions, blank
+        self.masked = 0.0 if self.causal else masked
         self.random = np.random.default_rng(seed)
-        self.row_of_term = np.full(int(network.terms.max()) + 1, -1)
-        self.row_of_term[network.terms.cpu().numpy()] = np.arange(len(network.terms))
+        self.rows = trainable.head.rows.numpy()
 
     def __call__(self, examples: list[dict[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
         inputs = np.stack([example["ids"] for example in examples])
-        wanted = inputs.copy() if self.variant != "causal" else np.roll(inputs, -1, axis=1)
-        rows = np.where(
-            wanted < len(self.row_of_term),
-            self.row_of_term[np.minimum(wanted, len(self.row_of_term) - 1)],
-            -1,
-        )
-        if self.variant == "causal":
+        rows = self.rows[np.roll(inputs, -1, axis=1) if self.causal else inputs]
+        if self.causal:
             rows[:, -1] = -1
         hidden = self.random.random(inputs.shape) < self.masked
         asked = np.flatnonzero(rows.ravel() >= 0)

@@ -2,14 +2,18 @@
 
 Cross-entropy does not care about a constant added to all logits of one position; a maximum over positions followed
 by a ReLU does: after adaptation alone the positions with high logits overall win every term. Here each kept token is
-asked, at its own position, for the activation ``peak * sqrt(idf / max idf)`` (so that the product of a query's and a
-document's weight goes with IDF), and every other term of the pooled vector is pushed to zero with L1. The ask is made
-before the ReLU, so it revives dead terms; the push is made through the head, so its gradient is sparse.
+asked, at its own position, for a weight that a lexical scorer would give it, and every other term of the pooled vector
+is pushed to zero with L1. The ask is made before the ReLU, so it revives dead terms; the push is made through the head,
+so its gradient is sparse. What is asked for depends on who encodes queries:
+
+- the model: ``peak * sqrt(idf / max idf)``, so that the product of a query's and a document's weight goes with IDF;
+- a table (``query_encoder: lexical``), which carries the IDF: BM25's share of the document,
+  ``peak * tf / (tf + k1 * (1 - b + b * tokens / mean tokens))`` with k1 = 1.2, b = 0.75.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,10 @@ from torch.nn import functional as F
 
 from ...kernels.head import head
 from ..load import load_tokenizer
-from ..manifest import Manifest
 from ..tokens import tokenize
-from .trainer import EncoderTrainer, Schedule, arguments, run, save_model, trainable_network
+from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
+
+K1, B = 1.2, 0.75
 
 
 def calibrate(
@@ -47,29 +52,36 @@ def calibrate(
         peak: weight that the rarest term should get.
         other: weight of the L1 push on terms that the text does not contain.
     """
-    manifest = Manifest.load(model)
-    tokenizer = load_tokenizer(model, manifest)
-    torch.manual_seed(schedule.seed)
+    trainable = Trainable.load(model, schedule)
+    network, manifest = trainable.network, trainable.manifest
     random = np.random.default_rng(schedule.seed)
-    network, adapted = trainable_network(model, manifest, rank=schedule.rank, device=schedule.device)
     chosen = random.permutation(len(texts))[: max(20_000, schedule.steps * schedule.batch)]
+    tokenizer = load_tokenizer(model, manifest)
     ids = tokenize(tokenizer, manifest, [texts[i] for i in chosen], "document").ids
-    rows = np.full(manifest.vocabulary_size, -1)
-    rows[network.terms.cpu().numpy()] = np.arange(len(network.terms))
-    frequency = np.bincount(
-        np.concatenate([np.unique(row) for row in ids]), minlength=manifest.vocabulary_size
-    )
+    rows = trainable.head.rows.numpy()
+    kept = [np.unique(rows[row]) for row in ids]
+    frequency = np.bincount(np.concatenate(kept) + 1, minlength=len(network.terms) + 1)[1:]
     idf = np.log1p((len(ids) - frequency + 0.5) / (frequency + 0.5))
-    target = torch.from_numpy(peak * np.sqrt(idf / idf.max())).float()
+    mean_tokens = float(np.mean([len(row) for row in ids]))
+
+    # Tokens that are not kept (row -1) count towards a text's length; what is asked of them is never looked at.
+    def by_idf(found: NDArray[np.int64]) -> NDArray[np.float64]:
+        return peak * np.sqrt(idf / idf.max())[found]
+
+    def by_bm25(found: NDArray[np.int64]) -> NDArray[np.float64]:
+        frequency = np.bincount(found + 1)[found + 1]
+        return peak * frequency / (frequency + K1 * (1 - B + B * len(found) / mean_tokens))
+
+    asked = by_bm25 if manifest.query_encoder == "lexical" else by_idf
     trainer = _CalibrationTrainer(
         model=network,
         args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
         train_dataset=[{"ids": _span(row, length, random)} for row in ids if len(row)],
-        data_collator=_Collator(rows, torch.expm1(target)),  # log1p(z) = weight where z = expm1(weight)
+        data_collator=_Collator(rows, asked),
     )
     trainer.other = other
     run(trainer)
-    save_model(out, network, adapted, manifest)
+    trainable.save(out)
 
 
 def _span(ids: NDArray[np.int32], length: int, random: np.random.Generator) -> NDArray[np.int32]:
@@ -80,17 +92,21 @@ def _span(ids: NDArray[np.int32], length: int, random: np.random.Generator) -> N
 
 
 class _Collator:
-    def __init__(self, rows: NDArray[np.int64], preactivation: Tensor) -> None:
-        self.rows, self.preactivation = torch.from_numpy(rows), preactivation
+    def __init__(
+        self, rows: NDArray[np.int64], asked: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    ) -> None:
+        self.rows, self.asked = rows, asked
 
     def __call__(self, examples: list[dict[str, NDArray[np.int32]]]) -> dict[str, Tensor]:
         ids = [torch.from_numpy(example["ids"].astype(np.int64)) for example in examples]
-        packed = torch.cat(ids)
+        rows = [self.rows[example["ids"]] for example in examples]
+        weights = [self.asked(row) for row in rows]
         return {
             "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True),
             "lengths": torch.tensor([len(row) for row in ids]),
-            "rows": self.rows[packed],
-            "asked": self.preactivation[packed],
+            "rows": torch.from_numpy(np.concatenate(rows)),
+            # log1p(z) = weight where z = expm1(weight)
+            "asked": torch.from_numpy(np.expm1(np.concatenate(weights))).float(),
         }
 
 

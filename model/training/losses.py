@@ -37,9 +37,42 @@ def info_nce(scores: Tensor, positives: Tensor, ignored: Tensor | None = None) -
     return F.cross_entropy(scores, positives)
 
 
+def kl(scores: Tensor, teacher: Tensor, listed: Tensor) -> Tensor:
+    """``KL(softmax(teacher) || softmax(scores))`` over each query's listed passages, mean over queries.
+
+    Args:
+        scores: float [B, P] student scores, temperature already applied.
+        teacher: float [B, P] teacher scores, temperature already applied; only listed ones are looked at.
+        listed: bool [B, P], at least one true per query.
+    """
+    student = F.log_softmax(scores.masked_fill(~listed, -torch.inf), 1).masked_fill(~listed, 0.0)
+    wanted = F.log_softmax(teacher.masked_fill(~listed, -torch.inf), 1).masked_fill(~listed, 0.0)
+    return (wanted.exp() * listed * (wanted - student)).sum(1).mean()
+
+
+def margin_mse(scores: Tensor, teacher: Tensor, positives: Tensor, listed: Tensor) -> Tensor:
+    """MarginMSE (Hofstätter et al., arXiv 2010.02666): squared error of the margins ``positive - negative``.
+
+    Args:
+        scores: float [B, P] student scores.
+        teacher: float [B, P] teacher scores; only listed ones are looked at.
+        positives: int64 [B], column of each query's positive, a listed one.
+        listed: bool [B, P].
+    """
+    student_margin = scores.gather(1, positives[:, None]) - scores
+    teacher_margin = teacher.gather(1, positives[:, None]) - teacher
+    negatives = listed.scatter(1, positives[:, None], False)
+    return (student_margin - teacher_margin).square()[negatives].mean()
+
+
 def flops(weights: Tensor) -> Tensor:
     """FLOPS regularizer ``sum_j (mean over the batch of w_j)^2`` (Paria et al., arXiv 2004.05665)."""
     return weights.mean(0).square().sum()
+
+
+def l1(weights: Tensor) -> Tensor:
+    """Mean over the batch of the sum of weights (float [B, V], >= 0): Efficient SPLADE's regularizer of queries."""
+    return weights.sum(1).mean()
 
 
 def ramp(step: int, steps: int) -> float:

@@ -1,74 +1,185 @@
-"""Hard negatives by BM25: for each training query the passages that BM25 ranks high and nobody judged relevant."""
+"""Mining: for each training query the passages that teachers rank high, and what every teacher thinks of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import bm25s
 import numpy as np
-import Stemmer
+from numpy.typing import NDArray
 
-from ...files import read_jsonl, write_aside
+from ...errors import InputError
+from ...files import read_jsonl, sync_directory
 from .data import Collection
+from .teachers import Teacher
 
-K1, B = 0.9, 0.4
+CHUNK = 64  # queries between two saves
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Candidates of one query.
+
+    Attributes:
+        query: its id.
+        positives: ids of judged passages.
+        negatives: ids of passages that a teacher ranks high and nobody judged relevant.
+        scores: teacher -> float32 scores of ``positives + negatives``.
+    """
+
+    query: str
+    positives: list[str]
+    negatives: list[str]
+    scores: dict[str, NDArray[np.float32]]
+
+    @property
+    def candidates(self) -> list[str]:
+        """All passages, positives first."""
+        return self.positives + self.negatives
 
 
 def mine(
     collection: Collection,
     out: Path,
+    teachers: Sequence[Teacher],
     *,
     depth: int = 30,
     limit: int | None = None,
+    pool: int | None = None,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Write one JSON line per query: ``query``, ``positives`` and ``negatives`` (ids, best first), unless ``out`` is there.
+    """Write one JSON line per query, unless ``out`` is there; resumes from ``OUT.work``.
+
+    A line has ``query``, ``positives``, ``negatives`` (ids) and ``scores``: by teacher, a number for each of
+    ``positives + negatives``.
 
     Args:
         collection: with the queries and judgments of one split.
         out: the file to write, whole or not at all.
-        depth: how many passages BM25 (k1 0.9, b 0.4, English stop words, Snowball stemmer) is asked for.
+        teachers: at least one that ranks; each of those proposes its best ``depth`` passages, and all score all proposals.
+        depth: passages proposed by each.
         limit: at most this many queries, drawn by ``seed``; all by default.
-        seed: of that draw.
-        progress: called with the number of queries done since the last call.
+        pool: candidates come from this many passages drawn by ``seed`` and all judged ones; from all by default.
+        seed: of these draws.
+        progress: told what is done, how much of it, of how much.
+
+    Raises:
+        InputError: no teacher that ranks, or two of the same name.
     """
     if out.is_file():
         return
-    stemmer = Stemmer.Stemmer("english")
-    ids = np.array(list(collection.passages))
-    index = bm25s.BM25(k1=K1, b=B)
-    index.index(
-        bm25s.tokenize(
-            list(collection.passages.values()), stopwords="en", stemmer=stemmer, show_progress=False
-        ),
-        show_progress=False,
-    )
+    names = [teacher.name for teacher in teachers]
+    if not any(teacher.ranks for teacher in teachers) or len(set(names)) < len(names):
+        raise InputError(
+            f"teachers are {names}: needs different names and one that can rank a collection, such as bm25"
+        )
+    show = progress or (lambda what, done, of: None)
+    work = out.with_name(out.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
     queries = list(collection.positives)
     if limit is not None and limit < len(queries):
-        chosen = np.random.default_rng(seed).choice(len(queries), limit, replace=False)
+        chosen = random.choice(len(queries), limit, replace=False)
         queries = [queries[i] for i in sorted(chosen)]
-    with write_aside(out) as file:
-        for start in range(0, len(queries), 500):
-            batch = queries[start : start + 500]
-            tokens = bm25s.tokenize(
-                [collection.queries[query] for query in batch],
-                stopwords="en",
-                stemmer=stemmer,
-                show_progress=False,
+    ids = list(collection.passages)
+    if pool is not None and pool < len(ids):
+        judged = {passage for query in queries for passage in collection.positives[query]}
+        drawn = random.permutation(ids)[:pool].tolist()
+        ids = sorted(judged.union(drawn))
+    for teacher in teachers:
+        teacher.prepare([collection.passages[passage] for passage in ids], work, show)
+    place = {identity: i for i, identity in enumerate(ids)}
+    rows = work / "rows.jsonl"
+    done = _whole_lines(rows)
+    with open(rows, "a", encoding="utf-8") as file:
+        for start in range(done, len(queries), CHUNK):
+            chunk = queries[start : start + CHUNK]
+            texts = [collection.queries[query] for query in chunk]
+            ranked = {teacher.name: teacher.rank(texts) for teacher in teachers if teacher.ranks}
+            for row, query in enumerate(chunk):
+                positives = [place[passage] for passage in collection.positives[query]]
+                proposed = np.concatenate([_best(scores[row], depth) for scores in ranked.values()])
+                _, first = np.unique(proposed, return_index=True)
+                negatives = [int(i) for i in proposed[np.sort(first)] if i not in positives]
+                candidates = np.array(positives + negatives)
+                scores = {
+                    teacher.name: ranked[teacher.name][row, candidates]
+                    if teacher.ranks
+                    else teacher.pairs(texts[row], candidates)
+                    for teacher in teachers
+                }
+                file.write(json.dumps(_line(query, positives, negatives, scores, ids)) + "\n")
+            file.flush()
+            show("queries", min(start + CHUNK, len(queries)), len(queries))
+    rows.rename(out)
+    sync_directory(out.parent)
+    for left in work.iterdir():
+        left.unlink()
+    work.rmdir()
+
+
+def read_mined(path: Path, collection: Collection) -> list[Mined]:
+    """Read a mined file.
+
+    Raises:
+        InputError: a broken line, or an id that the collection does not have.
+    """
+    found = []
+    for number, row in read_jsonl(path):
+        try:
+            scores = {
+                name: np.array(values, dtype=np.float32) for name, values in row.get("scores", {}).items()
+            }
+            mined = Mined(row["query"], row["positives"], row["negatives"], scores)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise InputError(
+                f"{path}:{number}: not a line of a mined file; make it again with: csplade train mine"
+            ) from None
+        unknown = [passage for passage in mined.candidates if passage not in collection.passages]
+        if unknown or mined.query not in collection.queries:
+            raise InputError(
+                f"{path}:{number}: {(unknown or [mined.query])[0]!r} is not in {collection.name}; is it mined from another one?"
             )
-            found, _scores = index.retrieve(tokens, k=min(depth, len(ids)), show_progress=False)
-            for query, ranked in zip(batch, found, strict=True):
-                positives = set(collection.positives[query])
-                negatives = [str(ids[i]) for i in ranked if ids[i] not in positives]
-                row = {"query": query, "positives": collection.positives[query], "negatives": negatives}
-                file.write(json.dumps(row) + "\n")
-            if progress is not None:
-                progress(len(batch))
+        if any(len(values) != len(mined.candidates) for values in scores.values()):
+            raise InputError(f"{path}:{number}: needs a score for each of {len(mined.candidates)} candidates")
+        found.append(mined)
+    if not found:
+        raise InputError(f"{path}: has no queries")
+    return found
 
 
-def read_negatives(path: Path) -> list[tuple[str, list[str], list[str]]]:
-    """(query id, positive ids, negative ids) of a mined file."""
-    return [(row["query"], row["positives"], row["negatives"]) for _, row in read_jsonl(path)]
+def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    """Places of the largest scores, largest first, ties to the smaller place."""
+    depth = min(depth, len(scores))
+    top = np.argpartition(-scores, depth - 1)[:depth]
+    return top[np.lexsort((top, -scores[top]))]
+
+
+def _line(
+    query: str,
+    positives: list[int],
+    negatives: list[int],
+    scores: dict[str, NDArray[np.float32]],
+    ids: list[str],
+) -> dict[str, Any]:
+    return {
+        "query": query,
+        "positives": [ids[i] for i in positives],
+        "negatives": [ids[i] for i in negatives],
+        "scores": {name: [round(float(value), 5) for value in values] for name, values in scores.items()},
+    }
+
+
+def _whole_lines(path: Path) -> int:
+    """Lines of an interrupted run that are whole; what follows the last of them is cut off."""
+    if not path.is_file():
+        return 0
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    with open(path, "r+b") as file:
+        file.truncate(len(whole))
+    return whole.count(b"\n")

@@ -1,4 +1,4 @@
-"""The point training starts from: which terms the head keeps, and a bias per term from document frequencies.
+"""The point training starts from: which terms the head keeps, which share one, and a bias per term from document frequencies.
 
 A head over terms that no text ever contains costs time and gives noise. A bias of ``strength * (idf - max idf)`` makes rare
 terms easier to activate than common ones before anything is learned; training moves it from there.
@@ -12,11 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import Stemmer
 import torch
 
 from ...errors import InputError
 from .. import base
-from ..load import load_tokenizer, save_head, vocabulary_hash
+from ..folding import fold_forms
+from ..load import Head, load_tokenizer, save_head, vocabulary_hash
 from ..manifest import Manifest
 
 
@@ -27,6 +29,7 @@ def start(
     variant: str = "bidirectional",
     layers: int = 6,
     lowercase: bool = True,
+    fold: bool = True,
     minimum_documents: int = 2,
     logit_scale: float = 0.2,
     logit_shift: float = -2.8,
@@ -40,6 +43,7 @@ def start(
         variant: attention of the encoder.
         layers: first layers of the base to keep.
         lowercase: fold case, and so keep no term with an upper-case letter.
+        fold: let the forms of a word share one term (see :mod:`..folding`; Snowball's English stemmer).
         minimum_documents: a term in fewer passages is not kept, nor is one without a letter or digit.
         logit_scale: see :class:`Manifest`.
         logit_shift: see :class:`Manifest`.
@@ -53,17 +57,22 @@ def start(
     source = base.pull()
     tokenizer = load_tokenizer(source, Manifest())
     vocabulary = len(tokenizer)
-    frequency = np.zeros(vocabulary, dtype=np.int64)
-    texts, documents = iter(texts), 0
+    texts, contents = iter(texts), []
     while batch := [" " + (text.lower() if lowercase else text) for text in islice(texts, 2000)]:
-        documents += len(batch)
-        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
-            frequency[np.unique(ids)] += 1
-    if not documents:
+        contents += [np.unique(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
+    if not contents:
         raise InputError("no texts to count terms in: give at least one corpus")
-    wordlike = np.array([any(c.isalnum() for c in tokenizer.decode([term])) for term in range(vocabulary)])
+    written = [tokenizer.decode([token]) for token in range(vocabulary)]
+    folded = np.arange(vocabulary, dtype=np.int32)
+    if fold:
+        stem = Stemmer.Stemmer("english").stemWord
+        folded = fold_forms(written, np.bincount(np.concatenate(contents), minlength=vocabulary), stem)
+    frequency = np.bincount(
+        np.concatenate([np.unique(folded[tokens]) for tokens in contents]), minlength=vocabulary
+    )
+    wordlike = np.array([any(c.isalnum() for c in text) for text in written])
     terms = np.flatnonzero((frequency >= minimum_documents) & wordlike)
-    idf = np.log1p((documents - frequency[terms] + 0.5) / (frequency[terms] + 0.5))
+    idf = np.log1p((len(contents) - frequency[terms] + 0.5) / (frequency[terms] + 0.5))
     bias = bias_strength * (idf - idf.max())
     manifest = Manifest(
         variant=variant,  # type: ignore[arg-type]
@@ -84,7 +93,7 @@ def start(
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_head(aside, torch.from_numpy(terms), torch.from_numpy(bias))
+    save_head(aside, Head(torch.from_numpy(terms), torch.from_numpy(bias), torch.from_numpy(folded)))
     manifest.save(aside)
     aside.rename(out)
     return manifest

@@ -1,4 +1,4 @@
-"""What both training phases share: the trainable network, a Trainer with small checkpoints, saving a model directory."""
+"""What all training phases share: a model opened for training, a Trainer with small checkpoints, a schedule."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ...errors import InputError
-from ..load import base_of, build_network, load_causal_lm, load_head, save_head, weights_hash
+from ...files import write_aside
+from ..checkpoint import TABLE_FILE
+from ..lexical import load_table
+from ..load import (
+    Head,
+    base_of,
+    build_network,
+    load_causal_lm,
+    load_head,
+    load_tokenizer,
+    save_head,
+    weights_hash,
+)
 from ..manifest import Manifest
 from ..network import SparseNetwork
 from ..quantization import default_dtype
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINED_FILE = "trained.safetensors"
+LOG_FILE = "log.csv"
+PER_TERM = ("bias", "query_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +48,11 @@ class Schedule:
         rank: LoRA rank.
         seed: of sampling and initialization.
         device: ``cpu`` or ``cuda``.
+        accumulate: batches per optimizer step.
+        gradient_checkpointing: compute activations again in the backward pass, for less memory.
+        save_every: steps between checkpoints.
+        evaluate_every: steps between looks at the dev splits.
+        patience: looks without a better one before training stops; None never stops it.
     """
 
     steps: int
@@ -42,72 +61,121 @@ class Schedule:
     rank: int = 64
     seed: int = 0
     device: str = "cpu"
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    save_every: int = 200
+    evaluate_every: int = 100
+    patience: int | None = None
 
 
-def trainable_network(
-    model: Path, manifest: Manifest, *, rank: int, device: str
-) -> tuple[SparseNetwork, PeftModel]:
-    """The network of a model directory with LoRA layers (new, or those of its adapter) and the head bias trainable.
+@dataclass(frozen=True)
+class Trainable:
+    """A model directory opened for training: LoRA layers (new, or those of its adapter) and the head bias can move.
 
-    Raises:
-        InputError: the directory's adapter has another rank.
+    Attributes:
+        network: what runs.
+        adapted: the causal LM with its LoRA layers; its body is the network's.
+        manifest: of the model.
+        head: as read; its bias is where the network's began.
     """
-    causal_lm = load_causal_lm(base_of(model, manifest), manifest.layers, default_dtype(device))
-    if (model / "adapter_config.json").is_file():
-        adapted = PeftModel.from_pretrained(causal_lm, str(model), is_trainable=True)
-        found = cast(LoraConfig, adapted.peft_config["default"]).r
-        if found != rank:
-            raise InputError(f"{model}: its adapter has rank {found}, asked for {rank}; give --rank {found}")
-    else:
-        config = LoraConfig(
-            r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="FEATURE_EXTRACTION"
+
+    network: SparseNetwork
+    adapted: PeftModel
+    manifest: Manifest
+    head: Head
+
+    @classmethod
+    def load(cls, model: Path, schedule: Schedule) -> Trainable:
+        """Read a model directory.
+
+        Raises:
+            InputError: the directory's adapter has another rank.
+        """
+        manifest = Manifest.load(model)
+        torch.manual_seed(schedule.seed)
+        causal_lm = load_causal_lm(base_of(model, manifest), manifest.layers, default_dtype(schedule.device))
+        if (model / "adapter_config.json").is_file():
+            adapted = PeftModel.from_pretrained(causal_lm, str(model), is_trainable=True)
+            found = cast(LoraConfig, adapted.peft_config["default"]).r
+            if found != schedule.rank:
+                raise InputError(
+                    f"{model}: its adapter has rank {found}, asked for {schedule.rank}; give --rank {found}"
+                )
+        else:
+            config = LoraConfig(
+                r=schedule.rank,
+                lora_alpha=2 * schedule.rank,
+                target_modules=LORA_TARGETS,
+                task_type="FEATURE_EXTRACTION",
+            )
+            adapted = get_peft_model(causal_lm, config)
+        head = load_head(model, manifest.vocabulary_size)
+        network = build_network(adapted.get_base_model(), manifest, head)
+        network.bias.requires_grad_(True)
+        if manifest.query_encoder == "lexical":
+            table = load_table(model, manifest, load_tokenizer(model, manifest))
+            network.query_weights = torch.nn.Parameter(torch.from_numpy(table.weights)[head.terms.long()])
+        if schedule.gradient_checkpointing:
+            network.body.gradient_checkpointing_enable({"use_reentrant": False})
+        return cls(network.to(schedule.device), adapted, manifest, head)
+
+    def save(self, out: Path) -> None:
+        """Write a model directory (adapter in bfloat16, head, manifest) whole or not at all; an older one is replaced."""
+        if self.manifest.base:  # found by its name and hash, not by where it lay on this machine
+            self.adapted.peft_config["default"].base_model_name_or_path = self.manifest.base["name"]
+        aside = out.with_name(out.name + ".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        self.adapted.save_pretrained(str(aside))
+        (aside / "README.md").unlink(missing_ok=True)
+        adapter = load_file(aside / "adapter_model.safetensors")
+        save_file(
+            {name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()},
+            aside / "adapter_model.safetensors",
         )
-        adapted = get_peft_model(causal_lm, config)
-    network = build_network(adapted.get_base_model(), manifest, *load_head(model, manifest.vocabulary_size))
-    network.bias.requires_grad_(True)
-    return network.to(device), adapted
-
-
-def save_model(out: Path, network: SparseNetwork, adapted: PeftModel, manifest: Manifest) -> None:
-    """Write a model directory (adapter in bfloat16, head, manifest) whole or not at all; an older one is replaced."""
-    if manifest.base:  # found by its name and hash, not by where it lay on this machine
-        adapted.peft_config["default"].base_model_name_or_path = manifest.base["name"]
-    aside = out.with_name(out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    adapted.save_pretrained(str(aside))
-    (aside / "README.md").unlink(missing_ok=True)
-    adapter = load_file(aside / "adapter_model.safetensors")
-    save_file(
-        {name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()},
-        aside / "adapter_model.safetensors",
-    )
-    save_head(aside, network.terms, network.bias.detach())
-    replace(manifest, weights_hash=weights_hash(aside, manifest), golden=()).save(aside)
-    if out.exists():
-        shutil.rmtree(out)
-    aside.rename(out)
+        save_head(aside, replace(self.head, bias=self.network.bias.detach().cpu()))
+        if self.manifest.query_encoder == "lexical":
+            weights = torch.zeros(self.manifest.vocabulary_size)
+            weights[self.head.terms.long()] = torch.relu(self.network.query_weights.detach()).float().cpu()
+            save_file({"weight": weights}, aside / TABLE_FILE)
+        replace(self.manifest, weights_hash=weights_hash(aside, self.manifest), golden=()).save(aside)
+        if out.exists():
+            shutil.rmtree(out)
+        aside.rename(out)
 
 
 class EncoderTrainer(Trainer):
-    """A Trainer whose checkpoints hold only what is trained, and whose head bias learns faster than the body.
+    """A Trainer whose checkpoints hold only what is trained, and whose values per term learn faster than the body.
 
-    Adam moves a parameter by about the learning rate per step; biases live on the scale of raw logits (tens), LoRA factors on
-    that of weights (hundredths), hence ``bias_factor``.
+    Adam moves a parameter by about the learning rate per step; biases and query weights live on the scale of raw logits
+    (tens), LoRA factors on that of weights (hundredths), hence ``bias_factor``.
     """
 
     bias_factor = 30.0
     model: Any
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """AdamW with the bias in its own group."""
-        bias = [self.model.bias]
-        body = [p for n, p in self.model.named_parameters() if p.requires_grad and n != "bias"]
+        """AdamW with the values per term in their own group."""
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        bias = [p for n, p in trained if n in PER_TERM]
+        body = [p for n, p in trained if n not in PER_TERM]
         rate = self.args.learning_rate
         self.optimizer = torch.optim.AdamW(
             [{"params": body, "lr": rate}, {"params": bias, "lr": rate * self.bias_factor}], weight_decay=0.0
         )
         return self.optimizer
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and write the whole history as CSV rows (step, name, value) beside the checkpoints."""
+        super().log(logs, *args, **kwargs)
+        work = Path(self.args.output_dir or ".")
+        work.mkdir(parents=True, exist_ok=True)
+        with write_aside(work / LOG_FILE) as file:
+            file.write("step,name,value\n")
+            for entry in self.state.log_history:
+                for name, value in entry.items():
+                    if name not in ("step", "epoch"):
+                        file.write(f"{entry['step']},{name},{value}\n")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         directory = Path(output_dir or self.args.output_dir or ".")
@@ -124,7 +192,7 @@ class EncoderTrainer(Trainer):
 
 
 def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
-    """Settings of a phase that writes ``out``; bfloat16 autocast, a checkpoint every 200 steps in ``OUT.work``."""
+    """Settings of a phase that writes ``out``; bfloat16 autocast, checkpoints in ``OUT.work``."""
     return TrainingArguments(
         output_dir=str(out.with_name(out.name + ".work")),
         max_steps=schedule.steps,
@@ -134,7 +202,8 @@ def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
         max_grad_norm=1.0,
         bf16=default_dtype(schedule.device) is torch.bfloat16,
         use_cpu=schedule.device == "cpu",
-        save_steps=200,
+        save_steps=schedule.save_every,
+        gradient_accumulation_steps=schedule.accumulate,
         save_total_limit=2,
         logging_steps=10,
         remove_unused_columns=False,

@@ -1,18 +1,26 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from csplade.errors import InputError
 from csplade.model import Encoder, Manifest
+from csplade.model.checkpoint import TABLE_FILE
 from csplade.model.golden import certify
+from csplade.model.lexical import train_idf
 from csplade.model.training.adapt import adapt
 from csplade.model.training.calibrate import calibrate
-from csplade.model.training.contrastive import Source, contrastive, weights_of
 from csplade.model.training.data import Collection, packed
-from csplade.model.training.mine import mine, read_negatives
-from csplade.model.training.trainer import TRAINED_FILE, Schedule
+from csplade.model.training.dev import BEST_FILE, DevSplit
+from csplade.model.training.mine import Mined, mine, read_mined
+from csplade.model.training.pairs import Source
+from csplade.model.training.retrieval import Objective, Representation, combine_teachers, train_retrieval
+from csplade.model.training.teachers import Bm25, load_teacher
+from csplade.model.training.trainer import LOG_FILE, EncoderTrainer, Schedule, Trainable
 
 SUBJECTS = [
     "river",
@@ -58,7 +66,13 @@ def logged(out, key):
     return [entry[key] for entry in history if key in entry]
 
 
-def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collection, tmp_path):
+def source_of(collection, folder, *teachers):
+    out = folder / "mined.jsonl"
+    mine(collection, out, [Bm25(), *teachers], depth=6)
+    return Source(collection, read_mined(out, collection), 1.0)
+
+
+def test_the_phases_learn_and_give_a_model_that_loads(tiny_model, collection, tmp_path):
     texts = list(collection.passages.values()) * 20
     adapted, calibrated, trained = tmp_path / "adapted", tmp_path / "calibrated", tmp_path / "trained"
 
@@ -70,10 +84,9 @@ def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collecti
     )
     assert logged(calibrated, "active_terms")[-1] < 0.5 * logged(calibrated, "active_terms")[0]
 
-    mined = tmp_path / "mined.jsonl"
-    mine(collection, mined, depth=6)
-    source = Source(collection, read_negatives(mined), 1.0)
-    contrastive(calibrated, [source], trained, Schedule(steps=60, rate=4e-3, batch=8, rank=4))
+    source = source_of(collection, tmp_path)
+    schedule = Schedule(steps=60, rate=4e-3, batch=8, rank=4)
+    train_retrieval(calibrated, [source], trained, schedule, Objective())
     assert logged(trained, "nce")[-1] < 0.9 * logged(trained, "nce")[0]
 
     certify(trained)
@@ -81,42 +94,215 @@ def test_the_three_phases_learn_and_give_a_model_that_loads(tiny_model, collecti
     assert Manifest.load(trained).weights_hash != Manifest.load(adapted).weights_hash
     assert len(encoder.encode_query(["what does a river need?"]).terms) > 0
     with pytest.raises(InputError, match="rank 4, asked for 8"):
-        contrastive(trained, [source], tmp_path / "other", Schedule(steps=1, rate=1e-3, batch=8, rank=8))
+        train_retrieval(
+            trained, [source], tmp_path / "other", replace(schedule, steps=1, rank=8), Objective()
+        )
 
 
-def test_training_resumes_from_its_checkpoint(tiny_model, collection, tmp_path):
+def test_lexical_queries_train_documents_and_their_table(tiny_model, collection, tmp_path):
+    lexical, calibrated, trained = (tmp_path / name for name in ("lexical", "calibrated", "trained"))
     texts = list(collection.passages.values()) * 20
+    train_idf(tiny_model, lexical, texts)
+    calibrate(lexical, texts, calibrated, Schedule(steps=40, rate=3e-3, batch=8, rank=4), length=24)
+    source = source_of(collection, tmp_path)
+    objective = Objective(kl=0.5, nce=0.5, teachers=("bm25",), temperature=2.0, negatives=3)
+    train_retrieval(calibrated, [source], trained, Schedule(steps=40, rate=3e-3, batch=6, rank=4), objective)
+    assert logged(trained, "kl")[-1] < 0.9 * logged(trained, "kl")[0]
+    before, after = (load_file(folder / TABLE_FILE)["weight"] for folder in (calibrated, trained))
+    assert not torch.equal(before, after)
+    assert (after >= 0).all()
+    certify(trained)
+    assert len(Encoder.from_pretrained(trained).encode_query(["a river"]).terms) > 0
+
+
+def test_a_dense_twin_learns(tiny_model, collection, tmp_path):
+    out = tmp_path / "dense"
+    objective = Objective(representation="dense", temperature=0.05)
+    source = source_of(collection, tmp_path)
+    train_retrieval(tiny_model, [source], out, Schedule(steps=40, rate=3e-3, batch=8, rank=4), objective)
+    assert logged(out, "nce")[-1] < 0.9 * logged(out, "nce")[0]
+
+
+def test_adaptation_revives_a_model_whose_vectors_are_all_zero(tiny_model_of, collection, tmp_path):
+    dead = tiny_model_of(logit_shift=-2.0)
+    texts = list(collection.passages.values()) * 20
+    source = source_of(collection, tmp_path)
+    schedule = Schedule(steps=30, rate=4e-3, batch=8, rank=4)
+    still_dead, adapted, alive = (tmp_path / name for name in ("still-dead", "adapted", "alive"))
+
+    train_retrieval(dead, [source], still_dead, schedule, Objective())
+    assert logged(still_dead, "document_terms") == [0.0] * len(logged(still_dead, "document_terms"))
+
+    adapt(dead, texts, adapted, Schedule(steps=120, rate=8e-3, batch=2, rank=4), length=32, positions=40)
+    train_retrieval(adapted, [source], alive, schedule, Objective())
+    assert logged(alive, "document_terms")[-1] > 0
+    assert logged(alive, "nce")[-1] < logged(still_dead, "nce")[-1]
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupt(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise Interrupted
+
+
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
+    tiny_model, collection, tmp_path, monkeypatch
+):
+    source = source_of(collection, tmp_path)
+    schedule = Schedule(steps=8, rate=1e-3, batch=4, rank=4, save_every=2)
+    train_retrieval(tiny_model, [source], tmp_path / "whole", schedule, Objective())
+
+    out = tmp_path / "broken"
+    with monkeypatch.context() as patched:
+        patched.setattr(EncoderTrainer, "__init__", interrupting(EncoderTrainer.__init__))
+        with pytest.raises(Interrupted):
+            train_retrieval(tiny_model, [source], out, schedule, Objective())
+    assert not out.exists()
+    train_retrieval(tiny_model, [source], out, schedule, Objective())
+    for name in ("adapter_model.safetensors", "head.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (out.with_name("broken.work") / LOG_FILE).read_text().startswith("step,name,value\n")
+
+
+def interrupting(init):
+    def with_interrupt(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.add_callback(Interrupt())
+
+    return with_interrupt
+
+
+def test_the_best_weights_on_the_dev_split_are_kept_and_training_stops_early(
+    tiny_model, collection, tmp_path
+):
+    source = source_of(collection, tmp_path)
+    relevant = np.eye(len(SUBJECTS), dtype=bool)
+    dev = DevSplit(
+        "subjects", list(collection.queries.values()), list(collection.passages.values()), relevant
+    )
+    # At a rate that ruins the model no look is better than the first.
+    schedule = Schedule(steps=40, rate=1.0, batch=4, rank=4, evaluate_every=2, patience=2)
     out = tmp_path / "out"
-    sizes = {"length": 32, "positions": 40}
-    schedule = Schedule(steps=4, rate=1e-3, batch=2, rank=4)
-    adapt(tiny_model, texts, out, schedule, **sizes)
-    (before,) = out.with_name("out.work").glob("checkpoint-*")
-    stamp = (before / TRAINED_FILE).read_bytes()
-    adapt(tiny_model, texts, out, replace(schedule, steps=6), **sizes)
-    assert (before / TRAINED_FILE).read_bytes() == stamp, "the first four steps were not run again"
-    assert (out.with_name("out.work") / "checkpoint-6" / TRAINED_FILE).read_bytes() != stamp
+    train_retrieval(tiny_model, [source], out, schedule, Objective(), [dev])
+    looks = (out.with_name("out.work") / LOG_FILE).read_text()
+    steps = [int(line.split(",")[0]) for line in looks.splitlines() if ",dev," in line]
+    assert steps
+    assert steps[-1] < 40
+    best = load_file(out.with_name("out.work") / BEST_FILE)
+    kept = load_file(out / "head.safetensors")["bias"]
+    assert torch.equal(kept, best["bias"].to(torch.float16))
 
 
-def test_mined_negatives_are_never_relevant(collection, tmp_path):
+def test_ndcg_of_a_dev_split_by_hand():
+    relevant = np.array([[True, False, True], [False, True, False], [True, False, False]])
+    split = DevSplit("x", ["a", "b", "c"], ["p", "q", "r"], relevant)
+    scores = np.array([[3, 2, 1], [3, 2, 1], [0, 0, 0]], dtype=np.float32)
+    first = (1 + 1 / np.log2(4)) / (1 + 1 / np.log2(3))
+    assert split.ndcg(scores) == pytest.approx((first + 1 / np.log2(3) + 0) / 3)
+
+
+def test_mined_candidates_are_never_relevant_and_are_scored_by_all_teachers(tiny_model, collection, tmp_path):
     out = tmp_path / "mined.jsonl"
-    mine(collection, out, depth=5)
-    rows = read_negatives(out)
-    assert [query for query, _, _ in rows] == list(collection.positives)
-    for query, positives, negatives in rows:
-        assert positives == collection.positives[query]
-        assert negatives
-        assert not set(negatives) & set(positives)
-    out.write_text("kept\n")
-    mine(collection, out, depth=5)
-    assert out.read_text() == "kept\n", "a finished file is not made again"
+    own = load_teacher(str(tiny_model))
+    mine(collection, out, [Bm25(), own], depth=5)
+    rows = read_mined(out, collection)
+    assert [row.query for row in rows] == list(collection.positives)
+    encoder = Encoder.from_pretrained(tiny_model)
+    for row in rows:
+        assert row.positives == collection.positives[row.query]
+        assert row.negatives
+        assert not set(row.negatives) & set(row.positives)
+        assert set(row.scores) == {"bm25", own.name}
+    row = rows[3]
+    query = dict(zip(*encoder.encode_query([collection.queries[row.query]]).row(0), strict=True))
+    passages = encoder.encode_document([collection.passages[passage] for passage in row.candidates])
+    by_hand = [
+        sum(query.get(t, 0.0) * w for t, w in zip(*passages.row(i), strict=True))
+        for i in range(len(passages))
+    ]
+    np.testing.assert_allclose(row.scores[own.name], by_hand, rtol=1e-2)
+    assert not out.with_name("mined.jsonl.work").exists()
+
+
+def test_mining_goes_on_where_it_was_stopped(collection, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    monkeypatch.setattr("csplade.model.training.mine.CHUNK", 4)
+    mine(collection, whole, [Bm25()], depth=5)
+
+    def stop(what, done, of):
+        if what == "queries" and done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mine(collection, broken, [Bm25()], depth=5, progress=stop)
+    assert not broken.exists()
+    with open(tmp_path / "broken.jsonl.work" / "rows.jsonl", "a") as file:
+        file.write('{"query": "half a li')
+    asked = []
+    mine(collection, broken, [Bm25()], depth=5, progress=lambda what, done, of: asked.append(done))
+    assert broken.read_bytes() == whole.read_bytes()
+    assert asked == [12]
+
+
+def test_broken_or_foreign_mined_files_are_refused(collection, tmp_path):
+    path = tmp_path / "mined.jsonl"
+    for line, message in (
+        ('{"query": "q1"}', "not a line of a mined file"),
+        (
+            '{"query": "q1", "positives": ["p1"], "negatives": ["p99"], "scores": {}}',
+            "'p99' is not in subjects",
+        ),
+        ('{"query": "q1", "positives": ["p1"], "negatives": ["p2"], "scores": {"bm25": [1.0]}}', "each of 2"),
+        ("", "has no queries"),
+    ):
+        path.write_text(line + "\n" if line else "")
+        with pytest.raises(InputError, match=message):
+            read_mined(path, collection)
+    path.unlink()
+    source = source_of(collection, tmp_path)
+    objective = Objective(kl=1.0, teachers=("oracle",))
+    with pytest.raises(InputError, match=r"no scores of 'oracle', only \['bm25'\]"):
+        train_retrieval(
+            tmp_path, [source], tmp_path / "out", Schedule(steps=1, rate=1e-3, batch=2), objective
+        )
+
+
+def test_objectives_that_teach_nothing_are_refused():
+    for values, message in (
+        ({"nce": 0.0}, "nothing would be learned"),
+        ({"kl": 1.0}, "need a teacher"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"document_flops": -1.0}, "document_flops is -1.0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Objective(**values)
+
+
+def test_teachers_are_weighed_by_how_well_they_tell_the_judged_passage():
+    random = np.random.default_rng(0)
+    mined = []
+    for i in range(200):
+        good, noise = random.normal(size=8).astype(np.float32), random.normal(size=8).astype(np.float32)
+        good[0] += 2
+        scores = {"good": good, "noise": 100 * noise}
+        mined.append(Mined(f"q{i}", ["a"], list("bcdefgh"), scores))
+    weights = combine_teachers(mined, ["good", "noise"])
+    assert weights[0] == pytest.approx(2.0, rel=0.25)  # log-odds of a shift by 2 between unit normals
+    assert abs(weights[1]) * 100 < 0.25
 
 
 def test_groups_of_like_length_keep_the_order_of_texts(tiny_model):
-    network = Encoder.from_pretrained(tiny_model, dtype=torch.float32)._network
+    trainable = Trainable.load(tiny_model, Schedule(steps=1, rate=1e-3, batch=1, rank=4))
+    encode = Representation(trainable, "sparse").documents
     texts = [torch.randint(2, 300, (length,)) for length in (3, 40, 1, 17, 9)]
-    together = weights_of(network, texts)
-    for row, text in enumerate(texts):
-        torch.testing.assert_close(together[row], weights_of(network, [text])[0], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        together = encode(texts)
+        for row, text in enumerate(texts):
+            torch.testing.assert_close(together[row], encode([text])[0], rtol=5e-2, atol=5e-2)
 
 
 def test_packing_keeps_order_and_separators():
