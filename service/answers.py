@@ -76,6 +76,7 @@ class Answer:
         generation: state of the index that answered.
         model_fingerprint: of the encoder the index was built with.
         score_scale: ``score = integer_score * score_scale``.
+        missing_shards: shards that failed and are not in the answer; only with ``allow_partial``.
     """
 
     hits: tuple[Hit, ...]
@@ -87,6 +88,7 @@ class Answer:
     generation: int
     model_fingerprint: str = field(repr=False)
     score_scale: float = field(repr=False)
+    missing_shards: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -165,6 +167,7 @@ def answer(message: pb.SearchResponse) -> Answer:
         generation=message.generation,
         model_fingerprint=message.model_fingerprint,
         score_scale=message.score_scale,
+        missing_shards=tuple(message.missing_shards),
     )
 
 

@@ -67,6 +67,7 @@ class Client:
         private_key: PEM file of its key.
         server_name: name to expect in the server's certificate, when it is not the target's.
         timeout: seconds a call may take, unless the call says otherwise; None for no limit of its own.
+        application: name of the application, where several run on one Ray cluster.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Client:
         private_key: Path | str | None = None,
         server_name: str | None = None,
         timeout: float | None = 60.0,
+        application: str | None = None,
     ) -> None:
         credentials, options = _connection(tls, ca, certificate, private_key, server_name)
         if credentials is None:
@@ -87,7 +89,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(target, credentials, options)
         self._stub = rpc.RetrievalServiceStub(self._channel)
-        self._metadata = _metadata(key)
+        self._metadata = _metadata(key, application)
         self.timeout = timeout
 
     def __enter__(self) -> Self:
@@ -113,6 +115,7 @@ class Client:
         *,
         explain: bool = False,
         with_document: bool = False,
+        allow_partial: bool = False,
         timeout: float | None = None,
     ) -> Answer:
         """Rank the documents of the index for one query.
@@ -122,12 +125,13 @@ class Client:
             k: how many hits at most.
             explain: add to every hit the terms that made its score.
             with_document: add to every hit title, text and metadata.
+            allow_partial: take an answer without the shards that fail; it then names them.
             timeout: seconds, instead of the client's.
 
         Raises:
             ServiceError: the service refused or failed, or is not there.
         """
-        request = _search_request(query, k, explain, with_document)
+        request = _search_request(query, k, explain, with_document, allow_partial)
         return answers.answer(self._call(self._stub.Search, request, timeout))
 
     def search_many(
@@ -202,6 +206,7 @@ class AsyncClient:
         private_key: Path | str | None = None,
         server_name: str | None = None,
         timeout: float | None = 60.0,
+        application: str | None = None,
     ) -> None:
         credentials, options = _connection(tls, ca, certificate, private_key, server_name)
         if credentials is None:
@@ -209,7 +214,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, options)
         self._stub = rpc.RetrievalServiceStub(self._channel)
-        self._metadata = _metadata(key)
+        self._metadata = _metadata(key, application)
         self.timeout = timeout
 
     async def __aenter__(self) -> Self:
@@ -235,10 +240,11 @@ class AsyncClient:
         *,
         explain: bool = False,
         with_document: bool = False,
+        allow_partial: bool = False,
         timeout: float | None = None,
     ) -> Answer:
         """See :meth:`Client.search`."""
-        request = _search_request(query, k, explain, with_document)
+        request = _search_request(query, k, explain, with_document, allow_partial)
         return answers.answer(await self._call(self._stub.Search, request, timeout))
 
     async def search_many(
@@ -321,8 +327,9 @@ def _connection(
     return grpc.ssl_channel_credentials(*pems), options
 
 
-def _metadata(key: str | None) -> tuple[tuple[str, str], ...]:
-    return () if key is None else (("authorization", f"Bearer {key}"),)
+def _metadata(key: str | None, application: str | None) -> tuple[tuple[str, str], ...]:
+    pairs = (("authorization", None if key is None else f"Bearer {key}"), ("application", application))
+    return tuple((name, value) for name, value in pairs if value is not None)
 
 
 def _query(query: Query) -> pb.Query:
@@ -335,8 +342,12 @@ def _query(query: Query) -> pb.Query:
     return pb.Query(vector=pb.SparseVector(indices=terms, values=values))
 
 
-def _search_request(query: Query, k: int, explain: bool, with_document: bool) -> pb.SearchRequest:
-    return pb.SearchRequest(query=_query(query), k=k, explain=explain, with_document=with_document)
+def _search_request(
+    query: Query, k: int, explain: bool, with_document: bool, allow_partial: bool = False
+) -> pb.SearchRequest:
+    return pb.SearchRequest(
+        query=_query(query), k=k, explain=explain, with_document=with_document, allow_partial=allow_partial
+    )
 
 
 def _stream_request(
