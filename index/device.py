@@ -146,7 +146,8 @@ class DeviceIndex:
         """
         clock = Clock(self.device)
         found = self.search_tensors(Queries.from_impacts(queries, self.device), k, clock)
-        return Answers(*fetch(found.keys, found.counts, found.matched, found.postings), stages(clock))
+        keys, counts, matched, postings = fetch(found.keys, found.counts, found.matched, found.postings)
+        return Answers(keys, counts, matched, postings, stages(clock))
 
     def search_tensors(self, queries: Queries, k: int, clock: Clock) -> Found:
         """The same without leaving the device, nor waiting for it; ``clock`` gets the stages' marks."""

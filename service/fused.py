@@ -52,16 +52,15 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> 
     check_k(k)
     scale = index.manifest.query_scale
     made = encoder.encode_tensors(tokens, kind)
-    impacts, clipped = quantize(made.weights, scale, MAX_QUERY_IMPACT)
+    steps, over = quantize(made.weights, scale, MAX_QUERY_IMPACT)
     clock = Clock(index.tensors.device)
-    found = index.tensors.search_tensors(queries_from_rows(made.terms, impacts, made.counts), k, clock)
-    on_host = fetch(
-        made.terms, made.weights, made.counts, made.positive, impacts, clipped,
+    found = index.tensors.search_tensors(queries_from_rows(made.terms, steps, made.counts), k, clock)
+    terms, weights, counts, positive, impacts, clipped, keys, hits, matched, postings = fetch(
+        made.terms, made.weights, made.counts, made.positive, steps, over,
         found.keys, found.counts, found.matched, found.postings,
     )  # fmt: skip
-    encoded = made.fetched(tokens, *on_host[:4])
+    encoded = made.fetched(tokens, terms, weights, counts, positive)
     vectors = encoded.vectors
-    queries = ImpactBatch(
-        vectors.indptr, vectors.terms, on_host[4][on_host[0] >= 0], scale, int(on_host[5].sum())
-    )
-    return Ranked(encoded, queries, on_host[5], index.result(Answers(*on_host[6:], stages(clock))))
+    queries = ImpactBatch(vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum()))
+    answers = Answers(keys, hits, matched, postings, stages(clock))
+    return Ranked(encoded, queries, clipped, index.result(answers))
