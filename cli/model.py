@@ -28,25 +28,55 @@ def pull(
     typer.echo(base.pull(wheel))
 
 
+Preset = Annotated[
+    str | None, typer.Option(help="Family whose conventions a checkpoint without csplade.json follows.")
+]
+Words = Annotated[
+    str | None, typer.Option("--tokenizer", help="Directory or hub id, for a checkpoint without tokenizer.")
+]
+
+
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="`embedded`, a directory or a hub id.")] = "embedded",
+    preset: Preset = None,
+    tokenizer: Words = None,
 ) -> None:
-    """Print a model's manifest as JSON, golden vectors left out, and its fingerprint."""
-    from ..model.load import resolve
-    from ..model.manifest import Manifest
+    """Print as JSON how a model is used: preset, fingerprint and manifest, golden vectors left out."""
+    from ..model import presets
 
-    manifest = Manifest.load(resolve(model))
-    values = {"model": model, "fingerprint": manifest.fingerprint, **manifest.to_dict(golden=False)}
+    known = presets.read(model, preset=preset, tokenizer=tokenizer)
+    values = {
+        "model": model,
+        "preset": known.preset,
+        "fingerprint": known.manifest.fingerprint,
+        "golden_vectors": len(known.manifest.golden),
+        **known.manifest.to_dict(golden=False),
+    }
     typer.echo(json.dumps(values, indent=1))
+
+
+@app.command("presets")
+def list_presets() -> None:
+    """List the families of checkpoints that can be loaded without a csplade.json."""
+    from ..model.presets import PRESETS
+    from .console import print_table
+
+    rows = [[name, preset.architecture, preset.what] for name, preset in PRESETS.items()]
+    print_table(["preset", "for", "conventions"], rows, left=["preset", "for", "conventions"])
 
 
 @app.command()
 def certify(
     model: Annotated[Path, typer.Argument(help="Model directory.", exists=True, file_okay=False)],
+    preset: Preset = None,
+    tokenizer: Words = None,
 ) -> None:
-    """Measure the golden vectors in float32 and write them into the directory's csplade.json."""
+    """Measure the golden vectors in float32 and write them into the directory's csplade.json.
+
+    A checkpoint without one gets it here, by the preset that its files tell or that is given.
+    """
     from ..model import golden
 
-    manifest = golden.certify(model)
+    manifest = golden.certify(model, preset=preset, tokenizer=tokenizer)
     typer.echo(f"{model}: {len(manifest.golden)} golden vectors, fingerprint {manifest.fingerprint}")
