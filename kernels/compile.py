@@ -99,7 +99,7 @@ def compile_all(
         )
     for case in chosen:
         for capability in capabilities:
-            if capability >= case.min_capability:
+            if case.min_capability <= capability <= case.max_capability:
                 progress(f"{case.name} sm_{capability}")
                 yield _compile(case, capability)
 

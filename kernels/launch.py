@@ -31,6 +31,8 @@ try:
 except ImportError:
     triton = tl = None
 
+MAX_CAPABILITY = 999
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 INTERPRETED = triton is not None and bool(triton.knobs.runtime.interpret)
@@ -76,7 +78,8 @@ class AotCase:
         num_stages: depth of software pipelining.
         aligned: pointers and integers known to be divisible by 16, as a launch would find out by itself.
         expects: beginnings of SASS instructions that must appear, by capability; key 0 stands for all the others.
-        min_capability: the oldest device this case is meant for, 80 for sm_80.
+        min_capability: the oldest device this case is launched on, 80 for sm_80.
+        max_capability: the newest one.
     """
 
     name: str
@@ -88,6 +91,7 @@ class AotCase:
     aligned: tuple[str, ...] = ()
     expects: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     min_capability: int = 80
+    max_capability: int = MAX_CAPABILITY
 
     def expected(self, capability: int) -> tuple[str, ...]:
         """Beginnings of instructions that must appear in the machine code for this capability."""

@@ -1,0 +1,301 @@
+"""head_triton: the kernels of head.py, how they are built for the problem at hand, and their launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .launch import MAX_CAPABILITY, AotCase, capability, jit, tl, triton
+
+# Lower half of a packed winner (bits << 32 | NO_TOKEN - token): among equal maxima the first token is the largest number.
+NO_TOKEN = 0x7FFFFFFF
+
+
+@jit
+def _pool_kernel(  # type: ignore[no-untyped-def]
+    hidden,  # [T, H], a pointer, or a tensor descriptor with TMA; weight [V, H] likewise
+    weight,
+    bias,  # float32 [V]
+    owners,  # int32 [T], text of each token; -1 and texts leave it out
+    best,  # [texts, V], zeros: int32 (bits of the preactivation) or, with WINNERS, int64 (bits, then inverted token)
+    texts,
+    T,
+    V,
+    H,
+    hidden_stride,
+    weight_stride,
+    scale,
+    shift,
+    BLOCK_V: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    GROUP: tl.constexpr,
+    TMA: tl.constexpr,
+    WHOLE_H: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    WINNERS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    # Programs of one group share GROUP token tiles and walk the vocabulary together: both stay in L2.
+    i = tl.program_id(0)
+    in_group = GROUP * tl.cdiv(V, BLOCK_V)
+    first_tile = i // in_group * GROUP
+    tiles = tl.minimum(tl.cdiv(T, BLOCK_T) - first_tile, GROUP)
+    t0 = (first_tile + i % in_group % tiles) * BLOCK_T
+    v0 = i % in_group // tiles * BLOCK_V
+    t = t0 + tl.arange(0, BLOCK_T)
+    v = v0 + tl.arange(0, BLOCK_V)
+
+    owner = tl.load(owners + t, mask=t < T, other=-1)
+    owner = tl.where(owner < texts, owner, -1)
+    last = tl.max(owner, 0)
+    if last < 0:
+        return
+    first = tl.min(tl.where(owner < 0, last, owner), 0)
+
+    h = tl.arange(0, BLOCK_H)
+    if not TMA:
+        # Rows that overrun repeat the last one: no mask is needed, and what they give is never stored.
+        hidden += tl.minimum(t, T - 1).to(tl.int64)[None, :] * hidden_stride + h[:, None]
+        weight += tl.minimum(v, V - 1).to(tl.int64)[:, None] * weight_stride + h[None, :]
+    logits = tl.zeros((BLOCK_V, BLOCK_T), tl.float32)
+    for h0 in range(0, H, BLOCK_H):
+        if TMA:
+            w = weight.load([v0, h0])
+            x = hidden.load([t0, h0]).T
+        elif WHOLE_H:
+            w = tl.load(weight + h0)
+            x = tl.load(hidden + h0)
+        else:
+            w = tl.load(weight + h0, mask=(h0 + h < H)[None, :], other=0.0)
+            x = tl.load(hidden + h0, mask=(h0 + h < H)[:, None], other=0.0)
+        logits = tl.dot(w, x, logits, input_precision=PRECISION)
+
+    added = tl.load(bias + v, mask=v < V, other=0.0) if HAS_BIAS else 0.0
+    for text in range(first, last + 1):
+        own = (owner == text)[None, :]
+        top = tl.max(tl.where(own, logits, float("-inf")), 1)
+        z = (top + added) * scale + shift
+        active = (v < V) & (z > 0)
+        bits = z.to(tl.int32, bitcast=True)
+        places = best + tl.cast(text, tl.int64) * V + v
+        if WINNERS:
+            token = tl.min(tl.where(own & (logits == top[:, None]), t[None, :], 0x7FFFFFFF), 1)
+            tl.atomic_max(
+                places, (bits.to(tl.int64) << 32) | (0x7FFFFFFF - token), mask=active, sem="relaxed"
+            )
+        else:
+            tl.atomic_max(places, bits, mask=active, sem="relaxed")
+
+
+@jit
+def _sum_rows_kernel(  # type: ignore[no-untyped-def]
+    rows,  # [n, H]
+    coefficients,  # float32, and row number of each, by span
+    sources,
+    starts,  # int64 [m + 1]
+    out,  # [m, H]
+    H,
+    row_stride,
+    BLOCK_J: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    i = tl.program_id(0).to(tl.int64)
+    h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    end = tl.load(starts + i + 1)
+    total = tl.zeros((BLOCK_H,), tl.float32)
+    for start in range(tl.load(starts + i), end, BLOCK_J):
+        j = start + tl.arange(0, BLOCK_J)
+        coefficient = tl.load(coefficients + j, mask=j < end, other=0.0)
+        source = tl.load(sources + j, mask=j < end, other=0).to(tl.int64)
+        row = tl.load(
+            rows + source[:, None] * row_stride + h[None, :],
+            mask=(coefficient != 0)[:, None] & (h < H)[None, :],
+            other=0.0,
+        )
+        total += tl.sum(coefficient[:, None] * row.to(tl.float32), 0)
+    tl.store(out + i * H + h, total.to(out.dtype.element_ty), mask=h < H)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Terms x tokens of one program, hidden units per step, and how the program is built."""
+
+    terms: int
+    tokens: int
+    width: int
+    warps: int
+    stages: int
+
+
+_GROUP = 16
+# By the number of tokens up to which a tile is used. Few tokens: reading W is all there is, so steps are wide and many in
+# flight. Many: two programs fit on a multiprocessor (168 registers, 98 KB), so that one's maxima hide behind the other's products.
+_HALF_TILES = {
+    16: _Tile(64, 16, 128, 4, 4),
+    32: _Tile(64, 32, 128, 4, 4),
+    64: _Tile(64, 64, 128, 4, 3),
+    2**31: _Tile(128, 128, 64, 4, 3),
+}
+_FLOAT_TILES = {16: _Tile(64, 16, 32, 4, 3), 2**31: _Tile(64, 64, 32, 4, 3)}
+# Rows that do not start at multiples of 16 bytes are read element by element, which takes registers.
+_ODD_TILE = _Tile(64, 64, 32, 4, 2)
+
+
+def _tile(tokens: int, dtype: torch.dtype, even: bool) -> _Tile:
+    if not even:
+        return _ODD_TILE
+    tiles = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
+    return next(tile for most, tile in tiles.items() if tokens <= most)
+
+
+def pool(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    owners: Tensor,
+    best: Tensor,
+    scale: float,
+    shift: float,
+    *,
+    tma: bool | None = None,
+    tile: _Tile | None = None,
+) -> None:
+    """Fill ``best``, see the kernel; the shipped tile, and the tensor copy engine where strides allow it, if not told otherwise."""
+    (tokens, width), terms = hidden.shape, len(weight)
+    if not tokens or not terms:
+        return
+    operands: tuple[Any, Any] = (hidden, weight)
+    if tma is None:
+        tma = (
+            capability(hidden) >= 90
+            and hidden.element_size() == 2
+            and all(rows.data_ptr() % 16 == 0 and rows.stride(0) % 8 == 0 for rows in operands)
+        )
+    if tile is None:
+        even = width % 16 == 0 and all(rows.stride(0) % 16 == 0 for rows in operands)
+        tile = _tile(tokens, hidden.dtype, tma or even)
+    if tma:
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        operands = (
+            TensorDescriptor.from_tensor(hidden, [tile.tokens, tile.width]),
+            TensorDescriptor.from_tensor(weight, [tile.terms, tile.width]),
+        )
+    programs = triton.cdiv(tokens, tile.tokens) * triton.cdiv(terms, tile.terms)
+    _pool_kernel[(programs,)](
+        *operands,
+        None if bias is None else bias.float().contiguous(),
+        owners,
+        best,
+        len(best),
+        tokens,
+        terms,
+        width,
+        hidden.stride(0),
+        weight.stride(0),
+        float(scale),
+        float(shift),
+        BLOCK_V=tile.terms,
+        BLOCK_T=tile.tokens,
+        BLOCK_H=tile.width,
+        GROUP=_GROUP,
+        TMA=tma,
+        WHOLE_H=tma or width % tile.width == 0,
+        HAS_BIAS=bias is not None,
+        WINNERS=best.dtype == torch.int64,
+        PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+def sum_rows(rows: Tensor, coefficients: Tensor, sources: Tensor, starts: Tensor) -> Tensor:
+    """``out[i] = sum of coefficients[j] * rows[sources[j]] over j of span i``, summed in float32; rows of 0 are not read."""
+    spans, width = len(starts) - 1, rows.shape[1]
+    out = torch.empty(spans, width, dtype=rows.dtype, device=rows.device)
+    block = min(256, triton.next_power_of_2(width))
+    if spans and width:
+        _sum_rows_kernel[(spans, triton.cdiv(width, block))](
+            rows, coefficients, sources, starts, out, width, rows.stride(0), BLOCK_J=16, BLOCK_H=block
+        )
+    return out
+
+
+def _pool_case(
+    dtype: str, tokens: int, *, tma: bool = False, winners: bool = False, even: bool = True
+) -> AotCase:
+    tile = _tile(tokens, torch.float32 if dtype == "fp32" else torch.bfloat16, even)
+    constexprs = {
+        "BLOCK_V": tile.terms,
+        "BLOCK_T": tile.tokens,
+        "BLOCK_H": tile.width,
+        "GROUP": _GROUP,
+        "TMA": tma,
+        "WHOLE_H": even,
+        "HAS_BIAS": True,
+        "WINNERS": winners,
+        "PRECISION": "ieee",
+    }
+    rows = "tensordesc<{}[{},{}]>" if tma else "*{}"
+    everywhere = dtype == "fp32" or not even
+    products = {0: ("FFMA",)} if dtype == "fp32" else {80: ("HMMA",), 90: ("HGMMA",), 100: ("UTCHMMA",)}
+    loads = ("UTMALDG",) if tma else ("LDGSTS",) if even else ()
+    return AotCase(
+        name=f"head/pool/{dtype}-{tile.tokens}" + "-tma" * tma + "-winners" * winners + "-odd" * (not even),
+        kernel=_pool_kernel,
+        signature={
+            "hidden": rows.format(dtype, tile.tokens, tile.width),
+            "weight": rows.format(dtype, tile.terms, tile.width),
+            "bias": "*fp32",
+            "owners": "*i32",
+            "best": "*i64" if winners else "*i32",
+            **dict.fromkeys(("texts", "T", "V", "H", "hidden_stride", "weight_stride"), "i32"),
+            **dict.fromkeys(("scale", "shift"), "fp32"),
+            **dict.fromkeys(constexprs, "constexpr"),
+        },
+        constexprs=constexprs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        aligned=("bias", "owners", "best")
+        + ("hidden", "weight") * (not tma)
+        + ("H", "hidden_stride", "weight_stride") * even,
+        expects={capability: (*names, *loads) for capability, names in products.items()},
+        min_capability=90 if tma else 80,
+        max_capability=MAX_CAPABILITY if tma or everywhere else 89,
+    )
+
+
+def _sum_rows_case(dtype: str) -> AotCase:
+    return AotCase(
+        name=f"head/sum_rows/{dtype}",
+        kernel=_sum_rows_kernel,
+        signature={
+            "rows": f"*{dtype}",
+            "coefficients": "*fp32",
+            "sources": "*i64",
+            "starts": "*i64",
+            "out": f"*{dtype}",
+            "H": "i32",
+            "row_stride": "i32",
+            "BLOCK_J": "constexpr",
+            "BLOCK_H": "constexpr",
+        },
+        constexprs={"BLOCK_J": 16, "BLOCK_H": 256},
+        aligned=("rows", "coefficients", "sources", "starts", "out", "H", "row_stride"),
+    )
+
+
+AOT: list[AotCase] = [
+    *(_pool_case("bf16", tokens, tma=tma) for tokens in (16, 32, 64, 16384) for tma in (False, True)),
+    *(_pool_case("bf16", 16384, tma=tma, winners=True) for tma in (False, True)),
+    *(_pool_case("bf16", 16384, winners=winners, even=False) for winners in (False, True)),
+    _pool_case("fp16", 16384, tma=True),
+    *(_pool_case("fp32", tokens) for tokens in (16, 16384)),
+    _pool_case("fp32", 16384, winners=True),
+    _sum_rows_case("bf16"),
+    _sum_rows_case("fp32"),
+]
