@@ -19,7 +19,7 @@ from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Quer
 # Query terms looked up together; 2,048 take several rounds.
 PLAN_TERMS = 64
 # Chunks that a program of the portable kernel takes at a time, and its warps.
-ROWS = 4
+ROWS = 8
 WARPS = 4
 
 

@@ -1,0 +1,311 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from csplade.errors import InputError
+from csplade.index.scorer import Workspace, best_keys, score_segments
+from csplade.kernels.score import score
+from csplade.kernels.score_blocks import TILE, Postings, Queries, score_blocks
+from csplade.kernels.score_search import Found, search_blocks
+from csplade.kernels.select_keys import merge_keys, unpack_keys
+from csplade.kernels.sparse import ImpactBatch
+
+NOTHING = np.zeros(0, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Fill what ``torch.empty`` returns with the largest numbers, so that nothing passes by reading old zeros."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def on_cpu(collection, k, *, alive=None, parts=((0, None),), first_ordinal=0, shard=0, shards=1):
+    """What the numba scorer of the index finds: padded keys, counts, matched, postings. ``alive``: a byte per document."""
+    queries = collection.queries
+    answer = Found(*(np.zeros(len(queries), np.int64) for _ in range(4)))
+    keys = np.zeros((len(queries), k), np.int64)
+    for q, (terms, impacts) in enumerate(queries):
+        segments = []
+        for first, last in parts:
+            segment = collection.segment(first, last)
+            living = NOTHING if alive is None else (alive if alive.ndim == 1 else alive[q])[first:last]
+            segments.append((segment, first_ordinal + first, 0, len(segment), np.ascontiguousarray(living)))
+        found, answer.matched[q], answer.postings[q] = score_segments(
+            segments, collection.block_size, shard, shards, terms, impacts, k, Workspace()
+        )
+        found = best_keys(found, k)
+        keys[q, : len(found)] = found
+        answer.counts[q] = len(found)
+    return dataclasses.replace(answer, keys=keys)
+
+
+def assert_same(found, truth):
+    for field in dataclasses.fields(Found):
+        mine = getattr(found, field.name)
+        theirs = torch.as_tensor(getattr(truth, field.name)).to(mine.dtype)
+        assert torch.equal(mine.cpu(), theirs), field.name
+    assert found.keys.dtype == found.matched.dtype == found.postings.dtype == torch.int64
+    assert found.counts.dtype == torch.int32
+
+
+def padded(alive, collection, device):
+    """Bytes per document -> bytes per place of every block."""
+    places = -(-len(collection.documents) // collection.block_size) * collection.block_size
+    wide = np.ones((*alive.shape[:-1], places), np.uint8)
+    wide[..., : alive.shape[-1]] = alive
+    return torch.from_numpy(wide).to(device)
+
+
+CASES = {
+    "one document": {"documents": 1, "document_terms": 40},
+    "short last block": {"documents": 701, "block_size": 350},
+    "odd blocks, several tiles": {"documents": 1_100, "block_size": 1_025, "query_terms": 12},
+    "runs of several chunks": {"documents": 1_100, "vocabulary": 3, "document_terms": 3, "query_terms": 3},
+    "every score equal": {
+        "documents": 700,
+        "levels": 1,
+        "query_levels": 1,
+        "vocabulary": 1,
+        "query_terms": 1,
+    },
+    "no document has a term": {"documents": 600, "document_terms": 0},
+    "empty queries": {"documents": 50, "query_terms": 0},
+    "blocks of one": {"documents": 5, "block_size": 1},
+}
+
+
+@pytest.mark.parametrize("filtered", ["all alive", "tombstones", "a filter per query"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_path_equals_the_cpu_scorer(make_collection, kernel_device, case, filtered):
+    collection = make_collection(**{"block_size": 2048, "seed": len(case)} | CASES[case])
+    rng = np.random.default_rng(1)
+    alive = {
+        "all alive": None,
+        "tombstones": (rng.random(len(collection.documents)) < 0.6).astype(np.uint8),
+        "a filter per query": (rng.random((3, len(collection.documents))) < 0.6).astype(np.uint8),
+    }[filtered]
+    wide = None if alive is None else padded(alive, collection, kernel_device)
+    queries, postings = (
+        Queries.from_impacts(collection.queries, kernel_device),
+        collection.postings(kernel_device),
+    )
+    for k in (9, 2_000):
+        truth = on_cpu(collection, k, alive=alive, first_ordinal=77, shard=2, shards=3)
+        for path in ("torch", "portable"):
+            found = search_blocks(
+                queries, postings, k, alive=wide, first_ordinal=77, shard=2, shards=3, path=path
+            )
+            assert_same(found, truth)
+
+
+def test_scores_are_the_reference_s_and_every_place_is_written(make_collection, kernel_device):
+    collection = make_collection(documents=1_300, block_size=600, query_terms=30)
+    segment = collection.segment()
+    found = score_blocks(
+        Queries.from_impacts(collection.queries, kernel_device),
+        collection.postings(kernel_device),
+        path="portable",
+    )
+    matched, read = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for b in range(len(segment)):
+        truth = score(collection.queries, segment.block(b))
+        held = truth.scores.shape[1]
+        np.testing.assert_array_equal(found.scores[:, b, :held].cpu(), truth.scores)
+        assert not found.scores[:, b, held:].any()
+        matched, read = matched + truth.matched, read + truth.postings
+    assert found.scores.dtype == torch.int32
+    assert found.scores.shape == (3, 3, 1024)
+    np.testing.assert_array_equal(found.matched.cpu(), matched)
+    np.testing.assert_array_equal(found.postings.cpu(), read)
+    twin = score_blocks(
+        Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu"), path="torch"
+    )
+    assert torch.equal(found.tiles.cpu(), twin.tiles)
+    assert found.tiles.shape == (3, 3 * 1024 // TILE)
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_nothing_alive_and_nothing_deleted(make_collection, kernel_device, dead):
+    collection = make_collection(block_size=512)
+    alive = torch.full((512,), 1 - dead, dtype=torch.uint8, device=kernel_device)
+    queries, postings = (
+        Queries.from_impacts(collection.queries, kernel_device),
+        collection.postings(kernel_device),
+    )
+    found = search_blocks(queries, postings, 5, alive=alive, path="portable")
+    assert_same(found, on_cpu(collection, 5, alive=np.full(300, 1 - dead, np.uint8)))
+    assert found.postings.sum() > 0
+    assert bool(found.matched.any()) == (not dead)
+
+
+def test_the_widest_query_with_the_largest_impacts(make_collection, kernel_device):
+    collection = make_collection(documents=0, queries=0, vocabulary=2048)
+    full = np.arange(4) * 2048
+    collection.documents = ImpactBatch(
+        full, np.tile(collection.names, 3), np.full(3 * 2048, 255, np.int32), 1.0
+    )
+    collection.queries = ImpactBatch(full[:2], collection.names, np.full(2048, 4095, np.int32), 1.0)
+    collection.block_size = 3
+    found = search_blocks(
+        Queries.from_impacts(collection.queries, kernel_device),
+        collection.postings(kernel_device),
+        10,
+        path="portable",
+    )
+    assert_same(found, on_cpu(collection, 10))
+    _, ordinals, scores = unpack_keys(found.keys[0, :3])
+    assert scores.tolist() == [2048 * 4095 * 255] * 3
+    assert ordinals.tolist() == [0, 1, 2]
+    assert found.postings.tolist() == [3 * 2048]
+
+
+def test_segments_and_shards_merge_to_one_order(make_collection, kernel_device):
+    collection = make_collection(
+        documents=300, levels=2, query_levels=2, vocabulary=12, document_terms=4, block_size=64
+    )
+    queries = Queries.from_impacts(collection.queries, kernel_device)
+    cuts = [(0, 128), (128, 192), (192, 300)]
+    found = [
+        search_blocks(
+            queries,
+            collection.postings(kernel_device, first, last),
+            30,
+            first_ordinal=first,
+            shard=shard,
+            shards=2,
+            path="portable",
+        )
+        for shard in (1, 0)
+        for first, last in cuts
+    ]
+    keys, counts = merge_keys([one.keys for one in found], 30)
+    truth = [on_cpu(collection, 30, parts=cuts, shard=shard, shards=2) for shard in (0, 1)]
+    expected = -np.sort(-np.concatenate([one.keys for one in truth], axis=1), axis=1)[:, :30]
+    np.testing.assert_array_equal(keys.cpu(), expected)
+    np.testing.assert_array_equal(counts.cpu(), (expected > 0).sum(axis=1))
+    shards, ordinals, scores = unpack_keys(keys[0, :2], 2)
+    assert shards.tolist() == [0, 1]
+    assert ordinals[0] == ordinals[1]
+    assert scores[0] == scores[1]
+    matched, read = (
+        sum(getattr(one, name).cpu().numpy() for one in found) for name in ("matched", "postings")
+    )
+    np.testing.assert_array_equal(matched, truth[0].matched + truth[1].matched)
+    np.testing.assert_array_equal(read, truth[0].postings + truth[1].postings)
+
+
+@pytest.mark.parametrize("workspace", [1, 40_000, 10**6])
+def test_pieces_of_any_size_give_the_same_bytes(make_collection, kernel_device, workspace):
+    collection = make_collection(documents=1_500, block_size=400, query_terms=20)
+    alive = (np.random.default_rng(3).random((3, 1_500)) < 0.5).astype(np.uint8)
+    found = search_blocks(
+        Queries.from_impacts(collection.queries, kernel_device),
+        collection.postings(kernel_device),
+        25,
+        alive=padded(alive, collection, kernel_device),
+        workspace=workspace,
+        path="portable",
+    )
+    assert_same(found, on_cpu(collection, 25, alive=alive))
+
+
+def far(postings, tmp_path, device, shift):
+    """The same postings, ``shift`` places further on in their arrays; on the CPU the files have holes instead of zeros."""
+    moved = {}
+    for name in ("locals", "impacts"):
+        values = getattr(postings, name)
+        if device == "cuda":
+            moved[name] = torch.zeros(shift + len(values), dtype=values.dtype, device=device)
+        else:
+            file = np.memmap(tmp_path / name, values.numpy().dtype, mode="w+", shape=(shift + len(values),))
+            moved[name] = torch.from_numpy(file)
+        moved[name][shift:] = values
+    return dataclasses.replace(postings, indptr=postings.indptr + shift, **moved)
+
+
+def test_offsets_of_postings_past_2_to_the_31(make_collection, kernel_device, tmp_path):
+    collection = make_collection(documents=40, block_size=20)
+    postings = far(collection.postings(kernel_device), tmp_path, kernel_device, 2**31 + 3)
+    found = search_blocks(
+        Queries.from_impacts(collection.queries, kernel_device), postings, 50, path="portable"
+    )
+    assert_same(found, on_cpu(collection, 50))
+    assert found.counts.sum() > 0
+
+
+def test_no_queries_and_no_blocks(make_collection, kernel_device):
+    collection = make_collection()
+    postings = collection.postings(kernel_device)
+    none = Queries.from_impacts(make_collection(queries=0).queries, kernel_device)
+    some = Queries.from_impacts(collection.queries, kernel_device)
+    assert search_blocks(none, postings, 3).keys.shape == (0, 3)
+    found = search_blocks(some, postings.between(0, 0), 3)
+    assert found.keys.tolist() == [[0] * 3] * 3
+    assert found.postings.tolist() == [0] * 3
+
+
+def test_bytes_and_devices_are_reported(make_collection):
+    postings = make_collection(documents=100, block_size=50).postings("cpu")
+    assert isinstance(postings, Postings)
+    assert postings.blocks == 2
+    assert postings.device.type == "cpu"
+    count, rows = len(postings.locals), len(postings.terms)
+    assert postings.nbytes == 3 * count + 4 * rows + 8 * (rows + 1) + 2 * 4 + 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k is 0, allowed 1 to 10000"),
+        ({"path": "fast"}, "path is 'fast', allowed torch, portable, shared"),
+        ({"alive": torch.ones(7, dtype=torch.uint8)}, r"alive must be uint8 \[64\] or \[3, 64\]"),
+        ({"alive": torch.ones(64)}, "alive must be uint8"),
+        ({"shard": 1}, "in shard 1 of 1"),
+        ({"first_ordinal": 2**32}, "keys hold up to"),
+    ],
+)
+def test_broken_arguments_are_refused(make_collection, arguments, message):
+    collection = make_collection(documents=60, block_size=64)
+    queries, postings = Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu")
+    with pytest.raises(InputError, match=message):
+        search_blocks(queries, postings, **{"k": 3} | arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("path", ["portable", "shared"])
+def test_a_million_documents_and_a_hundred_runs(make_collection, path):
+    collection = make_collection(documents=1_000_000, queries=8, vocabulary=3_000, query_terms=60)
+    alive = (np.random.default_rng(5).random(1_000_000) < 0.9).astype(np.uint8)
+    wide = padded(alive, collection, "cuda")
+    queries, postings = Queries.from_impacts(collection.queries, "cuda"), collection.postings("cuda")
+    truth = on_cpu(collection, 1_000, alive=alive)
+    for _ in range(100):
+        assert_same(search_blocks(queries, postings, 1_000, alive=wide, path=path), truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("path", ["portable", "shared"])
+def test_offsets_of_scores_past_2_to_the_31(make_collection, path):
+    collection = make_collection(documents=3, queries=1, document_terms=40, query_terms=40)
+    one = collection.postings("cuda")
+    rows, blocks, copies = len(one.terms), 700, 200
+    many = dataclasses.replace(
+        one,
+        block_documents=one.block_documents.repeat(blocks),
+        block_term_indptr=torch.arange(blocks + 1, device="cuda") * rows,
+        terms=one.terms.repeat(blocks),
+        indptr=torch.cat([one.indptr[:-1].repeat(blocks), one.indptr[-1:]]),
+    )
+    starts = torch.arange(copies + 1, device="cuda") * len(collection.queries.terms)
+    single = Queries.from_impacts(collection.queries, "cuda")
+    queries = Queries(starts, single.terms.repeat(copies), single.impacts.repeat(copies), single.longest)
+    found = search_blocks(queries, many, 2_100, path=path, workspace=2**35)
+    assert (found.counts == found.counts[0]).all()
+    assert (found.keys == found.keys[0]).all()
+    assert found.matched.tolist() == [blocks * int(on_cpu(collection, 3).matched[0])] * copies

@@ -1,0 +1,136 @@
+"""The scorer in shared memory has no interpreter, so its compiled PTX is run here by a machine made for that."""
+
+import dataclasses
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csplade.kernels.launch import INTERPRETED, compiled_environment
+from csplade.kernels.score_blocks import TILE, Queries, score_blocks
+from csplade.kernels.score_shared import SHARED_BYTES, fits
+from csplade.kernels.score_triton import Plan
+from csplade.kernels.sparse import ImpactBatch
+
+pytest.importorskip("triton")
+
+machine = runpy.run_path(str(Path(__file__).with_name("ptx.py")))
+launch, Fault = machine["launch"], machine["Fault"]
+
+COMPILE = """
+import sys
+from pathlib import Path
+from csplade.kernels.score_shared import AOT
+for case in AOT:
+    for capability in (80, 90, 100):
+        compiled = case.compile(capability)
+        name = f"{case.name.replace('/', '-')}-{capability}-{compiled.metadata.shared}.ptx"
+        (Path(sys.argv[1]) / name).write_text(compiled.asm["ptx"])
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """PTX and bytes of shared memory by (case, capability)."""
+    folder = tmp_path_factory.mktemp("ptx")
+    subprocess.run([sys.executable, "-c", COMPILE, str(folder)], env=compiled_environment(), check=True)
+    found = {}
+    for path in folder.iterdir():
+        _, _, case, capability, shared = path.stem.split("-")
+        found[case, int(capability)] = path.read_text(), int(shared)
+    assert len(found) == 6
+    return found
+
+
+@pytest.fixture(scope="module")
+def postings(make_collection):
+    """Two blocks, the second one short, with some 600 postings per term."""
+    return make_collection(seed=2, documents=17_000, document_terms=3).postings("cpu")
+
+
+@pytest.fixture(scope="module")
+def queries(postings):
+    """One of every term and one that is nowhere, an empty one, a short one."""
+    rng = np.random.default_rng(3)
+    every = np.unique(np.append(postings.terms.numpy(), 5)).astype(np.int32)
+    terms = np.concatenate([every, every[7:10]])
+    impacts = rng.integers(1, 4096, len(terms)).astype(np.int32)
+    indptr = np.array([0, len(every), len(every), len(terms)])
+    return Queries.from_impacts(ImpactBatch(indptr, terms, impacts, 1.0), "cpu")
+
+
+def run(text, shared, queries, postings, alive, **options):
+    """What the machine leaves in scores, tiles and matched."""
+    n, blocks, width = len(queries), postings.blocks, postings.width
+    plan = Plan(queries, postings)
+    scores = np.full((n, blocks, width), -7, np.int32)
+    tiles = np.full((n, blocks * width // TILE), -7, np.int64)
+    matched = np.zeros(n, np.int64)
+    stride = 0 if alive is None or alive.ndim == 1 else alive.shape[1]
+    arrays = [
+        plan.starts,
+        plan.lengths,
+        plan.ends,
+        queries.indptr,
+        queries.impacts,
+        postings.locals,
+        postings.impacts,
+    ]
+    launch(
+        text, shared, (n, blocks),
+        [*(one.numpy() for one in arrays), matched if alive is None else alive.numpy(),
+         scores, tiles, matched, blocks, queries.longest, stride],
+        **options,
+    )  # fmt: skip
+    return scores, tiles, matched
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
+@pytest.mark.parametrize(
+    ("case", "capability", "grid"),
+    [("all", 90, (2, 3)), ("alive", 90, (0, 3)), ("alive", 80, (2, 3)), ("alive", 100, (2, 3))],
+)
+def test_compiled_code_gives_the_twin_s_bytes(compiled, postings, queries, case, capability, grid):
+    text, shared = compiled[case, capability]
+    assert shared == SHARED_BYTES
+    queries = queries.between(*grid)
+    alive = None
+    if case == "alive":
+        kept = np.random.default_rng(4).random((len(queries), postings.blocks * postings.block_size)) < 0.7
+        alive = torch.from_numpy(kept.astype(np.uint8))
+    truth = score_blocks(queries, postings, alive=alive, path="torch")
+    scores, tiles, matched = run(text, shared, queries, postings, alive, seed=capability)
+    np.testing.assert_array_equal(scores, truth.scores)
+    np.testing.assert_array_equal(tiles, truth.tiles)
+    np.testing.assert_array_equal(matched, truth.matched)
+    assert matched.any()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
+@pytest.mark.parametrize("barrier", ["before the first addition", "after the last one"])
+def test_without_a_barrier_the_machine_finds_a_race(compiled, postings, queries, barrier):
+    text, shared = compiled["all", 90]
+    places = [found.span() for found in re.finditer(r"bar\.sync\s+0;", text)]
+    additions = [found.start() for found in re.finditer(r"red\.shared", text)]
+    last = max(place for place in places if place[0] < additions[0])
+    first = min(place for place in places if place[0] > additions[-1])
+    start, end = last if barrier == "before the first addition" else first
+    with pytest.raises(Fault, match="race"):
+        run(text[:start] + text[end:], shared, queries.between(2, 3), postings.between(0, 1), None)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
+def test_postings_outside_of_memory_are_a_fault(compiled, postings, queries):
+    text, shared = compiled["all", 90]
+    short = dataclasses.replace(postings, impacts=postings.impacts[:-1000])
+    with pytest.raises(Fault, match="outside of memory"):
+        run(text, shared, queries.between(0, 1), short, None)
+
+
+def test_only_full_size_blocks_on_cuda_fit(postings):
+    assert not fits(postings)
