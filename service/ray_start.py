@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
-from .config import Settings
+from .config import Server, Settings
 
 log = logging.getLogger(__name__)
 
@@ -68,23 +68,19 @@ def prepare(scratch: Path) -> list[str]:
 
 
 @contextmanager
-def running_on_ray(
-    settings: Settings, *, apart: bool | None = None, version: str = "1", **ray_options: Any
-) -> Iterator[str]:
-    """Ray, started here, with the application ready on it; all of it is gone at the end of the block.
+def cluster(server: Server, **ray_options: Any) -> Iterator[str]:
+    """Ray with Serve, started here and gone at the end of the block.
 
     Args:
-        settings: the whole tree.
-        apart: see :class:`~csplade.service.ray_app.RayArguments`.
-        version: likewise.
+        server: where to listen.
         ray_options: for ``ray.init``, over those chosen here.
 
     Yields:
         ``host:port`` of gRPC.
 
     Raises:
-        InputError, CorruptError: see :func:`~csplade.service.ray_app.build`.
-        UnavailableError: a port that is taken, or the application does not come up.
+        InputError: Ray is not installed.
+        UnavailableError: the port is taken.
     """
     with ExitStack() as stack:
         scratch = Path(tempfile.mkdtemp(prefix="csplade-"))
@@ -92,20 +88,16 @@ def running_on_ray(
         off = prepare(scratch)
         if off:
             log.warning("requests take longer without %s=1", "=1 and ".join(off))
-        port = settings.server.port or free_port()
-        _check_free(settings.server.host, port)
-
+        port = server.port or free_port()
+        _check_free(server.host, port)
         try:
             import ray
             from ray import serve
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed: pip install 'csplade[ray]'") from None
 
-        from .ray_app import RayArguments, build
         from .ray_grpc import SERVICER_FUNCTIONS
 
-        arguments = RayArguments(settings=settings.model_dump(mode="json"), apart=apart, version=version)
-        application = build(arguments)
         chosen: dict[str, Any] = {
             "address": "local",
             "num_cpus": 64,  # counted, not reserved: all replicas fit, and while they are replaced twice as many
@@ -121,21 +113,47 @@ def running_on_ray(
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": settings.server.host, "port": free_port()},
+            http_options={"host": server.host, "port": free_port()},
             grpc_options={
                 "port": port,
                 "grpc_servicer_functions": SERVICER_FUNCTIONS,
-                "enable_reflection": settings.server.reflection,
+                "enable_reflection": server.reflection,
             },
         )
-        try:
-            serve.run(application, name=APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            raise UnavailableError(f"Ray cannot run the application: {error}") from None
-        address = f"{settings.server.host}:{port}"
-        wait_until_serving(address, START_SECONDS)
-        log.info("serving on Ray", extra={"address": address})
-        yield address
+        yield f"{server.host}:{port}"
+
+
+def run(
+    settings: Settings,
+    address: str,
+    *,
+    name: str = APPLICATION,
+    apart: bool | None = None,
+    version: str = "1",
+) -> None:
+    """Run an application on the cluster, until it is ready.
+
+    Args:
+        settings: the whole tree.
+        address: of the cluster's gRPC.
+        name: of the application.
+        apart: see :class:`~csplade.service.ray_app.RayArguments`.
+        version: likewise.
+
+    Raises:
+        InputError, CorruptError: see :func:`~csplade.service.ray_app.build`.
+        UnavailableError: the application does not come up.
+    """
+    from ray import serve
+
+    from .ray_app import RayArguments, build
+
+    arguments = RayArguments(settings=settings.model_dump(mode="json"), apart=apart, version=version)
+    try:
+        serve.run(build(arguments), name=name, route_prefix=f"/{name}")
+    except RuntimeError as error:
+        raise UnavailableError(f"Ray cannot run the application: {error}") from None
+    wait_until_serving(address, name, START_SECONDS)
 
 
 def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: bool | None = None) -> None:
@@ -144,7 +162,7 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
     Args:
         settings: the whole tree.
         on_ready: called with ``host:port`` once everything is loaded.
-        apart: as for :func:`running_on_ray`.
+        apart: as for :func:`run`.
     """
     asked: list[int] = []
 
@@ -155,7 +173,9 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with running_on_ray(settings, apart=apart) as address:
+        with cluster(settings.server) as address:
+            run(settings, address, apart=apart)
+            log.info("serving on Ray", extra={"address": address})
             for number in before:  # Ray's own, set by ray.init, would end the process at once
                 signal.signal(number, stop)
             on_ready(address)
@@ -170,7 +190,7 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
             signal.signal(number, handler)
 
 
-def wait_until_serving(address: str, seconds: float) -> None:
+def wait_until_serving(address: str, application: str, seconds: float) -> None:
     """Ask grpc.health.v1 until the service is ready. Raises UnavailableError when it is not in time."""
     name = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
     request = health_pb2.HealthCheckRequest(service=name)
@@ -179,7 +199,7 @@ def wait_until_serving(address: str, seconds: float) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < end:
             try:
-                status = stub.Check(request, timeout=5).status
+                status = stub.Check(request, timeout=5, metadata=(("application", application),)).status
                 if status == health_pb2.HealthCheckResponse.SERVING:
                     return
                 last = health_pb2.HealthCheckResponse.ServingStatus.Name(status)

@@ -124,3 +124,13 @@ def held(vector_index):
     index = HeldIndex(Index.open(vector_index, threads=1))
     yield SimpleNamespace(index=index, opener=lambda settings: Engine(index))
     index.release.set()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(settings):
+    """The address of a Ray cluster on this machine, for all tests that need one."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from csplade.service.ray_start import cluster
+
+    with cluster(settings().server) as address:
+        yield address

@@ -18,108 +18,6 @@ from csplade.service.server import SERVICE_NAME, Server, running
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
 
-LIMITS = {
-    "limits__explain_k": 20,
-    "limits__text_bytes": 100,
-    "limits__encode_texts": 2,
-    "limits__query_terms": 30,
-}
-
-
-@pytest.fixture(scope="module")
-def stub(text_index, encoder, settings):
-    """Of a server with an encoder and narrow limits."""
-    from csplade.index import Index
-
-    def opener(_):
-        return Engine(Index.open(text_index, threads=1), encoder)
-
-    with (
-        running(settings(text_index, server__send_bytes=2000, **LIMITS), opener) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        yield rpc.RetrievalServiceStub(channel)
-
-
-def vector(indices, values, **more):
-    return pb.Query(vector=pb.SparseVector(indices=indices, values=values, **more))
-
-
-GOOD = pb.Query(text="iron")
-
-
-@pytest.mark.parametrize(
-    ("query", "k", "complaint"),
-    [
-        (
-            vector([1, 2], [1.0, float("nan")]),
-            10,
-            r"query\.vector\.values\[1\] is nan, must be finite and > 0",
-        ),
-        (
-            vector([1, 2], [float("inf"), 1.0]),
-            10,
-            r"query\.vector\.values\[0\] is inf, must be finite and > 0",
-        ),
-        (vector([1, 2], [1.0, -0.5]), 10, r"query\.vector\.values\[1\] is -0\.5, must be finite and > 0"),
-        (vector([1, 2], [0.0, 1.0]), 10, r"query\.vector\.values\[0\] is 0\.0, must be finite and > 0"),
-        (vector([1, 2], [1.0]), 10, r"query\.vector\.indices has 2 entries but query\.vector\.values 1"),
-        (vector([7, 3, 7], [1.0, 1.0, 1.0]), 10, r"query\.vector\.indices\[2\] is 7, .* once"),
-        (vector([1, 100000], [1.0, 1.0]), 10, r"query\.vector\.indices\[1\] is 100000, must be 0 to \d+"),
-        (vector([2**32 - 1], [1.0]), 10, r"query\.vector\.indices\[0\] is 4294967295, must be 0 to \d+"),
-        (vector(range(31), [1.0] * 31), 10, r"query\.vector\.indices has 31 terms, at most 30 are allowed"),
-        (vector([], [1.0], tokens=["a"]), 10, r"query\.vector\.tokens is set, but .* give indices"),
-        (vector([1], [1.0], tokens=["a"]), 10, r"query\.vector has both indices and tokens"),
-        (GOOD, 0, r"k is 0, must be 1 to 10000"),
-        (GOOD, 10_001, r"k is 10001, must be 1 to 10000"),
-        (pb.Query(text=""), 10, r"query\.text is blank"),
-        (pb.Query(text=" \n"), 10, r"query\.text is blank"),
-        (pb.Query(text="a" * 101), 10, r"query\.text has 101 bytes, at most 100 are allowed"),
-        (pb.Query(text="ü" * 51), 10, r"query\.text has 102 bytes, at most 100 are allowed"),
-        (pb.Query(), 10, r"query is not set, must be a text or a vector"),
-        (None, 10, r"query is not set, must be a text or a vector"),
-    ],
-)
-def test_malformed_queries(stub, query, k, complaint):
-    calls = [
-        lambda: stub.Search(pb.SearchRequest(query=query, k=k)),
-        lambda: stub.Verify(pb.VerifyRequest(query=query, k=k)),
-    ]
-    for call in calls:
-        with pytest.raises(grpc.RpcError, match=complaint) as error:
-            call()
-        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-@pytest.mark.parametrize(
-    ("request_", "complaint"),
-    [
-        (pb.EncodeRequest(texts=["a"]), r"kind is 0, must be TEXT_KIND_QUERY"),
-        (pb.EncodeRequest(texts=["a"], kind=9), r"kind is 9, must be TEXT_KIND_QUERY"),
-        (pb.EncodeRequest(kind=1), r"texts has 0 texts, must have 1 to 2"),
-        (pb.EncodeRequest(texts=["a"] * 3, kind=1), r"texts has 3 texts, must have 1 to 2"),
-        (pb.EncodeRequest(texts=["a", "b" * 101], kind=2), r"texts\[1\] has 101 bytes, at most 100"),
-    ],
-)
-def test_malformed_encodes(stub, request_, complaint):
-    with pytest.raises(grpc.RpcError, match=complaint) as error:
-        stub.Encode(request_)
-    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_bounds_of_what_is_explained_and_sent(stub):
-    assert stub.Search(pb.SearchRequest(query=GOOD, k=2)).hits
-    for request, complaint in [
-        (pb.SearchRequest(query=GOOD, k=21, explain=True), "k is 21, with explain at most 20"),
-        (
-            pb.SearchRequest(query=GOOD, k=20, explain=True),
-            r"server\.send_bytes allows 2000: ask for a smaller k",
-        ),
-    ]:
-        with pytest.raises(grpc.RpcError, match=complaint) as error:
-            stub.Search(request)
-        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
 
 def test_a_full_queue_is_resource_exhausted_with_retry_info(held, settings, random_queries):
     # A server of one waiting place: one query is in the worker, one waits, one is too many.
@@ -264,16 +162,6 @@ def test_one_verification_at_a_time(vector_index, settings, random_queries):
         release.set()
         assert first.result()
         assert client.verify(random_queries[1])
-
-
-def test_what_is_too_large_is_refused_by_the_transport(settings, vector_index):
-    with (
-        running(settings(vector_index, server__receive_bytes=1024)) as server,
-        Client(server.address) as client,
-    ):
-        with pytest.raises(ServiceError) as error:
-            client.search("word " * 1000)
-        assert error.value.code == "RESOURCE_EXHAUSTED"
 
 
 async def test_not_ready_before_everything_is_loaded(vector_index, settings):

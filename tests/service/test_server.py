@@ -1,205 +1,14 @@
-"""A real server on a loopback port, driven by the real clients."""
+"""What only the single process has: an engine of one's own, its metrics endpoint, its refusal to start."""
 
-import asyncio
-import json
 import urllib.request
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from csplade.errors import IncompatibleError
 from csplade.index import Index
-from csplade.kernels.sparse import SparseBatch
-from csplade.service.client import AsyncClient, Client, ServiceError
+from csplade.service.client import Client
 from csplade.service.engine import Engine
-from csplade.service.server import SERVICE_NAME, running
-from csplade.v1 import retrieval_pb2 as pb
-from csplade.v1 import retrieval_pb2_grpc as rpc
-
-
-@pytest.fixture(scope="module")
-def server(text_index, encoder, settings):
-    def opener(_):
-        return Engine(Index.open(text_index, threads=1), encoder)
-
-    with running(settings(text_index, metrics__enabled=True), opener) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with Client(server.address) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def engine(text_index, encoder):
-    with Index.open(text_index, threads=1) as index:
-        yield Engine(index, encoder)
-
-
-@pytest.fixture(scope="module")
-def vector_server(vector_index, settings):
-    with running(settings(vector_index, scoring__threads=1)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def vector_client(vector_server):
-    with Client(vector_server.address) as client:
-        yield client
-
-
-def oracle(engine, query, k):
-    """(id, integer score) by the exhaustive reference, and the number of matches."""
-    vectors = (
-        engine.encoder.encode_query([query])
-        if isinstance(query, str)
-        else SparseBatch.from_rows([(list(query), list(query.values()))])
-    )
-    queries, _ = engine.quantize(vectors)
-    result = engine.index.oracle(queries, k)
-    shards, ordinals, scores = result.row(0)
-    documents = engine.index.fetch(shards, ordinals)
-    ranking = [(document.id, score) for document, score in zip(documents, scores.tolist(), strict=True)]
-    return ranking, int(result.matched[0])
-
-
-def test_a_text_is_answered_as_the_oracle_answers(client, engine):
-    answer = client.search("rivers in winter", k=15, explain=True, with_document=True)
-    ranking, matched = oracle(engine, "rivers in winter", 15)
-    assert [(hit.id, hit.integer_score) for hit in answer] == ranking
-    assert answer.matched == matched
-    assert len(answer) == 15
-    for hit in answer:
-        assert sum(one.product for one in hit.contributions) == hit.integer_score
-        assert all(one.product == one.query_impact * one.document_impact for one in hit.contributions)
-        assert hit.contributions[0].token == engine.encoder.token(hit.contributions[0].term)
-        assert hit.score == pytest.approx(hit.integer_score * answer.score_scale, rel=1e-6)
-        number = int(hit.id[1:])
-        assert hit.document.title == f"Title {number}"
-        assert hit.document.text.startswith(f"Document {number}: ")
-        assert hit.document.metadata == {"number": number}
-    assert answer.model_fingerprint == engine.encoder.fingerprint
-    assert answer.generation == 1
-    assert answer.postings > 0
-    assert all(answer.timings[stage] > 0 for stage in ("queue", "tokenize", "encode", "score", "fetch"))
-    assert answer.timings["total"] >= sum(answer.timings.values()) - answer.timings["total"]
-
-
-def test_vectors_are_answered_as_the_oracle_answers(vector_client, vector_index, random_queries):
-    with Engine.open(vector_index) as engine:
-        for query in random_queries[:10]:
-            answer = vector_client.search(query, k=1000, explain=True)
-            ranking, matched = oracle(engine, query, 1000)
-            assert [(hit.id, hit.integer_score) for hit in answer] == ranking
-            assert (answer.matched, len(answer)) == (matched, matched)
-            assert all(sum(one.product for one in hit.contributions) == hit.integer_score for hit in answer)
-
-
-def test_nothing_more_than_asked_for_comes_back(client):
-    answer = client.search("iron")
-    assert len(answer) == 10
-    assert all(hit.document is None and hit.contributions == () for hit in answer)
-
-
-def test_a_query_without_terms_matches_nothing(vector_client):
-    answer = vector_client.search({})
-    assert (answer.hits, answer.matched, answer.postings) == ((), 0, 0)
-
-
-def test_cuts_are_told(client, vector_client, engine):
-    assert client.search("word " * 200).cut.tokens > 100
-    assert client.search("iron").cut.terms == int(engine.encoder.encode(["iron"], "query").dropped_terms[0])
-    assert vector_client.search({1: 100.0, 2: 1.0}).cut.impacts == 1
-
-
-def test_token_strings_find_their_terms(string_index, settings):
-    with running(settings(string_index)) as server, Client(server.address) as client:
-        assert client.info().index["string_terms"]
-        (hit,) = client.search({"iron": 1.0, "river": 0.5}, explain=True)
-        assert hit.id == "a"
-        assert [one.token for one in hit.contributions] == ["iron", "river"]
-        with pytest.raises(ServiceError, match=r"query\.vector\.tokens\[1\] is 'gold'"):
-            client.search({"iron": 1.0, "gold": 0.5})
-
-
-def test_a_stream_answers_all_in_order(vector_client, random_queries):
-    one_by_one = [
-        [(hit.id, hit.integer_score) for hit in vector_client.search(query)] for query in random_queries
-    ]
-    queries = random_queries * 4
-    streamed = [
-        [(hit.id, hit.integer_score) for hit in answer]
-        for answer in vector_client.search_many(iter(queries), k=10)
-    ]
-    assert streamed == one_by_one * 4
-
-
-def test_a_bad_query_of_a_stream_does_not_end_it(vector_server):
-    with grpc.insecure_channel(vector_server.address) as channel:
-        good = pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[1.0])))
-        bad = pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[-1.0])))
-        sent = [pb.SearchStreamRequest(sequence=7 * i, request=bad if i == 1 else good) for i in range(4)]
-        answers = {one.sequence: one for one in rpc.RetrievalServiceStub(channel).SearchStream(iter(sent))}
-    assert sorted(answers) == [0, 7, 14, 21]
-    assert answers[7].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert "query.vector.values[0] is -1.0" in answers[7].error.message
-    assert all(answers[i].HasField("response") for i in (0, 14, 21))
-
-
-def test_the_client_tells_which_query_of_a_stream_failed(vector_client):
-    answers = vector_client.search_many([{1: 1.0}, {1: 1.0}, {1: -1.0}, {1: 1.0}])
-    with pytest.raises(ServiceError, match="INVALID_ARGUMENT: query 2 of the stream: ") as error:
-        list(answers)
-    assert error.value.code == "INVALID_ARGUMENT"
-
-
-@pytest.mark.parametrize("kind", ["query", "document"])
-def test_encode_gives_the_encoders_vectors(client, encoder, kind):
-    texts = ["iron and energy", "", "word " * 200]
-    expected = encoder.encode(texts, kind)
-    encodings = client.encode(texts, kind, decode=True)
-    assert len(encodings) == 3
-    for row, encoding in enumerate(encodings):
-        terms, weights = expected.vectors.row(row)
-        assert list(encoding.vector) == terms.tolist()
-        assert list(encoding.vector.values()) == pytest.approx(weights.tolist(), rel=1e-4)
-        assert list(encoding.tokens) == [encoder.token(term) for term in terms.tolist()]
-        assert encoding.tokens_read == expected.tokens[row]
-        assert encoding.cut.tokens == expected.dropped_tokens[row]
-        assert encoding.cut.terms == expected.dropped_terms[row]
-    assert client.encode(["iron"])[0].tokens == ()
-
-
-def test_an_encoded_query_searches_like_its_text(client):
-    vector = client.encode(["birds in summer"])[0].vector
-    by_text, by_vector = client.search("birds in summer"), client.search(vector)
-    assert [(hit.id, hit.integer_score) for hit in by_text] == [
-        (hit.id, hit.integer_score) for hit in by_vector
-    ]
-
-
-def test_info_publishes_model_index_and_limits(client, encoder, server):
-    info = client.info()
-    assert info.model["fingerprint"] == encoder.fingerprint == info.index["model_fingerprint"]
-    assert info.model["manifest"]["variant"] == "bidirectional"
-    assert (info.index["documents"], len(info.index["shards"])) == (48, 2)
-    assert info.index["postings"] == sum(shard["postings"] for shard in info.index["shards"])
-    assert {"python", "grpcio", "torch", "numba"} <= set(info.versions)
-    assert set(info.limits) == set(pb.Limits.DESCRIPTOR.fields_by_name)
-    assert all(info.limits.values())
-    assert info.limits["k"] == 10_000
-
-
-def test_verify_finds_the_ranking_exact(client, vector_client, random_queries):
-    verification = client.verify("maps", k=48)
-    assert verification
-    assert (verification.compared, verification.differences) == (48, ())
-    assert verification.matched == verification.reference_matched > 0
-    assert vector_client.verify(random_queries[0], k=500)
+from csplade.service.server import running
 
 
 def test_verify_reports_what_differs(vector_index, settings, random_queries):
@@ -224,14 +33,6 @@ def test_verify_reports_what_differs(vector_index, settings, random_queries):
         assert "csplade_verify_mismatches_total 1.0" in scrape(server)
 
 
-def test_vectors_are_served_without_an_encoder_and_texts_refused(vector_client):
-    assert vector_client.info().model is None
-    for call in (lambda: vector_client.search("text"), lambda: vector_client.encode(["text"])):
-        with pytest.raises(ServiceError, match="no encoder is loaded") as error:
-            call()
-        assert error.value.code == "FAILED_PRECONDITION"
-
-
 def test_an_index_of_another_model_is_refused_at_the_start(text_index, tiny_model_of, settings):
     another = str(tiny_model_of(logit_scale=0.25))
     with (
@@ -239,60 +40,6 @@ def test_an_index_of_another_model_is_refused_at_the_start(text_index, tiny_mode
         running(settings(text_index, model__path=another, model__device="cpu")),
     ):
         pass
-
-
-async def test_the_asynchronous_client_does_the_same(vector_server, vector_client, random_queries):
-    def ranking(answer):
-        return [(hit.id, hit.integer_score) for hit in answer]
-
-    expected = [ranking(vector_client.search(query)) for query in random_queries]
-    async with AsyncClient(vector_server.address) as client:
-        together = await asyncio.gather(*(client.search(query) for query in random_queries))
-        assert [ranking(answer) for answer in together] == expected
-        assert [ranking(answer) async for answer in client.search_many(random_queries)] == expected
-        assert (await client.info()).index["documents"] == 300
-        assert await client.verify(random_queries[0])
-        with pytest.raises(ServiceError, match="FAILED_PRECONDITION"):
-            await client.encode(["text"])
-
-
-def test_health_tells_alive_ready_and_unknown(server):
-    with grpc.insecure_channel(server.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        for name in ("", SERVICE_NAME):
-            assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == 1
-        with pytest.raises(grpc.RpcError) as error:
-            stub.Check(health_pb2.HealthCheckRequest(service="nothing"))
-        assert error.value.code() is grpc.StatusCode.NOT_FOUND
-    assert SERVICE_NAME == "csplade.v1.RetrievalService"
-
-
-def test_reflection_describes_the_service(server):
-    with grpc.insecure_channel(server.address) as channel:
-        database = ProtoReflectionDescriptorDatabase(channel)
-        assert {SERVICE_NAME, "grpc.health.v1.Health"} <= set(database.get_services())
-        described = database.FindFileContainingSymbol(SERVICE_NAME).service[0]
-    assert [method.name for method in described.method] == [
-        "Search",
-        "SearchStream",
-        "Encode",
-        "Info",
-        "Verify",
-    ]
-
-
-def test_request_ids_are_taken_or_made_and_given_back(server):
-    with grpc.insecure_channel(server.address) as channel:
-        stub = rpc.RetrievalServiceStub(channel)
-
-        def id_of(given):
-            _, call = stub.Info.with_call(pb.InfoRequest(), metadata=given)
-            return dict(call.trailing_metadata())["x-request-id"]
-
-        assert id_of((("x-request-id", "mine-1"),)) == "mine-1"
-        made = {id_of(()), id_of(()), id_of((("x-request-id", "x" * 200),))}
-        assert len(made) == 3
-        assert all(len(one) == 32 for one in made)
 
 
 def scrape(server):
@@ -324,7 +71,18 @@ NAMES = [
 ]
 
 
-def test_metrics_have_their_names_and_move(server, client):
+def test_metrics_have_their_names_and_move(text_index, encoder, settings):
+    def opener(_):
+        return Engine(Index.open(text_index, threads=1), encoder)
+
+    with (
+        running(settings(text_index, metrics__enabled=True), opener) as server,
+        Client(server.address) as client,
+    ):
+        check_metrics(server, client)
+
+
+def check_metrics(server, client):
     before = scrape(server)
     client.search("a text of " + "many " * 100 + "words")
     after = scrape(server)
@@ -353,10 +111,6 @@ def test_metrics_have_their_names_and_move(server, client):
     assert 'csplade_stage_seconds_bucket{le="2.25e-05",stage="queue"}' in after
 
 
-def test_no_metrics_when_switched_off(vector_server):
-    assert vector_server.metrics_address == ""
-
-
-def test_metadata_of_a_document_survives_as_json(client):
-    hit = client.search("iron", k=1, with_document=True).hits[0]
-    assert json.dumps(hit.document.metadata) == json.dumps({"number": int(hit.id[1:])})
+def test_no_metrics_when_switched_off(vector_index, settings):
+    with running(settings(vector_index)) as server:
+        assert server.metrics_address == ""
