@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("bench", "app", "Measure speed side by side with named peers."),
     "model": ("model", "app", "Pull, convert and inspect models."),
     "train": ("train", "app", "Adapt and train an encoder."),
+    "study": ("study", "study", "Train small models and print what makes them good."),
 }
 
 

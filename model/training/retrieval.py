@@ -254,6 +254,7 @@ class _RetrievalTrainer(EncoderTrainer):
                     "score": scores.detach().amax(1).mean().item(),
                     "query_terms": (queries > 0).sum(1).float().mean().item() if sparse else 0.0,
                     "document_terms": (passages > 0).sum(1).float().mean().item() if sparse else 0.0,
+                    "zero": 1 - (passages != 0).any(1).float().mean().item(),
                 }
             )
         return (loss, None) if return_outputs else loss

@@ -1,0 +1,49 @@
+"""``csplade study``: the tables of docs/study.md, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .console import note
+
+
+def study(
+    work: Annotated[Path, typer.Option(help="Directory for models and logs; a stopped study goes on there.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="BEIR folder with train and dev judgments; may be repeated; default the example collection.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        Literal["toy", "full"], typer.Option(help="toy: minutes; full: hours of two cores.")
+    ] = "toy",
+    tables: Annotated[str, typer.Option(help="Which tables, by letter.")] = "abcde",
+    teacher: Annotated[list[str], typer.Option(help="As for csplade train mine; may be repeated.")] = [
+        "bm25"
+    ],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+) -> None:
+    """Train small models and print what adaptation, attention, losses, size, regularizers and caps do to them."""
+    from ..errors import InputError
+    from ..evaluation.study import SCALES, Study, split_judgments
+    from ..model.training.teachers import load_teacher
+
+    if unknown := set(tables) - set("abcde"):
+        raise InputError(f"--tables has {sorted(unknown)[0]!r}, the letters are a to e")
+    folders = data or [split_judgments(Path(__file__).parent.parent / "examples", work / "examples")]
+    made = Study(
+        folders,
+        work,
+        SCALES[scale],
+        lambda: [load_teacher(spec) for spec in teacher],
+        seed=seed,
+        progress=lambda what: note(f"training {what}"),
+    )
+    for table in made.tables(tables):
+        typer.echo(table.markdown())
