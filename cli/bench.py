@@ -49,7 +49,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score queries with csplade and with what people use now: same postings, same queries, medians."""
-    from ..evaluation import bench_score, synthetic
+    from ..evaluation import bench_score, distribution, synthetic
     from ..index import Index
     from ..kernels.sparse import ImpactBatch
 
@@ -57,7 +57,7 @@ def score(
         if vectors is not None:
             return bench_score.load_queries(vectors, opened, queries)
         chances = None if index is None else synthetic.term_shares(opened)
-        batch = synthetic.queries(queries, query_terms, seed + 1, chances, opened.manifest.query_scale)
+        batch = distribution.queries(queries, query_terms, seed + 1, chances, opened.manifest.query_scale)
         return batch, f"synthetic, seed {seed + 1}: {queries} queries of {len(batch.terms) // queries} terms"
 
     with tempfile.TemporaryDirectory() as directory, progress_bars("steps") as show:
@@ -65,7 +65,7 @@ def score(
         if path is None:
             path = Path(directory) / "index"
             synthetic.build(path, documents, mean_terms, seed, show)
-            collection = synthetic.describe(documents, mean_terms, seed)
+            collection = distribution.describe(documents, mean_terms, seed)
         report = bench_score.run(
             path,
             collection,

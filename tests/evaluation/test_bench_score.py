@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from csplade.errors import CspladeError, InputError
-from csplade.evaluation import bench_score, scorers, synthetic
+from csplade.evaluation import bench_score, distribution, scorers, synthetic
 from csplade.index import Index
 
 
@@ -21,7 +21,7 @@ def quiet(*_):
 
 
 def make_queries(opened):
-    return synthetic.queries(4, 12, 5), "synthetic"
+    return distribution.queries(4, 12, 5), "synthetic"
 
 
 def test_the_synthetic_collection_is_as_stated(index):
@@ -29,10 +29,10 @@ def test_the_synthetic_collection_is_as_stated(index):
         assert opened.manifest.documents == 700
         assert 38 < opened.manifest.postings / 700 < 42
         assert opened.verify(sample=5).ok
-        counts = np.zeros(synthetic.VOCABULARY)
+        counts = np.zeros(distribution.VOCABULARY)
         for _, _, block in opened.blocks():
             counts[block.terms] += np.diff(block.indptr)
-    expected = 700 * 40 * synthetic.probabilities()[:100].sum()
+    expected = 700 * 40 * distribution.probabilities()[:100].sum()
     assert 0.85 < counts[:100].sum() / expected < 1.05  # a little under: a term counts once in a document
 
 
@@ -40,11 +40,11 @@ def test_queries_of_an_index_use_its_own_terms(index):
     with Index.open(index) as opened:
         shares = synthetic.term_shares(opened)
     assert abs(shares.sum() - 1) < 1e-9
-    batch = synthetic.queries(3, 10, 1, shares)
+    batch = distribution.queries(3, 10, 1, shares)
     assert (shares[batch.terms] > 0).all()
     few = np.zeros(9)
     few[[2, 5]] = 0.5
-    assert synthetic.queries(2, 10, 1, few).terms.tolist() == [2, 5, 2, 5]
+    assert distribution.queries(2, 10, 1, few).terms.tolist() == [2, 5, 2, 5]
 
 
 def test_every_exact_scorer_agrees(index):

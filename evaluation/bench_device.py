@@ -1,0 +1,266 @@
+"""The scoring benchmark on a device: one large collection, batches of several sizes, answers checked against plain torch.
+
+Every number is a median over batches of fresh queries, so that no batch finds its postings in the cache by chance more than
+others. "device" times lie between events in the device's stream; "whole" times are the host's, from impacts on the host
+to ranked keys on the host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count, pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CspladeError
+from ..kernels.score_blocks import LAST_ARRIVAL, Postings, Queries, choose_path
+from ..kernels.score_search import Found, search_blocks
+from ..kernels.sparse import ImpactBatch
+from ..kernels.transfer import Clock, fetch
+from . import distribution
+from .synthetic_device import collection
+from .timing import Ceilings, graph_of, hardware, wall_milliseconds
+
+BATCHES = (1, 8, 64)
+# Batches of each size that are timed, and queries that are also answered by plain torch.
+ROUNDS = 20
+CHECKED = 4
+# Postings that the plain torch answer takes at a time.
+PIECE = 1 << 26
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Batches of one size; all times are medians in milliseconds.
+
+    Attributes:
+        batch: queries in a batch.
+        device: a batch between events: score and select.
+        score, select: their parts.
+        graph: a batch replayed as a CUDA graph; None where that was not possible.
+        whole: a batch by the host's clock, upload and fetch included.
+        per_query: ``device / batch``.
+        queries_per_second: by ``whole``.
+        postings: read by a query, mean.
+        bandwidth_share: 3 bytes a posting over ``score``, as a share of the copy bandwidth.
+    """
+
+    batch: int
+    device: float
+    score: float
+    select: float
+    graph: float | None
+    whole: float
+    per_query: float
+    queries_per_second: float
+    postings: float
+    bandwidth_share: float
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What was run, and on what."""
+
+    collection: str
+    hardware: str
+    path: str
+    documents: int
+    postings: int
+    index_bytes: int
+    seconds_to_make: float
+    query_terms: int
+    k: int
+    checked: int
+    repeatable: bool
+    ceilings: Ceilings
+    batches: tuple[Measured, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def run(
+    documents: int,
+    mean_terms: float,
+    query_terms: int,
+    k: int,
+    *,
+    device: str = "cuda",
+    vocabulary: int = distribution.VOCABULARY,
+    seed: int = 7,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = ROUNDS,
+    path: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> DeviceReport:
+    """Make a collection on the device and time searches in it.
+
+    Args:
+        documents, mean_terms, vocabulary, seed: of the collection, see :mod:`.distribution`; queries take seed + 1.
+        query_terms: of each query.
+        k: hits per query.
+        device: "cuda", "cuda:1" ..., or "cpu" for the plain torch scorer (tiny collections only).
+        batches: sizes of batches.
+        rounds: batches of each size.
+        path: of :func:`.search_blocks`; None for the fastest.
+        progress: called with a stage, steps done and steps in all.
+
+    Raises:
+        CspladeError: an answer differs from plain torch's, or from itself when asked again.
+    """
+    place = torch.device(device)
+    started = time.perf_counter()
+    postings = collection(documents, mean_terms, vocabulary, seed, place)
+    read_total = len(postings.locals)
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    made = time.perf_counter() - started
+    ceilings = Ceilings.measure(place)
+    chances = distribution.probabilities(vocabulary)
+
+    def draw(count: int, number: int) -> ImpactBatch:
+        return distribution.queries(count, query_terms, seed + 1 + number, chances)
+
+    def search(queries: Queries, mark: Callable[[str], None] = lambda stage: None) -> Found:
+        return search_blocks(queries, postings, k, path=path, mark=mark)
+
+    checked = draw(CHECKED, 0)
+    _check(search(Queries.from_impacts(checked, place)), checked, postings, k)
+    measured = []
+    for turn, batch in enumerate(batches):
+        drawn = [draw(batch, 1 + number) for number in range(rounds)]
+        measured.append(_measure(drawn, search, place, ceilings))
+        progress("batches", turn + 1, len(batches))
+    again = Queries.from_impacts(draw(max(batches), 1), place)
+    answers = [fetch(*vars(search(again)).values()) for _ in range(3)]
+    repeatable = all(
+        np.array_equal(one, other)
+        for answer in answers[1:]
+        for one, other in zip(answers[0], answer, strict=True)
+    )
+    if not repeatable:
+        raise CspladeError("the same queries gave different answers when asked again")
+    return DeviceReport(
+        distribution.describe(documents, mean_terms, seed, vocabulary) + f", made on {place.type}",
+        hardware(place),
+        path or choose_path(postings),
+        documents,
+        read_total,
+        postings.nbytes,
+        made,
+        query_terms,
+        k,
+        CHECKED,
+        repeatable,
+        ceilings,
+        tuple(measured),
+    )
+
+
+def _measure(
+    drawn: Sequence[ImpactBatch], search: Callable[..., Found], device: torch.device, ceilings: Ceilings
+) -> Measured:
+    batch = len(drawn[0])
+    uploaded = [Queries.from_impacts(one, device) for one in drawn]
+    for one in uploaded[:3]:
+        search(one)
+    clocks, read = [], []
+    for one in uploaded:
+        clocks.append(Clock(device))
+        found = search(one, clocks[-1].mark)
+        read.append(found.postings)
+    postings = float(torch.cat(read).double().mean())  # waits
+    stages = [clock.read() for clock in clocks]
+    score, select = (median(one[name] for one in stages) / 1e6 for name in ("score", "select"))
+    spent = median(sum(one.values()) for one in stages) / 1e6
+    turn = count()
+
+    def answer() -> None:
+        found = search(Queries.from_impacts(drawn[next(turn) % len(drawn)], device))
+        fetch(found.keys, found.counts, found.matched, found.postings)
+
+    whole = wall_milliseconds(answer, repeats=len(drawn))
+    return Measured(
+        batch,
+        spent,
+        score,
+        select,
+        _graph(uploaded[0], search, device),
+        whole,
+        spent / batch,
+        batch / whole * 1e3,
+        postings,
+        ceilings.copy_ms(3 * postings * batch) / score,
+    )
+
+
+def _graph(queries: Queries, search: Callable[..., Found], device: torch.device) -> float | None:
+    """Milliseconds of one batch as a CUDA graph: what is left when launching costs next to nothing."""
+    if device.type != "cuda":
+        return None
+    replay = graph_of(lambda: search(queries).keys)
+    if replay is None:
+        return None
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(ROUNDS)]
+    for start, end in events:
+        start.record()
+        replay()
+        end.record()
+    torch.cuda.synchronize(device)
+    return median(start.elapsed_time(end) for start, end in events)
+
+
+def _check(found: Found, queries: ImpactBatch, postings: Postings, k: int) -> None:
+    keys, counts, matched, read = fetch(found.keys, found.counts, found.matched, found.postings)
+    for i in range(len(queries)):
+        truth_keys, truth_matched, truth_read = plain_answer(*queries.row(i), postings, k)
+        same = (
+            np.array_equal(keys[i, : counts[i]], truth_keys)
+            and (matched[i], read[i]) == (truth_matched, truth_read)
+            and not keys[i, counts[i] :].any()
+        )
+        if not same:
+            raise CspladeError(f"query {i}: the answer differs from plain torch's")
+
+
+def plain_answer(
+    terms: np.ndarray, impacts: np.ndarray, postings: Postings, k: int
+) -> tuple[np.ndarray, int, int]:
+    """The same answer the plain way: every posting of the collection looked at, none of the kernels used.
+
+    Returns:
+        keys int64, descending; matched; postings read.
+    """
+    device = postings.device
+    highest = max(int(postings.terms.max()), int(terms.max(initial=0)))
+    weights = torch.zeros(highest + 1, dtype=torch.int32, device=device)
+    weights[torch.from_numpy(terms).to(device).long()] = torch.from_numpy(impacts).to(device)
+    scores = torch.zeros(postings.blocks * postings.block_size, dtype=torch.int32, device=device)
+    lengths = postings.indptr.diff()
+    rows = postings.block_term_indptr
+    block_of_row = torch.repeat_interleave(torch.arange(postings.blocks, device=device), rows.diff())
+    read = int(lengths[weights[postings.terms.long()] > 0].sum())
+    ends = torch.arange(0, len(postings.locals) + PIECE, PIECE, device=device)
+    edges = torch.searchsorted(postings.indptr, ends).clamp(max=len(lengths)).unique().tolist()
+    for first, last in pairwise(edges):
+        start, end = postings.indptr[first].item(), postings.indptr[last].item()
+        owner = torch.repeat_interleave(torch.arange(first, last, device=device), lengths[first:last])
+        places = block_of_row[owner] * postings.block_size + _wide(postings.locals[start:end])
+        weight = weights[postings.terms[owner].long()]
+        scores.index_add_(0, places, weight * postings.impacts[start:end].to(torch.int32))
+    matched = torch.nonzero(scores).squeeze(1)
+    keys = (scores[matched].to(torch.int64) << 32) | (LAST_ARRIVAL - matched)
+    best = keys.sort(descending=True).values[:k]
+    return best.cpu().numpy(), len(matched), read
+
+
+def _wide(locals_: Tensor) -> Tensor:
+    """uint16 as int64, by way of int16: torch converts few things from uint16 on a GPU."""
+    return locals_.view(torch.int16).to(torch.int64) & 0xFFFF
