@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": ("serve", "serve", "Serve an index over gRPC."),
     "evaluate": ("evaluate", "evaluate", "Measure ranking quality on a BEIR-format collection."),
     "bench": ("bench", "app", "Measure speed side by side with named peers."),
+    "quantize-report": ("quantize", "quantize_report", "Measure what each precision costs and saves."),
     "model": ("model", "app", "Pull, convert and inspect models."),
     "train": ("train", "app", "Adapt and train an encoder."),
     "study": ("study", "study", "Train small models and print what makes them good."),

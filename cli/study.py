@@ -24,9 +24,9 @@ def study(
         Literal["toy", "full"], typer.Option(help="toy: minutes; full: hours of two cores.")
     ] = "toy",
     tables: Annotated[str, typer.Option(help="Which tables, by letter.")] = "abcde",
-    teacher: Annotated[list[str], typer.Option(help="As for csplade train mine; may be repeated.")] = [
-        "bm25"
-    ],  # noqa: B006
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="As for csplade train mine; may be repeated; default bm25.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
     """Train small models and print what adaptation, attention, losses, size, regularizers and caps do to them."""
@@ -41,7 +41,7 @@ def study(
         folders,
         work,
         SCALES[scale],
-        lambda: [load_teacher(spec) for spec in teacher],
+        lambda: [load_teacher(spec) for spec in teacher or ["bm25"]],
         seed=seed,
         progress=lambda what: note(f"training {what}"),
     )

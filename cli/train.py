@@ -98,11 +98,11 @@ def mine(
     ],
     out: Annotated[Path, typer.Option(help="JSON-lines file to write.")],
     teacher: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="bm25, a sentence-transformers directory (dense, sparse or cross-encoder) or a model directory; may be repeated."
+            help="bm25 (the default), a sentence-transformers directory or a model directory; may be repeated."
         ),
-    ] = ["bm25"],  # noqa: B006
+    ] = None,
     split: Annotated[str, typer.Option(help="Judgments to read.")] = "train",
     depth: Annotated[int, typer.Option(min=2, help="Passages proposed by each teacher per query.")] = 30,
     limit: Annotated[
@@ -120,7 +120,7 @@ def mine(
     from ..model.training.data import Collection
     from ..model.training.teachers import load_teacher
 
-    teachers = [load_teacher(spec, device) for spec in teacher]
+    teachers = [load_teacher(spec, device) for spec in teacher or ["bm25"]]
     with progress_bars("") as show:
         mining.mine(
             Collection.load(data, split),
@@ -142,7 +142,7 @@ Mined = Annotated[
     ),
 ]
 Dev = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Option(
         "--dev",
         help="BEIR folder whose dev split is watched; the best weights on it are kept; may be repeated.",
@@ -189,7 +189,7 @@ def contrastive(
     ramp_steps: RampSteps = None,
     document_tokens: DocumentTokens = 96,
     representation: Representation = "sparse",
-    dev: Dev = [],  # noqa: B006
+    dev: Dev = None,
     evaluate_every: EvaluateEvery = 100,
     patience: Patience = None,
     accumulate: Accumulate = 1,
@@ -242,7 +242,7 @@ def distill(
     ramp_steps: RampSteps = None,
     document_tokens: DocumentTokens = 96,
     representation: Representation = "sparse",
-    dev: Dev = [],  # noqa: B006
+    dev: Dev = None,
     evaluate_every: EvaluateEvery = 100,
     patience: Patience = None,
     accumulate: Accumulate = 1,
@@ -277,7 +277,9 @@ def idf(
         Path, typer.Option(help="JSON lines with _id, text and perhaps title; .gz accepted.", dir_okay=False)
     ],
     out: Out,
-    model: Annotated[str, typer.Option(help="Model whose documents are kept: embedded or a directory.")] = "embedded",
+    model: Annotated[
+        str, typer.Option(help="Model whose documents are kept: embedded or a directory.")
+    ] = "embedded",
 ) -> None:
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays as it is."""
     from ..model import golden

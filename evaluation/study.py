@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -74,10 +74,10 @@ SCALES = {
         pool=8000,
     ),
 }
-OBJECTIVES = {
-    "CL": Objective(),
-    "KD": Objective(nce=0.0, kl=1.0),
-    "CL+KD": Objective(nce=0.5, kl=0.5),
+LOSSES = {
+    "CL": {"nce": 1.0, "kl": 0.0},
+    "KD": {"nce": 0.0, "kl": 1.0},
+    "CL+KD": {"nce": 0.5, "kl": 0.5},
 }
 DENSE_TEMPERATURE = 0.05
 
@@ -163,7 +163,7 @@ class Study:
         }
         rows = []
         for name, base in bases.items():
-            trained = self._trained(base, OBJECTIVES["CL"])
+            trained = self._trained(base)
             log = _read_log(trained)
             found = self._measure(trained)
             rows.append(
@@ -185,7 +185,7 @@ class Study:
         return self._compare(
             "b) Attention",
             {
-                variant: (self._calibrated(middle, variant), OBJECTIVES["CL"])
+                variant: (self._calibrated(middle, variant), {})
                 for variant in ("causal", "echo", "bidirectional")
             },
         )
@@ -196,13 +196,15 @@ class Study:
         for layers in self.scale.layers:
             for kind in ("sparse", "dense"):
                 cells = []
-                for objective in OBJECTIVES.values():
-                    if kind == "dense":
-                        objective = replace(objective, representation="dense", temperature=DENSE_TEMPERATURE)
-                    base = self._calibrated(layers) if kind == "sparse" else self._adapted(layers)
-                    cells.append(f"{self._measure(self._trained(base, objective), kind).mean:.3f}")
+                for weights in LOSSES.values():
+                    if kind == "sparse":
+                        trained = self._trained(self._calibrated(layers), **weights)
+                    else:
+                        dense = {"representation": "dense", "temperature": DENSE_TEMPERATURE}
+                        trained = self._trained(self._adapted(layers), **weights, **dense)
+                    cells.append(f"{self._measure(trained, kind).mean:.3f}")
                 rows.append([str(layers), kind, *cells])
-        return Table("c) Losses and sizes, nDCG@10", ["layers", "vectors", *OBJECTIVES], rows)
+        return Table("c) Losses and sizes, nDCG@10", ["layers", "vectors", *LOSSES], rows)
 
     def regularizers(self) -> Table:
         """d) The FLOPS weight."""
@@ -210,14 +212,14 @@ class Study:
         return self._compare(
             "d) FLOPS weight",
             {
-                str(weight): (base, replace(OBJECTIVES["CL"], query_flops=weight, document_flops=weight))
+                str(weight): (base, {"query_flops": weight, "document_flops": weight})
                 for weight in (0.0, 0.01, 0.03, 0.1, 0.3)
             },
         )
 
     def caps(self) -> Table:
         """e) Keeping only the largest terms of a vector, query x document."""
-        trained = self._trained(self._calibrated(self.scale.layers[1]), OBJECTIVES["CL"])
+        trained = self._trained(self._calibrated(self.scale.layers[1]))
         caps = (8, 16, 32, 64, 128, 512)
         rows = [
             [str(query), *(f"{self._measure(trained, caps=(query, document)).mean:.3f}" for document in caps)]
@@ -225,10 +227,10 @@ class Study:
         ]
         return Table("e) Term caps, nDCG@10", ["query \\ document", *map(str, caps)], rows)
 
-    def _compare(self, title: str, models: dict[str, tuple[Path, Objective]]) -> Table:
+    def _compare(self, title: str, models: dict[str, tuple[Path, dict[str, Any]]]) -> Table:
         rows = []
-        for name, (base, objective) in models.items():
-            found = self._measure(self._trained(base, objective))
+        for name, (base, values) in models.items():
+            found = self._measure(self._trained(base, **values))
             quality = [*found.ndcg.values(), found.mean]
             costs = [found.query_terms, found.document_terms, POSTING_BYTES * found.document_terms]
             rows.append([name, *(f"{value:.3f}" for value in quality), *(f"{value:.0f}" for value in costs)])
@@ -255,10 +257,9 @@ class Study:
             f"calibrated-{variant}-{layers}", lambda out: calibrate(base, list(self._texts()), out, schedule)
         )
 
-    def _trained(self, base: Path, objective: Objective) -> Path:
-        names = tuple(teacher.name for teacher in self.teachers())
-        if objective.kl:
-            objective = replace(objective, teachers=names)
+    def _trained(self, base: Path, **values: Any) -> Path:
+        teachers = tuple(teacher.name for teacher in self.teachers()) if values.get("kl") else ()
+        objective = Objective(**values, teachers=teachers)
         label = (
             f"{objective.representation}-nce{objective.nce}-kl{objective.kl}"
             f"-flops{objective.query_flops}-{objective.document_flops}"
