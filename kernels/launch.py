@@ -27,9 +27,21 @@ from torch import Tensor
 
 try:
     import triton
-    import triton.language as tl
+    from triton import language as tl
 except ImportError:
     triton = tl = None
+
+__all__ = [
+    "INTERPRETED",
+    "MAX_CAPABILITY",
+    "AotCase",
+    "capability",
+    "compiled_environment",
+    "jit",
+    "tl",
+    "triton",
+    "use_triton",
+]
 
 MAX_CAPABILITY = 999
 
