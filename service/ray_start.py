@@ -60,6 +60,8 @@ def prepare(scratch: Path) -> list[str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
         # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in a moment.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        # A HAProxy that died is noticed after three checks.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     for name, value in defaults.items():
