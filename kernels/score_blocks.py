@@ -207,7 +207,7 @@ def score_blocks(
     if path not in PATHS:
         raise InputError(f"path is {path!r}, allowed {', '.join(PATHS)}")
     check_alive(alive, len(queries), postings)
-    if path == "torch":
+    if path == "torch" or not len(queries) or not postings.blocks:
         return score_blocks_torch(queries, postings, alive)
     from . import score_triton
 

@@ -23,7 +23,7 @@ from ..errors import UnavailableError
 from .launch import INTERPRETED, AotCase, capability
 from .score import MAX_BLOCK_DOCUMENTS
 from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
-from .score_triton import ALIGNED, SCORE_SIGNATURE, Plan, alive_stride, empty_scores
+from .score_triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, alive_stride, empty_scores
 
 try:
     from triton.experimental import gluon
@@ -37,20 +37,20 @@ jit = (lambda function: function) if gluon is None else gluon.jit
 
 
 @jit
-def add_shared(place, value, live):
-    """``sums[place] += value`` where ``live``, sums being int32 at the start of shared memory."""
+def add_shared(place, value):
+    """``sums[place] += value`` unless that is 0, sums being int32 at the start of shared memory."""
     gl.inline_asm_elementwise(
         """{
         .reg .pred live;
         .reg .b32 address;
-        setp.ne.s32 live, $3, 0;
+        setp.ne.s32 live, $2, 0;
         mov.u32 address, global_smem;
         mad.lo.u32 address, $1, 4, address;
         @live red.shared.add.u32 [address], $2;
         mov.u32 $0, 0;
         }""",
-        "=r,r,r,r",
-        [place, value, live.to(gl.int32)],
+        "=r,r,r",
+        [place, value],
         dtype=gl.int32,
         is_pure=False,
         pack=1,
@@ -61,7 +61,8 @@ def add_shared(place, value, live):
 def score_kernel(
     starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, alive,
     scores, tiles, matched, blocks, longest, alive_stride,
-    WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, HAS_ALIVE: gl.constexpr, LAST: gl.constexpr,
+    WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
+    HAS_ALIVE: gl.constexpr, LAST: gl.constexpr,
 ):  # fmt: skip
     """Program (query, block). Queries run fastest, so that those of a batch find a block's postings in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()
@@ -84,26 +85,22 @@ def score_kernel(
     for base in range(0, chunks, WARPS):
         chunk = base + gl.arange(0, WARPS, layout=warp)
         active = chunk < chunks
-        low = gl.zeros([WARPS], gl.int32, warp)
-        high = low + terms
-        left = terms
-        while left > 0:  # the first term whose chunks end above this one
-            searching = active & (low < high)
-            middle = (low + high) >> 1
-            end = gl.load(ends + plan + middle, mask=searching, other=0)
-            low = gl.where(searching & (end <= chunk), middle + 1, low)
-            high = gl.where(searching & (end > chunk), middle, high)
-            left = left >> 1
-        length = gl.load(lengths + plan + low, mask=active, other=0)
-        end = gl.load(ends + plan + low, mask=active, other=0)
+        passed = gl.zeros([WARPS, TERMS], gl.int32, chunk_layout)
+        for i in range(0, terms, TERMS):  # the first term whose chunks end above this one
+            term = i + gl.arange(0, TERMS, layout=gl.SliceLayout(0, chunk_layout))
+            end = gl.load(ends + plan + term, mask=term < terms, other=2**31 - 1)
+            passed += (end[None, :] <= chunk[:, None]).to(gl.int32)
+        owner = gl.sum(passed, 1)
+        length = gl.load(lengths + plan + owner, mask=active, other=0)
+        end = gl.load(ends + plan + owner, mask=active, other=0)
         skip = (chunk - end + (length + (CHUNK - 1)) // CHUNK) * CHUNK
-        start = gl.load(starts + plan + low, mask=active, other=0) + skip
-        weight = gl.load(query_impacts + first + low, mask=active, other=0)
+        start = gl.load(starts + plan + owner, mask=active, other=0) + skip
+        weight = gl.load(query_impacts + first + owner, mask=active, other=0)
         column = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, chunk_layout))[None, :]
         live = active[:, None] & (column < (length - skip)[:, None])
         place = gl.load((locals_ + start)[:, None] + column, mask=live, other=0).to(gl.int32)
         value = gl.load((impacts + start)[:, None] + column, mask=live, other=0).to(gl.int32)
-        add_shared(place, value * weight[:, None], live)
+        add_shared(place, value * weight[:, None])  # masked lanes hold 0, postings never do
     gl.barrier()
     count = gl.zeros([WARPS], gl.int32, tile_warp)
     for part in range(PARTS):
@@ -138,29 +135,31 @@ def score_blocks(queries: Queries, postings: Postings, alive: Tensor | None) -> 
     Raises:
         UnavailableError: this Triton keeps something beside the sums in shared memory.
     """
-    scores, tiles, matched = empty_scores(queries, postings)
-    plan = Plan(queries, postings)
+    found = empty_scores(queries, postings)
+    plan = Plan(queries, postings, found.postings)
     compiled = score_kernel[(len(queries), postings.blocks)](
         plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts, postings.locals, postings.impacts,
-        matched if alive is None else alive,
-        scores, tiles, matched, postings.blocks, queries.longest, alive_stride(alive),
-        WIDTH=postings.width, TILE=TILE, CHUNK=CHUNK, HAS_ALIVE=alive is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
+        found.matched if alive is None else alive,
+        found.scores, found.tiles, found.matched, postings.blocks, queries.longest, alive_stride(alive),
+        WIDTH=postings.width, TILE=TILE, CHUNK=CHUNK, TERMS=TERMS, HAS_ALIVE=alive is not None, LAST=LAST_ARRIVAL,
+        num_warps=WARPS,
     )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
             f"the shared-memory scorer takes {compiled.metadata.shared} bytes, must be {SHARED_BYTES}: this version of "
             "Triton does not suit it; search with path='portable'"
         )
-    return BlockScores(scores, tiles, matched, plan.postings, postings.block_size)
+    return found
 
 
 AOT = [
     AotCase(
         name=f"score/shared/{'alive' if has_alive else 'all'}",
         kernel=score_kernel,
-        signature=SCORE_SIGNATURE | dict.fromkeys(("WIDTH", "TILE", "CHUNK", "HAS_ALIVE", "LAST"), "constexpr"),
+        signature=SCORE_SIGNATURE | dict.fromkeys(("WIDTH", "TILE", "CHUNK", "TERMS", "HAS_ALIVE", "LAST"), "constexpr"),
         constexprs={
-            "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE, "CHUNK": CHUNK, "HAS_ALIVE": has_alive, "LAST": LAST_ARRIVAL,
+            "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE, "CHUNK": CHUNK, "TERMS": TERMS,
+            "HAS_ALIVE": has_alive, "LAST": LAST_ARRIVAL,
         },
         num_warps=WARPS,
         aligned=ALIGNED,

@@ -3,8 +3,8 @@
 The plan, for query q, block b and the i-th term of q, at ``(q * B + b) * longest + i``: ``starts`` int64, where the
 term's postings in the block begin; ``lengths`` int32, how many there are (0 if the block has no such term); ``ends`` int32,
 the chunks of ``CHUNK`` postings in terms 0 to i together. Chunk c of (q, b) thus belongs to the first term whose
-``ends`` is above c, which a binary search over at most 2,048 entries finds; all chunks are alike whatever the terms'
-lengths.
+``ends`` is above c, which counting the entries that are not finds (one step for 64 terms); all chunks are alike whatever
+the terms' lengths.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .launch import AotCase, jit, tl
 from .score import MAX_BLOCK_DOCUMENTS
 from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
 
-# Query terms looked up together; 2,048 take several rounds.
-PLAN_TERMS = 64
+# Query terms that the plan looks up together, and among which a chunk's term is found together.
+TERMS = 64
 # Chunks that a program of the portable kernel takes at a time, and its warps.
 ROWS = 8
 WARPS = 4
@@ -69,8 +69,8 @@ def plan_kernel(
 def score_kernel(
     starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, alive,
     scores, tiles, matched, blocks, longest, alive_stride,
-    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
-    HAS_ALIVE: tl.constexpr, LAST: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, TERMS: tl.constexpr,
+    ROWS: tl.constexpr, HAS_ALIVE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Program (query, block): zero its scores, add chunk by chunk with global atomics, then read them back once.
 
@@ -89,21 +89,17 @@ def score_kernel(
     for base in range(0, chunks, ROWS):
         chunk = base + tl.arange(0, ROWS)
         active = chunk < chunks
-        low = tl.zeros([ROWS], tl.int32)
-        high = low + terms
-        left = terms
-        while left > 0:  # the first term whose chunks end above this one
-            searching = active & (low < high)
-            middle = (low + high) >> 1
-            end = tl.load(ends + plan + middle, mask=searching, other=0)
-            low = tl.where(searching & (end <= chunk), middle + 1, low)
-            high = tl.where(searching & (end > chunk), middle, high)
-            left = left >> 1
-        length = tl.load(lengths + plan + low, mask=active, other=0)
-        end = tl.load(ends + plan + low, mask=active, other=0)
+        passed = tl.zeros([ROWS, TERMS], tl.int32)
+        for i in range(0, terms, TERMS):  # the first term whose chunks end above this one
+            term = i + tl.arange(0, TERMS)
+            end = tl.load(ends + plan + term, mask=term < terms, other=2**31 - 1)
+            passed += (end[None, :] <= chunk[:, None]).to(tl.int32)
+        owner = tl.sum(passed, 1)
+        length = tl.load(lengths + plan + owner, mask=active, other=0)
+        end = tl.load(ends + plan + owner, mask=active, other=0)
         skip = (chunk - end + (length + (CHUNK - 1)) // CHUNK) * CHUNK
-        start = tl.load(starts + plan + low, mask=active, other=0) + skip
-        weight = tl.load(query_impacts + first + low, mask=active, other=0)
+        start = tl.load(starts + plan + owner, mask=active, other=0) + skip
+        weight = tl.load(query_impacts + first + owner, mask=active, other=0)
         column = tl.arange(0, CHUNK)[None, :]
         live = active[:, None] & (column < (length - skip)[:, None])
         place = tl.load((locals_ + start)[:, None] + column, mask=live, other=0).to(tl.int32)
@@ -129,29 +125,31 @@ def score_kernel(
 
 
 class Plan:
-    """The plan's tensors, filled by ``plan_kernel``; ``postings`` int64 [n] is what it counted."""
+    """The plan's tensors, filled by ``plan_kernel``, which adds the postings it counts to ``read`` int64 [n]."""
 
-    def __init__(self, queries: Queries, postings: Postings) -> None:
+    def __init__(self, queries: Queries, postings: Postings, read: Tensor) -> None:
         device = postings.device
         shape = (len(queries), postings.blocks, queries.longest)
         self.starts = torch.empty(shape, dtype=torch.int64, device=device)
         self.lengths = torch.empty(shape, dtype=torch.int32, device=device)
         self.ends = torch.empty(shape, dtype=torch.int32, device=device)
-        self.postings = torch.zeros(len(queries), dtype=torch.int64, device=device)
         plan_kernel[(len(queries), postings.blocks)](
             postings.block_term_indptr, postings.terms, postings.indptr, queries.indptr, queries.terms,
-            self.starts, self.lengths, self.ends, self.postings, postings.blocks, queries.longest,
-            CHUNK=CHUNK, TERMS=PLAN_TERMS, num_warps=2,
+            self.starts, self.lengths, self.ends, read, postings.blocks, queries.longest,
+            CHUNK=CHUNK, TERMS=TERMS, num_warps=2,
         )  # fmt: skip
 
 
-def empty_scores(queries: Queries, postings: Postings) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for scores and tile keys, which a kernel fills whole, and ``matched``, which it adds to."""
-    shape = (len(queries), postings.blocks, postings.width)
-    return (
-        torch.empty(shape, dtype=torch.int32, device=postings.device),
-        torch.empty((shape[0], shape[1] * (shape[2] // TILE)), dtype=torch.int64, device=postings.device),
-        torch.zeros(shape[0], dtype=torch.int64, device=postings.device),
+def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
+    """Room for the answer: scores and tiles, which a kernel fills whole, and counts at 0, to which kernels add."""
+    n, blocks, width = len(queries), postings.blocks, postings.width
+    matched, read = torch.zeros((2, n), dtype=torch.int64, device=postings.device)
+    return BlockScores(
+        torch.empty((n, blocks, width), dtype=torch.int32, device=postings.device),
+        torch.empty((n, blocks * (width // TILE)), dtype=torch.int64, device=postings.device),
+        matched,
+        read,
+        postings.block_size,
     )
 
 
@@ -162,18 +160,16 @@ def alive_stride(alive: Tensor | None) -> int:
 
 def score_blocks(queries: Queries, postings: Postings, alive: Tensor | None) -> BlockScores:
     """The portable path of ``score_blocks.score_blocks``."""
-    scores, tiles, matched = empty_scores(queries, postings)
-    if not scores.numel():
-        return BlockScores(scores, tiles, matched, torch.zeros_like(matched), postings.block_size)
-    plan = Plan(queries, postings)
+    found = empty_scores(queries, postings)
+    plan = Plan(queries, postings, found.postings)
     score_kernel[(len(queries), postings.blocks)](
         plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts, postings.locals, postings.impacts,
-        matched if alive is None else alive,
-        scores, tiles, matched, postings.blocks, queries.longest, alive_stride(alive),
-        BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE, CHUNK=CHUNK, ROWS=ROWS,
+        found.matched if alive is None else alive,
+        found.scores, found.tiles, found.matched, postings.blocks, queries.longest, alive_stride(alive),
+        BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE, CHUNK=CHUNK, TERMS=TERMS, ROWS=ROWS,
         HAS_ALIVE=alive is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
     )  # fmt: skip
-    return BlockScores(scores, tiles, matched, plan.postings, postings.block_size)
+    return found
 
 
 # Types of the arguments that the portable and the fast kernel share.
@@ -203,7 +199,7 @@ AOT = [
             "starts": "*i64", "lengths": "*i32", "ends": "*i32", "postings": "*i64", "blocks": "i32", "longest": "i32",
             "CHUNK": "constexpr", "TERMS": "constexpr",
         },
-        constexprs={"CHUNK": CHUNK, "TERMS": PLAN_TERMS},
+        constexprs={"CHUNK": CHUNK, "TERMS": TERMS},
         num_warps=2,
         aligned=("starts", "lengths", "ends", "longest"),
     ),
@@ -212,9 +208,9 @@ AOT = [
             name=f"score/portable/{'alive' if has_alive else 'all'}",
             kernel=score_kernel,
             signature=SCORE_SIGNATURE
-            | dict.fromkeys(("BLOCK_SIZE", "WIDTH", "TILE", "CHUNK", "ROWS", "HAS_ALIVE", "LAST"), "constexpr"),
+            | dict.fromkeys(("BLOCK_SIZE", "WIDTH", "TILE", "CHUNK", "TERMS", "ROWS", "HAS_ALIVE", "LAST"), "constexpr"),
             constexprs={
-                "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE, "CHUNK": CHUNK,
+                "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE, "CHUNK": CHUNK, "TERMS": TERMS,
                 "ROWS": ROWS, "HAS_ALIVE": has_alive, "LAST": LAST_ARRIVAL,
             },
             num_warps=WARPS,

@@ -67,7 +67,7 @@ def queries(postings):
 def run(text, shared, queries, postings, alive, **options):
     """What the machine leaves in scores, tiles and matched."""
     n, blocks, width = len(queries), postings.blocks, postings.width
-    plan = Plan(queries, postings)
+    plan = Plan(queries, postings, torch.zeros(n, dtype=torch.int64))
     scores = np.full((n, blocks, width), -7, np.int32)
     tiles = np.full((n, blocks * width // TILE), -7, np.int64)
     matched = np.zeros(n, np.int64)
