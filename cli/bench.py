@@ -46,9 +46,25 @@ def score(
         bool, typer.Option(help="Also measure Seismic (approximate; minutes to build).")
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the synthetic collection and queries.")] = 7,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the synthetic collection on this device (cuda, cuda:1, cpu) and time searches there instead."
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        int, typer.Option(min=1, max=262_144, help="Terms there are, with --device.")
+    ] = 30_522,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score queries with csplade and with what people use now: same postings, same queries, medians."""
+    if device is not None:
+        if index is not None or vectors is not None:
+            raise typer.BadParameter(
+                "--device makes its own collection and queries; leave out --index and --vectors"
+            )
+        _score_on_device(documents, mean_terms, vocabulary, query_terms, k, seed, device, as_json)
+        return
     from ..evaluation import bench_score, distribution, synthetic
     from ..index import Index
     from ..kernels.sparse import ImpactBatch
@@ -109,6 +125,92 @@ def score(
         f"{report.hardware}; medians, ratio to csplade, one thread then {report.threads}",
     ):
         note(line)
+
+
+def _score_on_device(
+    documents: int,
+    mean_terms: float,
+    vocabulary: int,
+    query_terms: int,
+    k: int,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    from ..evaluation import bench_device
+    from ..index.device import find_device
+
+    with progress_bars("steps") as show:
+        report = bench_device.run(
+            documents, mean_terms, query_terms, k,
+            device=str(find_device(device)), vocabulary=vocabulary, seed=seed, progress=show,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+        return
+    print_table(bench_device.HEADINGS, report.rows(), left=[])
+    for line in report.notes():
+        note(line)
+
+
+@app.command()
+def kernels(
+    compile_only: Annotated[
+        bool,
+        typer.Option(
+            help="Compile every kernel ahead of time and tell what its machine code holds; needs no GPU."
+        ),
+    ] = False,
+    capability: Annotated[
+        list[int] | None, typer.Option(help="Compile for sm_N; may be repeated. Default 80, 90 and 100.")
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Compile only cases whose name begins so; may be repeated.")
+    ] = None,
+    op: Annotated[
+        list[str] | None, typer.Option(help="Time only head, topk, score or select; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1 ..., or cpu at small sizes.")] = "cuda",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time every kernel beside its floor and what people use instead, or (--compile-only) look into its machine code."""
+    if compile_only:
+        _compile_kernels(capability, case, as_json)
+        return
+    from ..evaluation import bench_kernels
+    from ..index.device import find_device
+
+    if unknown := set(op or ()) - set(bench_kernels.OPS):
+        raise typer.BadParameter(f"--op {min(unknown)}: known are {', '.join(bench_kernels.OPS)}")
+    report = bench_kernels.run(
+        str(find_device(device)),
+        ops=[one for one in bench_kernels.OPS if not op or one in op],
+        progress=lambda name: note(name),
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+        return
+    print_table(bench_kernels.HEADINGS, report.rows(), left=["op", "case", "way"])
+    for line in report.notes():
+        note(line)
+
+
+def _compile_kernels(capabilities: list[int] | None, names: list[str] | None, as_json: bool) -> None:
+    from ..kernels import compile as aot
+
+    chosen = [case for case in aot.cases() if not names or case.name.startswith(tuple(names))]
+    if not chosen:
+        raise typer.BadParameter(f"--case {' '.join(names or ())}: no case begins so")
+    compiled = list(
+        aot.compile_all(chosen, capabilities or aot.CAPABILITIES, progress=lambda name: note(name))
+    )
+    if as_json:
+        typer.echo(json.dumps([one.to_json() for one in compiled], indent=2))
+    else:
+        print_table(aot.HEADINGS, [one.row() for one in compiled], left=["kernel", "verdict"])
+    if failed := sum(not one.ok for one in compiled):
+        note(f"{failed} of {len(compiled)} are not as they should be")
+        raise typer.Exit(1)
 
 
 @app.command()

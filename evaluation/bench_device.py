@@ -28,6 +28,10 @@ from .synthetic_device import collection
 from .timing import Ceilings, graph_of, hardware, wall_milliseconds
 
 BATCHES = (1, 8, 64)
+HEADINGS = [
+    "batch", "ms/query", "batch ms", "score", "select", "as graph", "whole ms", "queries/s", "postings/query",
+    "of copy bandwidth",
+]  # fmt: skip
 # Batches of each size that are timed, and queries that are also answered by plain torch.
 ROUNDS = 20
 CHECKED = 4
@@ -84,6 +88,34 @@ class DeviceReport:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    def rows(self) -> list[list[str]]:
+        """As rows under :data:`HEADINGS`."""
+        return [
+            [
+                str(one.batch),
+                f"{one.per_query:.4f}",
+                f"{one.device:.4f}",
+                f"{one.score:.4f}",
+                f"{one.select:.4f}",
+                "-" if one.graph is None else f"{one.graph:.4f}",
+                f"{one.whole:.4f}",
+                f"{one.queries_per_second:,.0f}",
+                f"{one.postings:,.0f}",
+                f"{one.bandwidth_share:.1%}",
+            ]
+            for one in self.batches
+        ]
+
+    def notes(self) -> list[str]:
+        """What the table needs to be read."""
+        return [
+            self.collection,
+            f"{self.postings:,} postings, {self.index_bytes / 2**30:.2f} GiB, made in {self.seconds_to_make:.1f} s; "
+            f"queries of {self.query_terms} terms, top {self.k}, path {self.path}",
+            f"{self.checked} queries equal plain torch's exhaustive answer; three repeats gave the same bytes",
+            f"{self.hardware}; copy {self.ceilings.copy / 1e12:.3f} TB/s read and written",
+        ]
 
 
 def run(

@@ -32,6 +32,10 @@ GROUPS = {
     "global_atomics": ("ATOM.", "ATOMG", "RED", "REDG"),
     "bulk_copies": ("LDGSTS", "UTMALDG", "UBLKCP"),
 }
+HEADINGS = [
+    "kernel", "sm", "registers", "shared bytes", "stack", "spills",
+    *(group.replace("_", " ") for group in GROUPS), "verdict",
+]  # fmt: skip
 MNEMONIC = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 
 
@@ -69,6 +73,14 @@ class Compiled:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {**asdict(self), "ok": self.ok}
+
+    def row(self) -> list[str]:
+        """As a row under :data:`HEADINGS`."""
+        numbers = [self.registers, self.shared_bytes, self.stack_bytes, self.spill_bytes]
+        numbers += [(self.instructions or {}).get(group, 0) for group in GROUPS]
+        faults = [self.error] * bool(self.error) + [f"no {name}" for name in self.missing]
+        faults += ["spills"] * bool(self.spill_bytes)
+        return [self.name, str(self.capability), *map(str, numbers), "; ".join(faults) or "ok"]
 
 
 def cases() -> list[AotCase]:

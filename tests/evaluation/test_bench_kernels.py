@@ -1,0 +1,78 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from csplade.evaluation import bench_kernels, distribution
+from csplade.evaluation.synthetic_device import collection
+from csplade.kernels.launch import compiled_environment
+from csplade.kernels.score_blocks import Queries, score_blocks
+
+CPU = torch.device("cpu")
+
+
+def csplade(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from csplade.cli import run; run()", "bench", "kernels", *arguments],
+        env=compiled_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_op_is_timed_beside_its_alternatives():
+    seen = []
+    report = bench_kernels.run("cpu", progress=seen.append)
+    ways = {}
+    for one in report.timed:
+        ways.setdefault(one.op, set()).add(one.way)
+        assert one.milliseconds > 0 < one.floor
+        assert one.over_floor == pytest.approx(one.milliseconds / one.floor)
+        assert one.peak_bytes is None
+    assert ways == {
+        "head": {"csplade", "the product alone", "plain torch"},
+        "topk": {"csplade", "torch.topk (any tie)"},
+        "score": {"csplade (torch)", "index_add_ per term", "torch.sparse.mm, float32 CSR"},
+        "select": {"csplade (with the scorer's tiles)", "torch.topk (any tie)"},
+    }
+    assert all(one.against == 1 for one in report.timed if one.way.startswith("csplade"))
+    assert len(seen) == len({(one.op, one.case) for one in report.timed})
+    assert json.loads(json.dumps(report.to_json()))["timed"][0]["op"] == "head"
+
+
+def test_the_alternatives_give_the_same_scores():
+    """What is timed side by side must do the same work."""
+    postings = collection(300, 20.0, distribution.VOCABULARY, 7, CPU, block_size=128)
+    queries = Queries.from_impacts(distribution.queries(2, 8, 3), CPU)
+    truth = score_blocks(queries, postings).scores[:, :, :128].reshape(2, -1)
+    by_term = bench_kernels._ByTerm.of(postings, distribution.VOCABULARY)
+    rows = [(terms.tolist(), impacts) for terms, impacts in bench_kernels._rows(queries)]
+    assert torch.equal(by_term.index_add(rows), truth)
+    dense = torch.zeros(distribution.VOCABULARY, 2)
+    for i, (terms, impacts) in enumerate(bench_kernels._rows(queries)):
+        dense[terms, i] = impacts.float()
+    assert torch.equal(torch.sparse.mm(by_term.matrix(), dense).T.to(torch.int32), truth)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compile_only_prints_the_table_and_all_is_as_expected():
+    pytest.importorskip("triton")
+    done = csplade("--compile-only", "--capability", "90")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if " 90 " in line]
+    names = {line.split()[0] for line in rows}
+    for op in ("head", "topk", "score", "select"):
+        assert any(name.startswith(f"{op}/") for name in names), f"no case of {op}"
+    assert all(re.search(r"\bok$", line.strip()) for line in rows)
+
+
+def test_a_case_that_fails_is_told_by_the_exit_code():
+    pytest.importorskip("triton")
+    done = csplade("--compile-only", "--capability", "90", "--case", "nothing/like/this")
+    assert done.returncode == 2
+    assert "nothing/like/this" in done.stderr
