@@ -34,6 +34,7 @@ from .server import open_engine
 log = logging.getLogger(__name__)
 
 RETIRE_AFTER = 60.0  # seconds without a request for it, then the version before is let go
+LAST_REQUESTS = 5.0  # seconds that requests in flight have, when a version is let go for two newer ones
 
 
 class Target(BaseModel):
@@ -177,6 +178,7 @@ class _Loaded:
     version: str
     pipeline: Pipeline
     asked: float = field(default_factory=time.monotonic)
+    closed: bool = False
 
     def close(self) -> None:
         self.pipeline.close()
@@ -195,7 +197,8 @@ class Versions:
         self._load, self._retire_after = load, retire_after
         self._held: list[_Loaded] = []  # newest first
         self._wanted: Target
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._following: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -207,8 +210,8 @@ class Versions:
         self._wanted = target
         if not self._held:
             self._held = [_Loaded(target.version, await asyncio.to_thread(self._load, target))]
-        elif (task := self._tasks.get("follow")) is None or task.done():
-            self._tasks["follow"] = asyncio.create_task(self._follow())
+        elif self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
         """Load what is wanted beside what is held, until nothing newer is wanted."""
@@ -223,16 +226,19 @@ class Versions:
             log.info("loaded", extra={"version": target.version, "before": self._held[0].version})
             newest, *rest = self._held
             self._held = [_Loaded(target.version, pipeline), newest]
-            for one in rest:
-                await asyncio.to_thread(one.close)
-            self._tasks[f"retire {newest.version}"] = asyncio.create_task(self._retire(newest))
+            for old, after in (*((one, LAST_REQUESTS) for one in rest), (newest, self._retire_after)):
+                task = asyncio.create_task(self._retire(old, after))
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
 
-    async def _retire(self, old: _Loaded) -> None:
-        """Let go of a version that nobody has asked for in a while."""
-        while (idle := time.monotonic() - old.asked) < self._retire_after:
-            await asyncio.sleep(self._retire_after - idle)
+    async def _retire(self, old: _Loaded, after: float) -> None:
+        """Let go of a version that nobody has asked for in so many seconds."""
+        while (idle := time.monotonic() - old.asked) < after:
+            await asyncio.sleep(after - idle)
         if old in self._held:
             self._held.remove(old)
+        if not old.closed:
+            old.closed = True
             await asyncio.to_thread(old.close)
 
     def pipeline(self, version: str) -> Pipeline:
