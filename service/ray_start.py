@@ -60,6 +60,8 @@ def prepare(scratch: Path) -> list[str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
         # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in a moment.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        # On a busy machine the proxy takes its time; Ray would kill it after five seconds, and give up.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # A HAProxy that died is noticed after three checks.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
