@@ -9,6 +9,8 @@ READY  := $(VENV)/.ready
 TESTS ?= tests
 INDEX ?=
 ARGS  ?=
+# Of a GPU machine that has another Triton than the pinned one: what gpu-triton packs one for.
+GPU_PYTHON ?= 3.12
 
 # What makes up the package `csplade`; pyproject.toml says the same to pip.
 MODULES := $(wildcard *.py) py.typed $(patsubst %/__init__.py,%,$(wildcard */__init__.py)) proto/csplade/v1
@@ -18,10 +20,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint serve proto
+.PHONY: help venv demo test lint serve proto gpu-check gpu-triton
 
 help: ## list the targets
-	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(READY) ## create .venv with all that development needs (PYTHON=python3.12 picks another Python)
 
@@ -54,3 +56,18 @@ serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 
 proto: $(READY) ## generate the Python modules of proto/ anew
 	$(BIN)/python proto/generate.py
+
+gpu-check: ## check and time the kernels on this machine's GPU, nothing installed (ARGS='--out DIR'; --rehearse without a GPU)
+	$(PYTHON) evaluation/gpu_check.py $(ARGS)
+
+# The wheel takes 190 MB, most of it symbols and profilers; what compiling and launching needs fits into 50.
+gpu-triton: ## pack the pinned Triton as build/triton.tar.xz, to carry to a GPU machine (GPU_PYTHON=3.12)
+	@rm -rf build/triton && mkdir -p build/triton
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt \
+		--python-version $(GPU_PYTHON) --implementation cp --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_27_x86_64 -d build/triton triton
+	$(PYTHON) -m zipfile -e build/triton/triton-*.whl build/triton
+	cd build/triton/triton && rm -rf profiler FileCheck _C/libproton.so instrumentation/*.so plugins/*.so* backends/amd \
+		backends/nvidia/lib/cupti backends/nvidia/bin/ptxas-blackwell
+	strip build/triton/triton/_C/libtriton.so && chmod +x build/triton/triton/backends/nvidia/bin/*
+	tar -C build/triton -c triton | xz -6 -T0 > build/triton.tar.xz && rm -rf build/triton
