@@ -28,8 +28,10 @@ from .score_triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, alive_stride, e
 try:
     from triton.experimental import gluon
     from triton.experimental.gluon import language as gl
+
+    barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name until Triton 3.6
 except ImportError:
-    gluon = gl = None
+    gluon = gl = barrier = None
 
 WARPS = 16
 SHARED_BYTES = 4 * MAX_BLOCK_DOCUMENTS
@@ -81,7 +83,7 @@ def score_kernel(
     terms = (gl.load(query_indptr + query + 1) - first).to(gl.int32)
     plan = (query * blocks + block) * longest
     chunks = gl.load(ends + plan + terms - 1, mask=terms > 0, other=0)
-    gl.barrier()
+    barrier()
     for base in range(0, chunks, WARPS):
         chunk = base + gl.arange(0, WARPS, layout=warp)
         active = chunk < chunks
@@ -101,7 +103,7 @@ def score_kernel(
         place = gl.load((locals_ + start)[:, None] + column, mask=live, other=0).to(gl.int32)
         value = gl.load((impacts + start)[:, None] + column, mask=live, other=0).to(gl.int32)
         add_shared(place, value * weight[:, None])  # masked lanes hold 0, postings never do
-    gl.barrier()
+    barrier()
     count = gl.zeros([WARPS], gl.int32, tile_warp)
     for part in range(PARTS):
         tile = part * WARPS + gl.arange(0, WARPS, layout=tile_warp)

@@ -20,7 +20,7 @@ from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Quer
 TERMS = 64
 # Chunks that a program of the portable kernel takes at a time, and its warps.
 ROWS = 8
-WARPS = 4
+WARPS = 8
 
 
 @jit
