@@ -84,7 +84,7 @@ def cluster(server: Server, **ray_options: Any) -> Iterator[str]:
 
     Raises:
         InputError: Ray is not installed.
-        UnavailableError: the port is taken.
+        UnavailableError: the port is taken, or Ray does not start.
     """
     with ExitStack() as stack:
         scratch = Path(tempfile.mkdtemp(prefix="csplade-"))
@@ -112,18 +112,21 @@ def cluster(server: Server, **ray_options: Any) -> Iterator[str]:
             "_temp_dir": str(scratch / "ray"),
         }
         stack.callback(ray.shutdown)
-        ray.init(**chosen | ray_options)
-        stack.callback(serve.shutdown)
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": server.host, "port": free_port()},
-            grpc_options={
-                "port": port,
-                "grpc_servicer_functions": SERVICER_FUNCTIONS,
-                "enable_reflection": server.reflection,
-            },
-        )
+        try:
+            ray.init(**chosen | ray_options)
+            stack.callback(serve.shutdown)
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": server.host, "port": free_port()},
+                grpc_options={
+                    "port": port,
+                    "grpc_servicer_functions": SERVICER_FUNCTIONS,
+                    "enable_reflection": server.reflection,
+                },
+            )
+        except Exception as error:  # Ray raises plain exceptions here
+            raise UnavailableError(f"Ray does not start: {' '.join(str(error).split())}") from error
         yield f"{server.host}:{port}"
 
 
