@@ -24,7 +24,7 @@ from .lexical import QueryTable, load_table
 from .load import load_network
 from .manifest import Manifest
 from .network import SparseNetwork
-from .quantization import default_dtype
+from .quantization import default_dtype, weight_bytes
 from .tokens import Kind, Tokens, tokenize
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,7 @@ class Encoder:
         *,
         device: str = "auto",
         quantization: str = "auto",
+        quantize_head: bool = False,
         dtype: torch.dtype | None = None,
         manifest: Manifest | None = None,
         preset: str | None = None,
@@ -130,6 +131,7 @@ class Encoder:
             path_or_id: ``embedded``, a directory, or a hub id.
             device: ``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1`` ...
             quantization: ``auto``, ``none``, ``int8``, ``nf4`` or ``fp4``; auto is nf4 on CUDA above 2 billion parameters.
+            quantize_head: pack the LM head too, which saves memory and costs time and quality.
             dtype: of the unquantized weights; the device's quick one by default.
             manifest: how to use a checkpoint that has no ``csplade.json`` of its own; refused where it has one.
             preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; told by the checkpoint's
@@ -160,6 +162,7 @@ class Encoder:
             device=device,
             dtype=dtype or default_dtype(device),
             quantization=quantization,
+            quantize_head=quantize_head,
         )
         name = "embedded" if directory == EMBEDDED else str(path_or_id)
         table = (
@@ -176,6 +179,11 @@ class Encoder:
                     *(name, known.preset, directory),
                 )
         return encoder
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the weights take in memory."""
+        return weight_bytes(self._network)
 
     @property
     def query_scale(self) -> float:

@@ -111,6 +111,7 @@ def load_network(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     quantization: str = "none",
+    quantize_head: bool = False,
 ) -> SparseNetwork:
     """Build the network of a model directory, its adapter merged, on a device.
 
@@ -123,6 +124,8 @@ def load_network(
     try:
         quantize_linears(network.body, quantization, device)
         network.to(device).eval().requires_grad_(False)
+        if quantize_head and quantization != "none":
+            network.pack_head(quantization)
         network.check_attention(longest)
     except (RuntimeError, NotImplementedError, AttributeError, AssertionError) as error:
         if quantization == "none":

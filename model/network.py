@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import IncompatibleError
 from ..kernels.head import head
+from .quantization import PackedHead
 
 # Decoders whose causal mask gives way to the one they are handed, each proved by a test on a random model.
 BIDIRECTIONAL = ("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
@@ -72,9 +73,15 @@ class SparseNetwork(nn.Module):
         super().__init__()
         self.body = body
         self.weight = nn.Parameter(weight, requires_grad=False)
+        self.packed: PackedHead | None = None
         self.bias = nn.Parameter(bias.float(), requires_grad=False)
         self.register_buffer("terms", terms, persistent=False)
         self.variant, self.scale, self.shift, self.log_again = variant, scale, shift, log_again
+
+    def pack_head(self, quantization: str) -> None:
+        """Keep the head's rows in 8 or 4 bits from now on; ``weight`` is left without rows."""
+        self.packed = PackedHead(self.weight.detach(), quantization)
+        self.weight = nn.Parameter(self.weight.detach()[:0].clone(), requires_grad=False)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Weights of a right-padded batch.
@@ -89,7 +96,7 @@ class SparseNetwork(nn.Module):
         hidden, cu_seqlens = self.pooled(input_ids, lengths)
         weights = head(
             hidden.to(self.weight.dtype),
-            self.weight,
+            self.weight if self.packed is None else self.packed(),
             cu_seqlens,
             bias=self.bias,
             scale=self.scale,

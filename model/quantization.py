@@ -1,4 +1,4 @@
-"""Weights of the body's linear layers in 8 or 4 bits, by bitsandbytes, on CUDA and on the CPU."""
+"""Weights in 8 or 4 bits, on CUDA and on the CPU: the body's linear layers by bitsandbytes, and, if asked for, the head."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, UnavailableError
 
 # bitsandbytes reports kernels that it could fetch from a hub, and at every product that it casts to float16.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -17,7 +17,7 @@ QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 
 
 def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
-    """Replace every ``nn.Linear`` below ``body`` in place. The LM head is no part of the body and stays as it is.
+    """Replace every ``nn.Linear`` below ``body`` in place. The LM head is no part of the body, see :class:`PackedHead`.
 
     Args:
         body: the decoder, its adapter already merged.
@@ -26,13 +26,22 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
 
     Raises:
         InputError: an unknown name.
+        UnavailableError: bitsandbytes is not there, or cannot do it on this device.
     """
     if quantization not in QUANTIZATIONS:
         raise InputError(f"quantization is {quantization!r}, must be one of {', '.join(QUANTIZATIONS)}")
     if quantization == "none":
         return
-    from bitsandbytes import nn as packed_nn
-
+    packed_nn = _bitsandbytes(quantization).nn
+    if (
+        device.startswith("cuda")
+        and quantization == "int8"
+        and torch.cuda.get_device_capability(device) < (7, 5)
+    ):
+        raise UnavailableError(
+            f"quantization int8 needs a GPU of compute capability 7.5 or more, {torch.cuda.get_device_name(device)} has "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}; choose nf4, fp4 or none"
+        )
     for parent in list(body.modules()):
         for name, linear in list(parent.named_children()):
             if type(linear) is not nn.Linear:
@@ -47,6 +56,67 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
                 packed.weight = packed_nn.Params4bit(weight, requires_grad=False, quant_type=quantization)
             packed.bias = linear.bias
             setattr(parent, name, packed.to(device))
+
+
+class PackedHead(nn.Module):
+    """Rows of the LM head in 8 or 4 bits, unpacked as a whole each time they are used.
+
+    That saves memory between uses, not time: the rows in full are there while a batch is encoded. Where the rows are the input
+    embeddings too (a tied head that keeps all terms) it saves nothing, since those stay.
+
+    Args:
+        rows: float [Vk, H].
+        quantization: ``int8`` (one scale a row), ``nf4`` or ``fp4`` (blocks of 64 weights).
+    """
+
+    packed: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: Tensor, quantization: str) -> None:
+        super().__init__()
+        self.dtype, self.quantization = rows.dtype, quantization
+        self._state: Any = None
+        if quantization == "int8":
+            scale = rows.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            packed = torch.round(rows.float() / scale).to(torch.int8)
+        else:
+            functional = _bitsandbytes(quantization).functional
+            packed, self._state = functional.quantize_4bit(rows.contiguous(), quant_type=quantization)
+            scale = self._state.absmax
+        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self) -> Tensor:
+        """The rows, float [Vk, H] in the dtype they came in."""
+        if self._state is None:
+            return (self.packed * self.scale).to(self.dtype)
+        rows: Tensor = _bitsandbytes(self.quantization).functional.dequantize_4bit(self.packed, self._state)
+        return rows.to(self.dtype)
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Bytes that a network's weights take, packed ones with their scales; shared ones count once."""
+    held: dict[int, int] = {}
+
+    def count(tensor: Any) -> None:
+        if isinstance(tensor, Tensor):
+            held[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+
+    for tensor in (*network.parameters(), *network.buffers()):
+        count(tensor)
+        count(getattr(getattr(tensor, "quant_state", None), "absmax", None))
+        count(getattr(tensor, "SCB", None))
+    return sum(held.values())
+
+
+def _bitsandbytes(quantization: str) -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UnavailableError(
+            f"quantization {quantization} needs bitsandbytes ({error}): pip install 'csplade[server]', or choose none"
+        ) from None
+    return bitsandbytes
 
 
 def default_dtype(device: str) -> torch.dtype:

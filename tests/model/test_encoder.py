@@ -1,11 +1,12 @@
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from csplade.errors import CorruptError, IncompatibleError, InputError
+from csplade.errors import CorruptError, IncompatibleError, InputError, UnavailableError
 from csplade.model import Encoder, Manifest
 
 TEXTS = [
@@ -176,3 +177,50 @@ def test_quantized_weights_are_smaller_and_vectors_close(tiny_model, quantizatio
         dense[row, terms] = weights
     cosine = dense[0] @ dense[1] / np.linalg.norm(dense[0]) / np.linalg.norm(dense[1])
     assert 0.85 < cosine < 1.0
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4"])
+def test_a_packed_head_is_counted_and_vectors_stay_close(tiny_model, quantization):
+    plain, body, whole = (
+        Encoder.from_pretrained(tiny_model, **options)
+        for options in (
+            {"quantization": "none"},
+            {"quantization": quantization},
+            {"quantization": quantization, "quantize_head": True},
+        )
+    )
+    # The tiny model's head is its embedding too, which stays as it is: packed rows come on top.
+    values = plain.vocabulary_size * 64
+    scales = 4 * (plain.vocabulary_size if quantization == "int8" else values // 64)
+    assert whole.weight_bytes - body.weight_bytes == values // (1 if quantization == "int8" else 2) + scales
+    assert body.weight_bytes < plain.weight_bytes
+    vectors = [one.encode_document([TEXTS[3]]).row(0) for one in (plain, whole)]
+    dense = np.zeros((2, plain.vocabulary_size))
+    for row, (terms, weights) in zip(dense, vectors, strict=True):
+        row[terms] = weights
+    cosine = dense[0] @ dense[1] / np.linalg.norm(dense[0]) / np.linalg.norm(dense[1])
+    assert 0.85 < cosine < 1.0
+
+
+def test_a_quantization_that_the_device_cannot_do_is_one_line(tiny_model, monkeypatch):
+    def refuse(*_):
+        raise NotImplementedError("no kernel for this\nsecond line")
+
+    monkeypatch.setattr("csplade.model.load.quantize_linears", refuse)
+    with pytest.raises(
+        UnavailableError, match="quantization nf4 does not run on cpu: no kernel for this; choose another"
+    ) as caught:
+        Encoder.from_pretrained(tiny_model, device="cpu", quantization="nf4")
+    assert "\n" not in str(caught.value)
+
+
+def test_quantization_without_its_library_says_what_to_install(tiny_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UnavailableError, match=r"int8 needs bitsandbytes .*pip install"):
+        Encoder.from_pretrained(tiny_model, quantization="int8")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:0"])
+def test_refuses_unknown_devices(tiny_model, device):
+    with pytest.raises(InputError, match=f"device is '{device}', must be auto, cpu, cuda or cuda:NUMBER"):
+        Encoder.from_pretrained(tiny_model, device=device)
