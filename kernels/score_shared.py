@@ -1,5 +1,5 @@
 """The fast path of ``score_blocks``: a block's 2^14 sums stay in shared memory, 64 KB of it, three programs to a Hopper
-multiprocessor. Needs Gluon; proved without a GPU by running its PTX (``tests/kernels/ptx.py``).
+multiprocessor. Needs Gluon (Triton 3.6 or later). No interpreter knows it; tests run its PTX on a machine of their own.
 
 A program (query, block) does what the portable kernel does. Postings go in by ``red.shared.add``: additions commute, so
 terms need no barrier between them, every warp takes whatever chunk is next, and loads run ahead of sums. Two barriers
@@ -10,9 +10,11 @@ written inline. It finds the sums at the start of the program's dynamic shared m
 there: the kernel's reductions therefore stay inside a warp, and ``score_blocks`` refuses to give an answer if the compiler
 took more than the sums need.
 
-What limits it, counted for 40 M postings on 132 multiprocessors: 303 k postings each, 9.5 k warp-wide additions, each
-some 3.4 passes for bank conflicts, so 32 k passes; 17 us at one a clock (1.9 GHz), 34 us at one in two. Reading the
-postings takes 28 us at 4.3 TB/s. The two overlap; nothing here was measured.
+What limits it, counted for 40 M postings of 43 terms in 540 blocks on 132 multiprocessors, at 1.9 GHz; nothing here was
+measured. Each multiprocessor takes 303 k postings, 9.5 k warp-wide additions. Bank conflicts make some 3.4 passes of each,
+32 k in all: 17 us at one a clock, 34 us at one in two. Instructions: some 140 per chunk, 1.4 k chunks, four issued a clock:
+about 25 us. Reading the postings: 121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query
+(540 programs are 4.1 per multiprocessor, so one with 5 ends last), to which writing 35 MB of scores adds at most 8 us.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ jit = (lambda function: function) if gluon is None else gluon.jit
 
 
 @jit
-def add_shared(place, value):
+def add_shared(place, value):  # type: ignore[no-untyped-def]
     """``sums[place] += value`` unless that is 0, sums being int32 at the start of shared memory."""
     gl.inline_asm_elementwise(
         """{
@@ -60,7 +62,7 @@ def add_shared(place, value):
 
 
 @jit
-def score_kernel(
+def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, alive,
     scores, tiles, matched, blocks, longest, alive_stride,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,

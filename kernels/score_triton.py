@@ -24,7 +24,7 @@ WARPS = 8
 
 
 @jit
-def plan_kernel(
+def plan_kernel(  # type: ignore[no-untyped-def]
     block_term_indptr, terms, indptr, query_indptr, query_terms,
     starts, lengths, ends, postings, blocks, longest,
     CHUNK: tl.constexpr, TERMS: tl.constexpr,
@@ -66,7 +66,7 @@ def plan_kernel(
 
 
 @jit
-def score_kernel(
+def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, alive,
     scores, tiles, matched, blocks, longest, alive_stride,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, TERMS: tl.constexpr,
@@ -215,7 +215,7 @@ AOT = [
             },
             num_warps=WARPS,
             aligned=ALIGNED,
-            expects={0: ("RED",)},
+            expects={80: ("RED.E.ADD",), 0: ("REDG.E.ADD",)},
         )
         for has_alive in (False, True)
     ),

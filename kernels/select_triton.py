@@ -18,7 +18,7 @@ TILE_WARPS = 4
 
 
 @jit
-def pick_kernel(
+def pick_kernel(  # type: ignore[no-untyped-def]
     keys, counts, best, kept, least, width, k,
     HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,7 @@ def pick_kernel(
 
 
 @jit
-def expand_kernel(
+def expand_kernel(  # type: ignore[no-untyped-def]
     tiles, least, scores, candidates, counts, slots, capacity, stride, first_key, key_step,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip

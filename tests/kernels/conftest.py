@@ -1,4 +1,6 @@
 import dataclasses
+import mmap
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from csplade.index.format import Segment, make_block
 from csplade.kernels.launch import INTERPRETED, triton
 from csplade.kernels.score_blocks import Postings
 from csplade.kernels.sparse import ImpactBatch
+
+NORESERVE = 0x4000  # Linux: address space without a promise of memory
 
 
 @pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -49,13 +53,11 @@ class Collection:
         self.block_size = block_size
 
     def vectors(self, rng: np.random.Generator, count: int, most: int, levels: int) -> ImpactBatch:
-        """Rows of 0 to ``most`` terms."""
-        most = min(most, len(self.names))
-        rows = [
-            np.sort(rng.choice(self.names, rng.integers(0, most + 1), replace=False)) for _ in range(count)
-        ]
-        terms = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int32)
-        indptr = np.cumsum([0] + [len(row) for row in rows]).astype(np.int64)
+        """Rows of 0 to ``most`` terms, drawn with replacement and kept once."""
+        draws = np.repeat(np.arange(count), rng.integers(0, most + 1, count))
+        places = np.unique(draws * len(self.names) + rng.integers(0, len(self.names), len(draws)))
+        indptr = np.searchsorted(places, np.arange(count + 1) * len(self.names)).astype(np.int64)
+        terms = self.names[places % len(self.names)]
         return ImpactBatch(indptr, terms, rng.integers(1, levels + 1, len(terms)).astype(np.int32), 1.0)
 
     def segment(self, first: int = 0, last: int | None = None) -> Segment:
@@ -83,3 +85,23 @@ class Collection:
 @pytest.fixture(scope="session")
 def make_collection() -> type[Collection]:
     return Collection
+
+
+@pytest.fixture
+def far_rows(kernel_device: str) -> Callable[..., torch.Tensor]:
+    """Rows that lie 2^31 elements apart and more: an address worked out in 32 bits misses them."""
+
+    def make(dtype: torch.dtype, *, rows: int, columns: int) -> torch.Tensor:
+        stride = 2**31 // max(rows - 1, 1) + 64
+        elements = (rows - 1) * stride + columns
+        if kernel_device == "cuda":
+            memory = torch.empty(elements, dtype=dtype, device="cuda")
+        else:
+            # Pages that are never touched take no memory.
+            reserved = mmap.mmap(
+                -1, elements * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
+            )
+            memory = torch.frombuffer(reserved, dtype=dtype)
+        return memory.as_strided((rows, columns), (stride, 1))
+
+    return make

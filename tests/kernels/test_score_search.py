@@ -6,6 +6,7 @@ import torch
 
 from csplade.errors import InputError
 from csplade.index.scorer import Workspace, best_keys, score_segments
+from csplade.kernels import score_triton
 from csplade.kernels.score import score
 from csplade.kernels.score_blocks import TILE, Postings, Queries, score_blocks
 from csplade.kernels.score_search import Found, search_blocks
@@ -74,7 +75,13 @@ CASES = {
     },
     "no document has a term": {"documents": 600, "document_terms": 0},
     "empty queries": {"documents": 50, "query_terms": 0},
-    "blocks of one": {"documents": 5, "block_size": 1},
+    "more terms than one step takes": {
+        "documents": 30,
+        "vocabulary": 150,
+        "document_terms": 60,
+        "query_terms": 150,
+    },
+    "blocks of one": {"documents": 3, "block_size": 1},
 }
 
 
@@ -142,7 +149,10 @@ def test_nothing_alive_and_nothing_deleted(make_collection, kernel_device, dead)
     assert bool(found.matched.any()) == (not dead)
 
 
-def test_the_widest_query_with_the_largest_impacts(make_collection, kernel_device):
+def test_the_widest_query_with_the_largest_impacts(make_collection, kernel_device, monkeypatch):
+    if kernel_device == "cpu":  # the interpreter is quicker with larger steps
+        monkeypatch.setattr(score_triton, "ROWS", 512)
+        monkeypatch.setattr(score_triton, "TERMS", 512)
     collection = make_collection(documents=0, queries=0, vocabulary=2048)
     full = np.arange(4) * 2048
     collection.documents = ImpactBatch(
@@ -165,10 +175,10 @@ def test_the_widest_query_with_the_largest_impacts(make_collection, kernel_devic
 
 def test_segments_and_shards_merge_to_one_order(make_collection, kernel_device):
     collection = make_collection(
-        documents=300, levels=2, query_levels=2, vocabulary=12, document_terms=4, block_size=64
+        documents=150, levels=2, query_levels=2, vocabulary=12, document_terms=4, block_size=64
     )
     queries = Queries.from_impacts(collection.queries, kernel_device)
-    cuts = [(0, 128), (128, 192), (192, 300)]
+    cuts = [(0, 64), (64, 150)]
     found = [
         search_blocks(
             queries,
@@ -198,10 +208,10 @@ def test_segments_and_shards_merge_to_one_order(make_collection, kernel_device):
     np.testing.assert_array_equal(read, truth[0].postings + truth[1].postings)
 
 
-@pytest.mark.parametrize("workspace", [1, 40_000, 10**6])
+@pytest.mark.parametrize("workspace", [1, 60_000])
 def test_pieces_of_any_size_give_the_same_bytes(make_collection, kernel_device, workspace):
-    collection = make_collection(documents=1_500, block_size=400, query_terms=20)
-    alive = (np.random.default_rng(3).random((3, 1_500)) < 0.5).astype(np.uint8)
+    collection = make_collection(documents=1_000, block_size=400)
+    alive = (np.random.default_rng(3).random((3, 1_000)) < 0.5).astype(np.uint8)
     found = search_blocks(
         Queries.from_impacts(collection.queries, kernel_device),
         collection.postings(kernel_device),
