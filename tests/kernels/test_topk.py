@@ -2,7 +2,38 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.kernels.topk import topk
+from csplade.kernels.launch import INTERPRETED, tl
+from csplade.kernels.sparse import SparseBatch
+from csplade.kernels.topk import topk, topk_impacts, topk_triton
+
+FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped")
+DENORMAL = float(np.float32(1e-45))
+
+
+@pytest.fixture(autouse=True)
+def _quick_exclusive_or(monkeypatch):
+    """tl.sort is made of exclusive ors, which the interpreter works out one element at a time; numpy does it at once."""
+    if not INTERPRETED:
+        return
+    from triton.runtime.interpreter import ReduceOps
+
+    plain = ReduceOps.apply_impl
+
+    def apply_impl(self, inputs):
+        if self.combine_fn is not tl.standard._xor_combine:
+            return plain(self, inputs)
+        (values,) = inputs
+        result = np.bitwise_xor.reduce(values.handle.data, axis=self.axis, keepdims=self.keep_dims)
+        return self.to_tensor(result, values.dtype)
+
+    monkeypatch.setattr(ReduceOps, "apply_impl", apply_impl)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch):
+    """What a kernel forgets to write must show."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(-77))
 
 
 def by_sorting(row: np.ndarray, k: int) -> list[tuple[int, float]]:
@@ -49,3 +80,105 @@ def test_widest_row():
 def test_refuses(weights, k, message):
     with pytest.raises(ValueError, match=message):
         topk(weights, k)
+
+
+def random_rows(rows, terms, levels, seed=0, share=0.5):
+    random = np.random.default_rng(seed)
+    weights = random.integers(1, levels + 1, (rows, terms)) / levels * 7
+    return torch.from_numpy(np.where(random.random((rows, terms)) < share, weights, 0).astype(np.float32))
+
+
+def assert_same(ours, plain):
+    for field in FIELDS:
+        assert torch.equal(getattr(ours, field).cpu(), getattr(plain, field)), field
+        assert getattr(ours, field).dtype == getattr(plain, field).dtype
+
+
+@pytest.mark.parametrize(
+    ("rows", "terms", "k", "levels", "share", "chunk"),
+    [
+        (3, 1, 1, 2, 1.0, 4096),
+        (2, 63, 7, 3, 0.5, 4096),
+        (2, 700, 400, 5, 1.0, 512),  # more positive weights in a chunk than can win, ties at the threshold
+        (1, 2000, 255, 10**6, 0.9, 1024),
+        (2, 5000, 300, 20, 0.05, 1024),  # the usual case: few positive weights, ties
+        (1, 1100, 1024, 10**6, 1.0, 2048),
+        (1, 900, 1024, 4, 0.3, 512),  # k above what is positive, and above V
+    ],
+)
+def test_kernels_equal_the_plain_version(kernel_device, rows, terms, k, levels, share, chunk):
+    weights = random_rows(rows, terms, levels, share=share)
+    ours = topk_triton(weights.to(kernel_device), k, 0.02, 255, chunk=chunk)
+    assert_same(ours, topk_impacts(weights, k, 0.02, 255))
+    assert [row for row in range(rows) if ours.counts[row]]
+
+
+def test_kernels_on_floats_at_the_edges(kernel_device):
+    weights = torch.zeros(4, 40)
+    weights[0, :8] = torch.tensor(
+        [-0.0, DENORMAL, float("nan"), float("inf"), -1.0, 2 * DENORMAL, 3.0, -float("inf")]
+    )
+    weights[1] = -0.0
+    weights[2] = float("nan")
+    top = topk_triton(weights.to(kernel_device), 6, 0.02, 255)
+    assert top.terms[0].tolist() == [3, 6, 5, 1, -1, -1]
+    assert top.impacts[0].tolist() == [255, 150, 1, 1, 0, 0]
+    assert top.counts.tolist() == top.positive.tolist() == [4, 0, 0, 0]
+    assert top.clipped.tolist() == [1, 0, 0, 0]
+    assert_same(top, topk_impacts(weights, 6, 0.02, 255))
+
+
+def test_kernels_on_the_widest_row_all_positive_and_equal(kernel_device):
+    weights = torch.full((1, 262_144), 1.5)
+    weights[0, 262_143] = 2.0
+    top = topk_triton(weights.to(kernel_device), 1024, 0.02, 255, chunk=65_536 if INTERPRETED else 4096)
+    assert top.terms[0].tolist() == [262_143, *range(1023)]
+    assert (top.counts[0], top.positive[0]) == (1024, 262_144)
+
+
+def test_kernels_on_the_widest_rows_of_few_terms(kernel_device):
+    weights = random_rows(2, 262_144, 50, share=0.001)
+    assert_same(topk_triton(weights.to(kernel_device), 256, 0.02, 255), topk_impacts(weights, 256, 0.02, 255))
+
+
+def test_kernels_read_rows_beyond_two_billion_elements(kernel_device, far_rows):
+    weights = far_rows(torch.float32, rows=3, columns=50)
+    weights[:] = random_rows(3, 50, 9)
+    top = topk_triton(weights, 20, 0.02, 255)
+    assert_same(top, topk_impacts(weights.cpu().contiguous(), 20, 0.02, 255))
+
+
+@pytest.mark.parametrize(("scale", "maximum"), [(0.02, 255), (0.00125, 4095), (0.1, 7)])
+def test_impacts_equal_those_of_the_sparse_batch(kernel_device, scale, maximum):
+    random = np.random.default_rng(3)
+    # Among them multiples of half a step, where one last digit decides which way to round.
+    halves = (random.integers(1, 600, 200) * np.float32(scale) / 2).astype(np.float32)
+    row = np.concatenate([halves, random.random(200, np.float32) * 6])
+    plain = SparseBatch.from_rows([(range(400), row)]).quantize(scale, maximum)
+    weights = torch.from_numpy(row)[None]
+    for top in (
+        topk_triton(weights.to(kernel_device), 400, scale, maximum),
+        topk_impacts(weights, 400, scale, maximum),
+    ):
+        order = top.terms[0].cpu().argsort()
+        assert top.impacts[0].cpu()[order].tolist() == plain.impacts.tolist()
+        assert top.clipped.tolist() == [plain.clipped]
+
+
+def test_no_rows_and_no_terms(kernel_device):
+    for rows, terms in ((0, 5), (2, 0)):
+        top = topk_triton(torch.zeros(rows, terms, device=kernel_device), 3, 0.02, 255)
+        assert top.terms.shape == (rows, min(3, terms))
+        assert top.counts.tolist() == [0] * rows
+
+
+def test_plain_version_leaves_nan_out():
+    chosen, _, counts = topk(torch.tensor([[1.0, float("nan"), 2.0]]), 3)
+    assert chosen.tolist() == [[2, 0, -1]]
+    assert counts.tolist() == [2]
+
+
+@pytest.mark.parametrize(("scale", "maximum"), [(0.0, 255), (float("nan"), 255), (0.02, 0), (0.02, 4096)])
+def test_refuses_impacts_out_of_range(scale, maximum):
+    with pytest.raises(ValueError, match=f"scale is {scale} and maximum is {maximum}"):
+        topk_impacts(torch.ones(1, 3), 2, scale, maximum)
