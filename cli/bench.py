@@ -7,7 +7,7 @@ import os
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -223,15 +223,25 @@ def encode(
     passages: Annotated[int, typer.Option(min=16, help="Passages at most.")] = 96,
     tokens: Annotated[int, typer.Option(min=12, help="Tokens of every passage.")] = 128,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    masked_lm: Annotated[
+        Literal["tiny", "distilbert", "bert-base"] | None,
+        typer.Option(
+            help="Instead: random masked-LM weights of that size, beside SparseEncoder on the same."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Encode passages and queries with csplade and with a plain transformers loop over the same weights."""
-    from ..evaluation import bench_encode
+    from ..evaluation import bench_encode, bench_masked
     from ..files import read_jsonl
 
     source = corpus or Path(__file__).parent.parent / "examples" / "corpus.jsonl"
     texts = [str(row.get("text", "")) for _, row in islice(read_jsonl(source), passages * tokens // 8)]
-    report = bench_encode.run(model, texts, tokens, passages, threads=threads or len(os.sched_getaffinity(0)))
+    threads = threads or len(os.sched_getaffinity(0))
+    if masked_lm is None:
+        report = bench_encode.run(model, texts, tokens, passages, threads=threads)
+    else:
+        report = bench_masked.run(masked_lm, texts, tokens, passages, threads=threads)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
         return

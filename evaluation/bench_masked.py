@@ -1,0 +1,143 @@
+"""The encoding benchmark on masked-LM weights: the encoder beside sentence-transformers' SparseEncoder, one run, medians.
+
+The checkpoint is made on the fly: a configuration of known size, random weights, and a WordPiece vocabulary trained on the
+texts; the head keeps BERT's 30,522 terms. Speed does not depend on what the weights have learnt, except that random vectors are
+dense: both encoders keep the same number of largest terms, so both have the same cut to make.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, UnavailableError
+from ..model import Encoder, presets
+from ..model.quantization import default_dtype
+from .bench_encode import ROUNDS, EncodeReport, Measured
+
+VOCABULARY = 30_522
+TERMS = 256
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"dim": 128, "n_layers": 2, "n_heads": 2, "hidden_dim": 512},
+    "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
+    "bert-base": {"dim": 768, "n_layers": 12, "n_heads": 12, "hidden_dim": 3072},
+}
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def run(
+    size: str, texts: Sequence[str], tokens: int, passages: int, *, threads: int, rounds: int = ROUNDS
+) -> EncodeReport:
+    """Encode the same passages, cut at ``tokens`` tokens, and single queries, in turns.
+
+    Args:
+        size: one of :data:`SIZES`.
+        texts: passages.
+        tokens: cap of a passage, special tokens included.
+        passages: how many at most.
+        threads: of torch.
+        rounds: how often each encoder's turn comes.
+
+    Raises:
+        InputError: an unknown size, or no texts.
+        UnavailableError: sentence-transformers is not installed.
+    """
+    if size not in SIZES:
+        raise InputError(f"masked-lm is {size!r}, must be one of {', '.join(SIZES)}")
+    chosen = [text for text in texts if text.strip()][:passages]
+    if not chosen:
+        raise InputError("there are no texts to encode")
+    try:
+        from sentence_transformers import SparseEncoder
+    except ImportError as error:
+        raise UnavailableError(
+            f"the peer needs sentence-transformers ({error}): pip install 'csplade[bench]'"
+        ) from None
+    dtype = default_dtype("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        _write_checkpoint(directory, size, texts, tokens)
+        manifest = replace(presets.read(directory).manifest, document_max_terms=TERMS)
+        ours = Encoder.from_pretrained(
+            directory, device="cpu", dtype=dtype, threads=threads, manifest=manifest, self_test=False
+        )
+        peer = SparseEncoder(folder, device="cpu", model_kwargs={"dtype": dtype})
+    query = [" ".join(chosen[0].split()[:8])]
+    contenders: dict[str, Callable[[list[str]], Any]] = {
+        "csplade": lambda some: ours.encode(some, "document").vectors,
+        "SparseEncoder": lambda some: peer.encode_document(some, max_active_dims=TERMS),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    waits: dict[str, list[float]] = {name: [] for name in contenders}
+    vectors = [contender(chosen[:16]) for contender in contenders.values()]
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            rates[name].append(len(chosen) / _seconds(contender, chosen))
+            waits[name] += [_seconds(contender, query) * 1e3 for _ in range(10)]
+    own = float(np.median(rates["csplade"]))
+    return EncodeReport(
+        f"random {size}, {VOCABULARY:,} terms",
+        len(chosen),
+        tokens,
+        len(ours.tokenize(query, "query").ids[0]),
+        threads,
+        f"{platform.machine()}, {dtype}".replace("torch.", ""),
+        _least_cosine(vectors[0], vectors[1].to_dense().float().numpy()),
+        tuple(
+            Measured(
+                name,
+                float(np.median(rates[name])),
+                float(np.median(waits[name])),
+                own / float(np.median(rates[name])),
+            )
+            for name in contenders
+        ),
+    )
+
+
+def _write_checkpoint(directory: Path, size: str, texts: Sequence[str], tokens: int) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers.processors import TemplateProcessing
+    from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=8000, special_tokens=list(_SPECIAL), show_progress=False)
+    words.train_from_iterator(texts, trainer)
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True)
+    )
+    PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=tokens, **names).save_pretrained(
+        directory
+    )
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **SIZES[size])
+    DistilBertForMaskedLM(config).save_pretrained(directory)
+
+
+def _seconds(work: Callable[[list[str]], Any], texts: list[str]) -> float:
+    started = time.perf_counter()
+    work(texts)
+    return time.perf_counter() - started
+
+
+def _least_cosine(ours: Any, theirs: Any) -> float:
+    found = []
+    for row, (terms, weights) in zip(theirs, ours, strict=False):
+        norm = float(np.linalg.norm(row) * np.linalg.norm(weights))
+        found.append(float(row[terms] @ weights) / norm if norm else 0.0)
+    return min(found)

@@ -1,0 +1,24 @@
+import pytest
+
+from csplade.errors import InputError
+from csplade.evaluation import bench_masked
+
+TEXTS = ["rain falls on the mountains and feeds a river", "bread rises when yeast turns sugar into gas", " "]
+
+
+def test_both_encoders_make_the_same_vectors_and_are_timed():
+    pytest.importorskip("sentence_transformers")
+    report = bench_masked.run("tiny", TEXTS, 16, 8, threads=1, rounds=1)
+    assert [one.name for one in report.encoders] == ["csplade", "SparseEncoder"]
+    assert report.passages == 2
+    assert report.cosine > 0.9
+    ours, theirs = report.encoders
+    assert ours.ratio == 1.0
+    assert theirs.ratio == pytest.approx(ours.passages_per_second / theirs.passages_per_second)
+
+
+def test_refuses_unknown_sizes_and_no_texts():
+    with pytest.raises(InputError, match="masked-lm is 'huge', must be one of tiny, distilbert, bert-base"):
+        bench_masked.run("huge", TEXTS, 16, 8, threads=1)
+    with pytest.raises(InputError, match="no texts"):
+        bench_masked.run("tiny", ["", " "], 16, 8, threads=1)
