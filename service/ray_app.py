@@ -4,7 +4,7 @@ Plain Serve: arguments, replicas, autoscaling, GPUs and placement stand in a Ser
 ``deploy/ray/``. ``csplade serve --ray`` starts Ray and this application on one machine.
 """
 
-from __future__ import annotations
+# Annotations must be evaluated here: Ray looks at that of `build` to know what to make of the arguments.
 
 from pathlib import Path
 from typing import Any
@@ -85,24 +85,20 @@ def build(args: RayArguments) -> Application:
     }
     told = common | {"user_config": target.model_dump(mode="json")}
     if one_process:
-        whole = serve.deployment(
-            Single, name="ingress", ray_actor_options=_resources(1, manifest.bytes), **told
+        whole = serve.deployment(name="ingress", ray_actor_options=_resources(1, manifest.bytes), **told)
+        return whole(Single).bind(settings)
+    shards = []
+    for one in manifest.shards:
+        shard = serve.deployment(
+            name=f"shard-{one.shard}", ray_actor_options=_resources(1, one.bytes), **told
         )
-        return whole.bind(settings)
-    shards = [
-        serve.deployment(
-            ShardReplica, name=f"shard-{one.shard}", ray_actor_options=_resources(1, one.bytes), **told
-        ).bind(settings, one.shard)
-        for one in manifest.shards
-    ]
+        shards.append(shard(ShardReplica).bind(settings, one.shard))
     encoder = None
-    named = target.model or (manifest.encoder or {}).get("model")
-    if settings.model.enabled and named is not None:
-        encoder = serve.deployment(
-            EncoderReplica, name="encoder", ray_actor_options=_resources(1, 0), **told
-        ).bind(settings)
-    ingress = serve.deployment(Ingress, name="ingress", ray_actor_options=_resources(1, 0), **common)
-    return ingress.bind(settings, shards, encoder)
+    if settings.model.enabled and (target.model or (manifest.encoder or {}).get("model")) is not None:
+        encoders = serve.deployment(name="encoder", ray_actor_options=_resources(1, 0), **told)
+        encoder = encoders(EncoderReplica).bind(settings)
+    ingress = serve.deployment(name="ingress", ray_actor_options=_resources(1, 0), **common)
+    return ingress(Ingress).bind(settings, shards, encoder)
 
 
 def _resources(cpus: float, held: int) -> dict[str, Any]:

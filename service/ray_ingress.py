@@ -84,7 +84,7 @@ class Front:
     ) -> AsyncIterator[pb.SearchStreamResponse]:
         """Rank for many queries."""
         context = RayContext(grpc_context, incoming)
-        work = asyncio.create_task(self._servicer.SearchStream(incoming, context))  # type: ignore[arg-type]
+        work = asyncio.create_task(self._servicer.SearchStream(incoming, context))
         work.add_done_callback(lambda _: context.finish())
         try:
             while (message := await context.next()) is not None:
@@ -198,7 +198,9 @@ class Ingress(Front):
         encoder: handle of the encoder's, None when vectors only can be searched.
     """
 
-    async def __init__(self, settings: Settings, shards: Sequence[Any], encoder: Any | None) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, settings: Settings, shards: Sequence[Any], encoder: Any | None
+    ) -> None:
         self._shards = [Peer(f"shard {i}", handle) for i, handle in enumerate(shards)]
         self._encoder = None if encoder is None else Peer("the encoder", encoder)
         self._fanouts: dict[str, Fanout] = {}
@@ -235,7 +237,8 @@ class Ingress(Front):
             fanout = Fanout(version, engine, self._encoder, self._shards, self._settings, self._metrics)
             kept = dict(list(self._fanouts.items())[-1:])  # two versions at most are held anywhere
             self._fanouts = {**kept, version: fanout}
-        if prefer and self._servicer.pipeline is not fanout:
+        serving: Any = self._servicer.pipeline
+        if prefer and serving is not fanout:
             log.info("serving", extra={"version": version})
             self._servicer.pipeline = fanout  # type: ignore[assignment]
         return fanout

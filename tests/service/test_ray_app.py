@@ -8,6 +8,7 @@ import yaml
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from pydantic import ValidationError
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
 from csplade.errors import CorruptError, InputError
@@ -89,6 +90,8 @@ def test_shipped_configurations_are_what_serve_takes(file):
     arguments = RayArguments(**application.args)
     with pytest.raises(CorruptError, match="/data/index: no index here"):
         build(arguments)  # every setting is known; only the index is not there
+    with pytest.raises(CorruptError, match="/data/index: no index here"):
+        call_user_app_builder_with_args_if_necessary(build, application.args)  # as Ray calls it
     names = [deployment.name for deployment in application.deployments]
     shards = sum(name.startswith("shard-") for name in names)
     assert names == (

@@ -65,6 +65,7 @@ def deploy(ray_cluster, first) -> Callable[..., None]:
     """Deploys a version as `serve deploy` does with a configuration file; other ``limits`` are other code to Serve."""
 
     def deploy(version: Version, **limits: int) -> None:
+        from ray import serve
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
 
@@ -81,6 +82,10 @@ def deploy(ray_cluster, first) -> Callable[..., None]:
             ],
         }
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
+        wait = threading.Event().wait
+        while (status := serve.status().applications[NAME]).status == "DEPLOYING":
+            wait(0.2)
+        assert status.status == "RUNNING", status.message
 
     return deploy
 
