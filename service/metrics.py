@@ -124,6 +124,9 @@ class Metrics:
         self.device_memory = make.gauge_of(
             "csplade_device_memory_bytes", "Accelerator memory in use by this process.", _device_memory
         )
+        self.device_memory_limit = make.gauge_of(
+            "csplade_device_memory_limit_bytes", "All memory of that accelerator.", _device_memory_limit
+        )
         for stage in STAGES:
             self.stage_seconds.labels(stage)
         for what in ("tokens", "terms", "impacts"):
@@ -156,9 +159,19 @@ class Metrics:
                 self.truncated.labels(what).inc(count)
 
 
-def _device_memory() -> float:
-    """Bytes that torch holds on the GPU, if torch is loaded at all and there is one."""
+def _cuda() -> Any | None:
+    """torch.cuda, if torch is loaded at all and there is a GPU."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0.0
-    return float(torch.cuda.memory_reserved())
+    return None if torch is None or not torch.cuda.is_available() else torch.cuda
+
+
+def _device_memory() -> float:
+    """Bytes that torch holds on the GPU, 0 without one."""
+    cuda = _cuda()
+    return 0.0 if cuda is None else float(cuda.memory_reserved())
+
+
+def _device_memory_limit() -> float:
+    """Bytes of the GPU, 0 without one."""
+    cuda = _cuda()
+    return 0.0 if cuda is None else float(cuda.get_device_properties(cuda.current_device()).total_memory)

@@ -68,6 +68,7 @@ NAMES = [
     "model_info",
     "verify_mismatches_total",
     "device_memory_bytes",
+    "device_memory_limit_bytes",
 ]
 
 
