@@ -12,8 +12,8 @@ took more than the sums need.
 
 What limits it, counted for 40 M postings of 43 terms in 540 blocks on 132 multiprocessors, at 1.9 GHz; nothing here was
 measured. Each multiprocessor takes 303 k postings, 9.5 k warp-wide additions. Bank conflicts make some 3.4 passes of each,
-32 k in all: 17 us at one a clock, 34 us at one in two. Instructions: some 140 per chunk, 1.4 k chunks, four issued a clock:
-about 25 us. Reading the postings: 121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query
+32 k in all: 17 us at one a clock, 34 us at one in two. Instructions: some 175 per chunk, 1.4 k chunks, four issued a clock:
+31 us. Reading the postings: 121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query
 (540 programs are 4.1 per multiprocessor, so one with 5 ends last), to which writing 35 MB of scores adds at most 8 us.
 """
 
@@ -42,15 +42,13 @@ jit = (lambda function: function) if gluon is None else gluon.jit
 
 @jit
 def add_shared(place, value):  # type: ignore[no-untyped-def]
-    """``sums[place] += value`` unless that is 0, sums being int32 at the start of shared memory."""
+    """``sums[place] += value``, sums being int32 at the start of shared memory."""
     gl.inline_asm_elementwise(
         """{
-        .reg .pred live;
         .reg .b32 address;
-        setp.ne.s32 live, $2, 0;
         mov.u32 address, global_smem;
         mad.lo.u32 address, $1, 4, address;
-        @live red.shared.add.u32 [address], $2;
+        red.shared.add.u32 [address], $2;
         mov.u32 $0, 0;
         }""",
         "=r,r,r",
@@ -102,9 +100,12 @@ def score_kernel(  # type: ignore[no-untyped-def]
         weight = gl.load(query_impacts + first + owner, mask=active, other=0)
         column = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, chunk_layout))[None, :]
         live = active[:, None] & (column < (length - skip)[:, None])
-        place = gl.load((locals_ + start)[:, None] + column, mask=live, other=0).to(gl.int32)
+        # Idle lanes add 0, each in a bank of its own: a predicate would cost every addition a branch.
+        place = gl.load((locals_ + start)[:, None] + column, mask=live, other=column.to(gl.uint16)).to(
+            gl.int32
+        )
         value = gl.load((impacts + start)[:, None] + column, mask=live, other=0).to(gl.int32)
-        add_shared(place, value * weight[:, None])  # masked lanes hold 0, postings never do
+        add_shared(place, value * weight[:, None])
     barrier()
     count = gl.zeros([WARPS], gl.int32, tile_warp)
     for part in range(PARTS):
