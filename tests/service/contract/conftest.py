@@ -128,3 +128,10 @@ def client(service):
 def vector_client(vector_service):
     with vector_service.client() as client:
         yield client
+
+
+def pytest_collection_modifyitems(items):
+    """The first test on Ray waits for the cluster and its applications to start."""
+    for item in items:
+        if getattr(item, "callspec", None) is not None and item.callspec.params.get("start") == "ray":
+            item.add_marker(pytest.mark.timeout(600))
