@@ -10,7 +10,7 @@ from .score_blocks import LAST_ARRIVAL, TILE, BlockScores
 
 # Keys that a program looks at together, the bits of a key that it decides about in one pass (9 passes make 63), and
 # its warps.
-KEYS = 4096
+KEYS = 2048
 DIGIT = 7
 WARPS = 16
 # Warps of a program that expands one tile.
@@ -138,7 +138,7 @@ AOT = [
             constexprs={"HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT},
             num_warps=WARPS,
             aligned=("keys", "counts", "best", "kept", "least", "width"),
-            expects={0: ("ATOMS", "LDG.E.128")},
+            expects={0: ("ATOMS", "LDG.E.64" if has_counts else "LDG.E.128")},
         )
         for has_counts in (False, True)
     ),
