@@ -121,7 +121,7 @@ def _sum_rows_kernel(  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """Terms x tokens of one program, hidden units per step, and how the program is built."""
 
     terms: int
@@ -135,17 +135,17 @@ _GROUP = 16
 # By the number of tokens up to which a tile is used. Few tokens: reading W is all there is, so steps are wide and many in
 # flight. Many: two programs fit on a multiprocessor (168 registers, 98 KB), so that one's maxima hide behind the other's products.
 _HALF_TILES = {
-    16: _Tile(64, 16, 128, 4, 4),
-    32: _Tile(64, 32, 128, 4, 4),
-    64: _Tile(64, 64, 128, 4, 3),
-    2**31: _Tile(128, 128, 64, 4, 3),
+    16: Tile(64, 16, 128, 4, 4),
+    32: Tile(64, 32, 128, 4, 4),
+    64: Tile(64, 64, 128, 4, 3),
+    2**31: Tile(128, 128, 64, 4, 3),
 }
-_FLOAT_TILES = {16: _Tile(64, 16, 32, 4, 3), 2**31: _Tile(64, 64, 32, 4, 3)}
+_FLOAT_TILES = {16: Tile(64, 16, 32, 4, 3), 2**31: Tile(64, 64, 32, 4, 3)}
 # Rows that do not start at multiples of 16 bytes are read element by element, which takes registers.
-_ODD_TILE = _Tile(64, 64, 32, 4, 2)
+_ODD_TILE = Tile(64, 64, 32, 4, 2)
 
 
-def _tile(tokens: int, dtype: torch.dtype, even: bool) -> _Tile:
+def _tile(tokens: int, dtype: torch.dtype, even: bool) -> Tile:
     if not even:
         return _ODD_TILE
     tiles = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
@@ -162,7 +162,7 @@ def pool(
     shift: float,
     *,
     tma: bool | None = None,
-    tile: _Tile | None = None,
+    tile: Tile | None = None,
 ) -> None:
     """Fill ``best``, see the kernel; the shipped tile, and the tensor copy engine where strides allow it, if not told otherwise."""
     (tokens, width), terms = hidden.shape, len(weight)

@@ -261,8 +261,8 @@ def topk_triton(
 
 def _case(kernel: str, best: int) -> AotCase:
     pack = kernel == "pack"
-    pointers = ("bits", "packed", "counters")
-    pointers += () if pack else ("terms", "values", "impacts", "counts", "clipped")
+    outputs = () if pack else ("terms", "values", "impacts", "counts", "clipped")
+    pointers = ("bits", "packed", "counters", *outputs)
     integers = ("V", "stride") if pack else ("V", "K", "stride")
     constexprs = (
         {"CHUNK": _CHUNK, "BEST": best}
