@@ -257,3 +257,38 @@ def encode(
         f"{report.model}: {report.passages} passages of {report.tokens} tokens, queries of {report.query_tokens}; "
         f"{report.hardware}, {report.threads} threads; medians, ratio of rates; least cosine {report.cosine:.4f}"
     )
+
+
+@app.command()
+def backward(
+    texts: Annotated[int, typer.Option(min=1, help="Texts of the batch.")] = 24,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of every text.")] = 96,
+    hidden: Annotated[int, typer.Option(min=16, help="Hidden size.")] = 576,
+    vocabulary: Annotated[int, typer.Option(min=64, help="Terms.")] = 49_152,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time and memory of a training step through the head, beside the head that holds every logit."""
+    from dataclasses import asdict
+
+    from ..evaluation.bench_backward import Shape, run
+
+    steps = run(Shape(texts, tokens, hidden, vocabulary))
+    if as_json:
+        typer.echo(json.dumps([asdict(step) for step in steps], indent=2))
+        return
+    print_table(
+        ["head", "ratio", "seconds", "MB above the tensors"],
+        [
+            [
+                step.name,
+                f"{step.seconds / steps[0].seconds:.2f}",
+                f"{step.seconds:.2f}",
+                f"{step.megabytes:,.0f}",
+            ]
+            for step in steps
+        ],
+        left=["head"],
+    )
+    note(
+        f"forward and backward of {texts} texts of {tokens} tokens, hidden {hidden}, {vocabulary} terms, bfloat16; medians of 3"
+    )

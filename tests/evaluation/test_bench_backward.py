@@ -1,0 +1,22 @@
+import pytest
+
+from csplade.errors import UnavailableError
+from csplade.evaluation import bench_backward
+from csplade.evaluation.bench_backward import Shape, run
+
+
+def test_the_naive_head_takes_memory_for_every_logit():
+    shape = Shape(texts=8, tokens=64, hidden=32, vocabulary=32_768)
+    own, naive = run(shape, rounds=1)
+    assert (own.name, naive.name) == ("csplade", "naive")
+    assert own.seconds > 0
+    # Autograd keeps at least the raw logits and their activation: float32 each.
+    kept = 2 * 4 * shape.texts * shape.tokens * shape.vocabulary / 1e6
+    assert naive.megabytes > kept
+    assert own.megabytes < kept
+
+
+def test_a_process_that_dies_is_named(monkeypatch):
+    monkeypatch.setattr(bench_backward.sys, "executable", "/bin/false")
+    with pytest.raises(UnavailableError, match="the tensors head did not finish"):
+        run(Shape(1, 1, 16, 64))
