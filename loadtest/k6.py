@@ -21,6 +21,8 @@ from .target import Target
 SCRIPTS = Path(__file__).parent / "k6"
 PROTO = Path(pb.__file__).parent
 CROSSED = 99  # exit status of k6 when a threshold is crossed
+# A variable of the user that has the name of one of the script's must not become one.
+INHERITED = {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR") if name in os.environ}
 SLACK = 60.0  # seconds that k6 may take beside the load itself
 STATUSES = {"ok": 0, "late": 4, "rejected": 8, "unavailable": 14}  # as in common.js
 STAGES = ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch", "total")
@@ -148,7 +150,7 @@ def run(script: str, load: Load, seconds: float, **values: object) -> tuple[dict
         limit = seconds + 2 * load.timeout + SLACK
         try:
             done = subprocess.run(
-                command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=limit
+                command, env=INHERITED | environment, capture_output=True, text=True, timeout=limit
             )
         except subprocess.TimeoutExpired:
             raise UnavailableError(f"k6 did not end within {limit:.0f} s") from None
@@ -160,7 +162,9 @@ def run(script: str, load: Load, seconds: float, **values: object) -> tuple[dict
 
 def phase(metrics: Mapping[str, Any], scenario: str) -> Phase:
     """What happened in a scenario, from the metrics of a summary."""
-    kinds = {kind: outcome(metrics, f"kind:{kind},scenario:{scenario}") for kind in ("text", "vector", "encode")}
+    kinds = {
+        kind: outcome(metrics, f"kind:{kind},scenario:{scenario}") for kind in ("text", "vector", "encode")
+    }
     return Phase(
         outcome(metrics, f"scenario:{scenario}"),
         {kind: one for kind, one in kinds.items() if one.sent},

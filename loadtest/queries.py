@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
+
 from ..errors import InputError, UnavailableError
 from ..files import read_jsonl, write_aside
 from ..v1 import retrieval_pb2 as pb
@@ -65,7 +67,9 @@ def read_queries(path: Path) -> Queries:
         if isinstance(vector, dict) and vector:
             vectors.append(vector)
         elif not isinstance(text, str):
-            raise InputError(f"{path}:{number}: needs 'text', a string, or 'vector', an object of term: weight")
+            raise InputError(
+                f"{path}:{number}: needs 'text', a string, or 'vector', an object of term: weight"
+            )
     if not texts and not vectors:
         raise InputError(f"{path}: no query in it")
     return Queries(path.name, tuple(dict.fromkeys(texts)), tuple(vectors))
@@ -167,7 +171,9 @@ def _by_id(rows: Sequence[Mapping[int, float]], target: Target) -> list[dict[str
 
 def _encoded(texts: Sequence[str], target: Target) -> list[dict[str, Any]]:
     if not target.info.HasField("model"):
-        raise InputError(f"{target.address} has no encoder, and the file no vectors: give queries with 'vector'")
+        raise InputError(
+            f"{target.address} has no encoder, and the file no vectors: give queries with 'vector'"
+        )
     vectors = []
     at_once = min(AT_ONCE, target.info.limits.encode_texts)
     for first in range(0, len(texts), at_once):
@@ -179,3 +185,12 @@ def _encoded(texts: Sequence[str], target: Target) -> list[dict[str, Any]]:
     if not vectors:
         raise UnavailableError(f"{target.address} gave no vector with a term for {len(texts)} texts")
     return vectors
+
+
+def read_requests(path: Path) -> list[pb.SearchRequest]:
+    """The searches among prepared requests, as messages."""
+    return [
+        ParseDict(one["message"], pb.SearchRequest())
+        for one in json.loads(path.read_text())
+        if one["method"] == "Search"
+    ]

@@ -1,0 +1,66 @@
+"""A bare ``grpc.aio`` server that gives every Search the same answer: the floor under any service in Python.
+
+``python -m csplade.loadtest.echo`` reads the answer (a SearchResponse) from standard input, prints its port and serves until
+it is terminated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc.aio
+
+from ..errors import UnavailableError
+from ..v1 import retrieval_pb2 as pb
+from ..v1 import retrieval_pb2_grpc as rpc
+
+
+class Echo(rpc.RetrievalServiceServicer):
+    """Does nothing but answer."""
+
+    def __init__(self, answer: pb.SearchResponse) -> None:
+        self._answer = answer
+
+    async def Search(self, _: pb.SearchRequest, context: grpc.aio.ServicerContext) -> pb.SearchResponse:
+        """The answer that it was given."""
+        return self._answer
+
+
+async def serve(answer: pb.SearchResponse) -> None:
+    """Serve on a free port of this machine alone."""
+    server = grpc.aio.server()
+    rpc.add_RetrievalServiceServicer_to_server(Echo(answer), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)
+    await server.wait_for_termination()
+
+
+@contextmanager
+def running(answer: pb.SearchResponse) -> Iterator[str]:
+    """The server in a process of its own; yields ``host:port``.
+
+    Raises:
+        UnavailableError: it does not start.
+    """
+    command = [sys.executable, "-m", __name__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(answer.SerializeToString())
+            process.stdin.close()
+            port = process.stdout.readline().decode().strip()
+            if not port:
+                raise UnavailableError("the echo server does not start")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(pb.SearchResponse.FromString(sys.stdin.buffer.read())))

@@ -1,0 +1,119 @@
+"""Reads a server's metrics during a load: its memory while it goes on, and what it counted from begin to end."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from ..errors import UnavailableError
+
+LINE = re.compile(r"^(?:ray_)?([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([^ ]+)")
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+WATCHED = ("process_resident_memory_bytes", "process_open_fds", "csplade_queue_depth")
+SECONDS = 5.0  # that an endpoint may take
+
+Sample = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The watched gauges at a moment, seconds after the start, summed over the endpoints."""
+
+    second: float
+    values: Sample
+
+
+class Scraper:
+    """Use as a context manager: reads at begin and end, and every so often in between.
+
+    Args:
+        urls: endpoints, one a process or node; none for nothing to read.
+        every: seconds between readings.
+
+    Attributes:
+        readings: of the watched gauges, in order.
+        counted: after the end, growth of the counters that the report shows.
+    """
+
+    def __init__(self, urls: Sequence[str], every: float = 1.0) -> None:
+        self._urls, self._every = tuple(urls), every
+        self.readings: list[Reading] = []
+        self.counted: Sample = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="csplade-scrape", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        if self._urls:
+            self._before = self._read()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._urls:
+            self._stop.set()
+            self._thread.join()
+            self.counted = growth(self._before, self._read())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every):
+            try:
+                self._read()
+            except UnavailableError:  # busy, perhaps; the next one may succeed, and the last one must
+                continue
+
+    def _read(self) -> Sample:
+        values: Sample = defaultdict(float)
+        for url in self._urls:
+            try:
+                with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+                    text = answer.read().decode()
+            except (OSError, ValueError, urllib.error.URLError) as error:
+                raise UnavailableError(f"metrics {url}: {getattr(error, 'reason', error)}") from None
+            for name, value in parse(text).items():
+                values[name] += value
+        watched = {name: values[name] for name in WATCHED if name in values}
+        self.readings.append(Reading(time.monotonic() - self._started, watched))
+        return values
+
+
+def parse(text: str) -> Sample:
+    """Values of a text exposition, by name and its ``method``, ``code``, ``stage`` or ``what``; other labels are summed over.
+
+    >>> parse('csplade_stage_seconds_sum{stage="score",node="a"} 2.5')
+    {'csplade_stage_seconds_sum{score}': 2.5}
+    """
+    values: Sample = defaultdict(float)
+    for line in text.splitlines():
+        found = LINE.match(line)
+        if found is None or found[1].endswith("_bucket"):
+            continue
+        labels = dict(LABEL.findall(found[2] or ""))
+        kept = ",".join(labels[name] for name in ("method", "code", "stage", "what") if name in labels)
+        values[f"{found[1]}{{{kept}}}" if kept else found[1]] += float(found[3])
+    return dict(values)
+
+
+def growth(before: Sample, after: Sample) -> Sample:
+    """What was counted in between: answers by code, mean milliseconds of each stage, mean batch, CPU seconds."""
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    told: Sample = defaultdict(float)
+    for name, value in grown.items():
+        if name.startswith("csplade_requests_total{"):
+            told[f"answers {name[:-1].split(',')[-1]}"] += value
+        if name.startswith("csplade_stage_seconds_sum{") and value:
+            stage = name[len("csplade_stage_seconds_sum{") : -1]
+            count = grown.get(f"csplade_stage_seconds_count{{{stage}}}", 0.0)
+            told[f"{stage} ms"] = 1e3 * value / count if count else 0.0
+    if batches := grown.get("csplade_batch_queries_count", 0.0):
+        told["queries a batch"] = grown["csplade_batch_queries_sum"] / batches
+    if (seconds := grown.get("process_cpu_seconds_total")) is not None:
+        told["CPU seconds"] = seconds
+    return dict(told)
