@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Literal
 
 import grpc
@@ -17,6 +17,7 @@ from . import logs
 from .errors import status_of
 from .metrics import Metrics
 from .security import Keys
+from .tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,21 @@ log = logging.getLogger(__name__)
 class Boundary:
     """Every rpc runs inside :meth:`request`.
 
+    Args:
+        metrics: where requests are counted.
+        keys: that callers need, None for none.
+        log_requests: whether each request gets a line.
+        tracer: makes a span of each request, None for none.
+
     Attributes:
         state: ``loading``, ``ready`` or ``draining``; only ``ready`` lets requests in.
         idle: set while no request is inside.
     """
 
-    def __init__(self, metrics: Metrics, keys: Keys | None, *, log_requests: bool) -> None:
-        self._metrics, self._keys, self._log_requests = metrics, keys, log_requests
+    def __init__(
+        self, metrics: Metrics, keys: Keys | None, *, log_requests: bool, tracer: Tracer | None = None
+    ) -> None:
+        self._metrics, self._keys, self._log_requests, self._tracer = metrics, keys, log_requests, tracer
         self.state: Literal["loading", "ready", "draining"] = "loading"
         self._inside = 0
         self.idle = asyncio.Event()
@@ -48,28 +57,34 @@ class Boundary:
         code, complaint = grpc.StatusCode.OK, ""
         self._inside += 1
         self.idle.clear()
-        try:
-            self._admit(metadata)
-            yield
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            status = status_of(error, request_id)
-            code, complaint = status.code, status.message
-            if code is grpc.StatusCode.INTERNAL:
-                log.exception("%s failed", method)
-            await context.abort(code, status.message, (trailing, *status.metadata))
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self.idle.set()
-            seconds = time.perf_counter() - started
-            self._metrics.answered(method, code.name, seconds)
-            if self._log_requests:
-                facts = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
-                facts |= {"peer": context.peer()} | ({"complaint": complaint} if complaint else {})
-                log.info("request", extra=facts)
+        tracing = (
+            nullcontext() if self._tracer is None else self._tracer.request(method, metadata, request_id)
+        )
+        with tracing as trace:
+            try:
+                self._admit(metadata)
+                yield
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                status = status_of(error, request_id)
+                code, complaint = status.code, status.message
+                if code is grpc.StatusCode.INTERNAL:
+                    log.exception("%s failed", method)
+                await context.abort(code, status.message, (trailing, *status.metadata))
+            finally:
+                if trace is not None:
+                    trace.code(code, complaint)
+                self._inside -= 1
+                if not self._inside:
+                    self.idle.set()
+                seconds = time.perf_counter() - started
+                self._metrics.answered(method, code.name, seconds)
+                if self._log_requests:
+                    facts = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
+                    facts |= {"peer": context.peer()} | ({"complaint": complaint} if complaint else {})
+                    log.info("request", extra=facts)
 
     def _admit(self, metadata: dict[str, Any]) -> None:
         if self._keys is not None:

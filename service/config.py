@@ -115,6 +115,13 @@ class Logging(Section):
     query_text: bool = False
 
 
+class Tracing(Section):
+    """OpenTelemetry spans."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+:\d+$")
+    ratio: float = Field(default=1.0, ge=0, le=1)
+
+
 class Settings(BaseSettings):
     """The whole tree; :func:`load` builds it."""
 
@@ -136,6 +143,7 @@ class Settings(BaseSettings):
     batching: Batching = Batching()
     limits: Limits = Limits()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -29,6 +29,7 @@ from .metrics import Metrics
 from .pipeline import Pipeline
 from .security import Keys, server_credentials
 from .servicer import RetrievalServicer
+from .tracing import tracer
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,10 @@ class Server:
         settings = self._settings
         keys = Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
         credentials = server_credentials(settings.security)
-        self._boundary = Boundary(self.metrics, keys, log_requests=settings.logging.requests)
+        self._tracer = tracer(settings.tracing)
+        self._boundary = Boundary(
+            self.metrics, keys, log_requests=settings.logging.requests, tracer=self._tracer
+        )
         self._servicer = RetrievalServicer(settings, self.metrics, self._boundary)
         self._health = health.HealthServicer()
         self._grpc = grpc.aio.server(
@@ -186,6 +190,8 @@ class Server:
             await asyncio.to_thread(self._http.shutdown)
             self._http.server_close()
             self._http_thread.join()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         log.info("stopped")
 
 

@@ -16,7 +16,7 @@ import grpc.aio
 from ..errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
-from . import logs, replies, requests
+from . import logs, replies, requests, tracing
 from .boundary import Boundary
 from .config import Settings
 from .engine import Answer
@@ -100,7 +100,9 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
             message = replies.search_reply(answer, engine, with_document=request.with_document, total=total)
             return self._sendable(message, "ask for a smaller k, or without documents or explanations")
 
-        return await pipeline.search(work, remaining=remaining, then=reply)
+        response = await pipeline.search(work, remaining=remaining, then=reply)
+        tracing.stages(response.timings)
+        return response
 
     async def _encode(self, request: pb.EncodeRequest, remaining: float | None) -> pb.EncodeResponse:
         started = time.perf_counter_ns()
@@ -113,7 +115,9 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
             message = replies.encode_reply(results, pipeline.engine, decode=request.decode, total=total)
             return self._sendable(message, "send fewer texts")
 
-        return await pipeline.encode(works, remaining=remaining, then=reply)
+        response = await pipeline.encode(works, remaining=remaining, then=reply)
+        tracing.stages(response.timings)
+        return response
 
     async def _verify(self, request: pb.VerifyRequest, remaining: float | None) -> pb.VerifyResponse:
         started = time.perf_counter_ns()
@@ -126,6 +130,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         answer, reference, nanoseconds = await pipeline.verify(work, remaining=remaining)
         total = time.perf_counter_ns() - started
         reply = replies.verify_reply(answer, reference, engine, nanoseconds=nanoseconds, total=total)
+        tracing.stages(reply.timings)
         if not reply.identical:
             self._metrics.verify_mismatches.inc(max(1, len(reply.differences)))
             log.error("verify found %d differing ranks of %d", len(reply.differences), reply.compared)
@@ -136,20 +141,23 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
     ) -> pb.SearchStreamResponse:
         started = time.perf_counter()
         code = grpc.StatusCode.OK
-        try:
-            response = await self._search(item.request, remaining)
-            return pb.SearchStreamResponse(sequence=item.sequence, response=response)
-        except Exception as error:
-            status = status_of(error, logs.request_id.get())
-            code = status.code
-            if code is grpc.StatusCode.INTERNAL:
-                log.exception("query %d of a stream failed", item.sequence)
-            told = pb.Error(code=code.value[0], message=status.message)
-            if status.retry_after is not None:
-                told.retry_after_ms = max(1, round(status.retry_after * 1000))
-            return pb.SearchStreamResponse(sequence=item.sequence, error=told)
-        finally:
-            self._metrics.answered("SearchStreamQuery", code.name, time.perf_counter() - started)
+        with tracing.part("SearchStreamQuery") as trace:
+            try:
+                response = await self._search(item.request, remaining)
+                return pb.SearchStreamResponse(sequence=item.sequence, response=response)
+            except Exception as error:
+                status = status_of(error, logs.request_id.get())
+                code = status.code
+                if code is grpc.StatusCode.INTERNAL:
+                    log.exception("query %d of a stream failed", item.sequence)
+                told = pb.Error(code=code.value[0], message=status.message)
+                if status.retry_after is not None:
+                    told.retry_after_ms = max(1, round(status.retry_after * 1000))
+                return pb.SearchStreamResponse(sequence=item.sequence, error=told)
+            finally:
+                if trace is not None:
+                    trace.code(code)
+                self._metrics.answered("SearchStreamQuery", code.name, time.perf_counter() - started)
 
     async def _until_drained(
         self, context: grpc.aio.ServicerContext
