@@ -20,6 +20,8 @@ COMMANDS = {
     "serve": ("serve", "serve", "Serve an index over gRPC."),
     "evaluate": ("evaluate", "evaluate", "Measure ranking quality on a BEIR-format collection."),
     "bench": ("bench", "app", "Measure speed side by side with named peers."),
+    "loadtest": ("loadtest", "loadtest", "Load a running service and find its knee."),
+    "plan": ("plan", "plan", "Tell what a collection needs: bytes, shards, replicas, settings."),
     "quantize-report": ("quantize", "quantize_report", "Measure what each precision costs and saves."),
     "model": ("model", "app", "Pull, convert and inspect models."),
     "train": ("train", "app", "Adapt and train an encoder."),

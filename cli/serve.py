@@ -61,9 +61,10 @@ def serve(
             raise InputError(f"--set {option}: must be KEY=VALUE, for example limits.k=100")
         flags[key] = value
     settings = settings_of.load(config, flags)
-    from ..service import logs  # only now: a wrong setting need not wait for what a server needs
+    from ..service import capacity, logs  # only now: a wrong setting need not wait for what a server needs
 
     logs.configure(settings.logging.level)
+    capacity.check_memory(settings)
     if ray:
         from ..service.ray_start import serve_on_ray
 
