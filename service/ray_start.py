@@ -11,10 +11,11 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +180,16 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
             raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    output = sys.stdout
     try:
-        with cluster(settings.server) as address:
+        # Ray tells the driver's standard output of its own affairs; ours has the address and nothing else.
+        with redirect_stdout(sys.stderr), cluster(settings.server) as address:
             run(settings, address, apart=apart)
             log.info("serving on Ray", extra={"address": address})
             for number in before:  # Ray's own, set by ray.init, would end the process at once
                 signal.signal(number, stop)
-            on_ready(address)
+            with redirect_stdout(output):
+                on_ready(address)
             try:
                 while True:
                     signal.pause()

@@ -1,5 +1,6 @@
 """``csplade serve --ray`` as a process: its address line, its answers, and what SIGTERM leaves behind."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +17,19 @@ COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "s
 @pytest.mark.timeout(300)
 def test_an_index_of_two_shards_is_served_until_sigterm(first, tmp_path):
     options = ("--ray", "--port", "0", "--threads", "1", "--device", "cpu")
+    # The cluster of the other tests has its ports in this process's environment.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with (tmp_path / "errors").open("w+") as errors:
         served = subprocess.Popen(
-            [*COMMAND, str(first.index), *options], text=True, stdout=subprocess.PIPE, stderr=errors
+            [*COMMAND, str(first.index), *options],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
         )
         try:
             address = served.stdout.readline().strip()
+            assert address.startswith("127.0.0.1:"), (tmp_path / "errors").read_text()
             children = psutil.Process(served.pid).children(recursive=True)
             with Client(address, timeout=60) as client:
                 for query, truth in first.truth.items():
