@@ -1,0 +1,54 @@
+"""The machine code of head and topk: nothing spilled, tensor cores and bulk copies where they belong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from csplade.kernels.launch import compiled_environment
+
+pytest.importorskip("triton")
+
+COMPILE = """
+import json, sys
+from csplade.kernels import head, topk
+from csplade.kernels.compile import compile_all
+print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [int(sys.argv[1])])]))
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("capability", "product"),
+    [
+        pytest.param(80, "HMMA", marks=pytest.mark.slow),
+        pytest.param(90, "HGMMA", marks=pytest.mark.slow),
+        pytest.param(100, "UTCHMMA", marks=pytest.mark.slow),
+    ],
+)
+def test_every_kernel_compiles_without_spills(capability, product):
+    from csplade.kernels import head, topk
+
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(capability)],
+        env=compiled_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    compiled = {one["name"]: one for one in json.loads(done.stdout)}
+    cases = {case.name: case for case in [*head.AOT, *topk.AOT]}
+    assert compiled.keys() == {
+        name for name, case in cases.items() if case.min_capability <= capability <= case.max_capability
+    }
+    for name, one in compiled.items():
+        assert one["ok"], one
+        assert one["stack_bytes"] == 0, one
+        # Two programs of the largest tile share a multiprocessor.
+        assert 2 * one["shared_bytes"] <= 227 * 1024
+        if name.startswith("head/pool") and "fp32" not in name:
+            assert product in cases[name].expected(capability)
+        if "-tma" in name:
+            assert one["instructions"]["bulk_copies"] > 0
+    assert any(name.startswith("head/pool/bf16-128") for name in compiled)
