@@ -72,7 +72,7 @@ def ray_config(plan: Plan) -> dict[str, Any]:
         deployments.append(
             {"name": "ingress", **_scaled(plan.replicas, ONGOING), **_actor(plan.shard_bytes, 1, int(on_gpu))}
         )
-    arguments = {"index": "/data/index", "settings": flat}
+    arguments: dict[str, Any] = {"index": "/data/index", "settings": flat}
     if apart and plan.shards == 1:
         arguments["apart"] = True
     return {

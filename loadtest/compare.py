@@ -80,7 +80,8 @@ def compare(
     rate = rate or RATES[mode]
     requests = read_requests(plan.load.requests)
     answer = plan.load.target.call("Search", requests[0])
-    engine_times, found = [], {"echo": [], mode: []}
+    engine_times: list[tuple[float, float]] = []
+    found: dict[str, list[tuple[float, float, int]]] = {"echo": [], mode: []}
     with echo.running(answer) as address:
         targets = {"echo": Target(address), mode: plan.load.target}
         for turn in range(ROUNDS):
@@ -90,7 +91,7 @@ def compare(
             engine_times.append(engine(requests, rate, plan.seconds))
             for name, target in targets.items():
                 found[name].append(_measure(plan, target, rate))
-    own = Line("engine alone", rate, *(median(times) for times in zip(*engine_times, strict=True)), 0)
+    own = _line("engine alone", rate, [(*times, 0) for times in engine_times])
     floor = _line("bare grpc.aio echo", rate, found["echo"], own)
     service = _line(f"csplade, {mode}", rate, found[mode], own)
     if mode == "single":
@@ -112,6 +113,9 @@ def _measure(plan: Plan, target: Target, rate: float) -> tuple[float, float, int
     return ok.p50, ok.p99, max(0, step.due - ok.count)
 
 
-def _line(name: str, rate: float, rounds: Sequence[tuple[float, float, int]], engine: Line) -> Line:
+def _line(
+    name: str, rate: float, rounds: Sequence[tuple[float, float, int]], engine: Line | None = None
+) -> Line:
     p50, p99 = (median(one[i] for one in rounds) for i in (0, 1))
-    return Line(name, rate, p50, p99, sum(one[2] for one in rounds), p50 - engine.p50)
+    added = None if engine is None else p50 - engine.p50
+    return Line(name, rate, p50, p99, sum(one[2] for one in rounds), added)

@@ -170,7 +170,7 @@ def markdown(result: Result, about: Circumstances, plot: str | None = None) -> s
     """A section of a Markdown page, to be put into docs/loadtest.md as it is."""
     lines = [f"`{about.command}`", "", *about_lines(about), "", *summary(result), ""]
     for title, (headings, rows) in tables(result):
-        lines += [f"{title}:", "", _row(headings), _row("---" for _ in headings), *map(_row, rows), ""]
+        lines += [f"{title}:", "", _row(headings), _row(["---"] * len(headings)), *map(_row, rows), ""]
     if plot:
         lines += [f"![{result.profile}]({plot})", ""]
     return "\n".join(lines)

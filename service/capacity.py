@@ -10,7 +10,7 @@ from ..index import IndexManifest
 from .config import Settings
 
 MIB = 2**20
-# Measured after start, less segments and weights: Python, numba and grpcio; torch and transformers beside them.
+# Python, numba and grpcio; torch and transformers beside them. Measured after start, less segments and weights, rounded up.
 PROCESS_BYTES = 300 * MIB
 ENCODER_BYTES = 700 * MIB
 
