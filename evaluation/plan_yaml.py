@@ -121,6 +121,6 @@ def write(plan: Plan, command: str) -> str:
         else "serve deploy FILE; see deploy/ray/four-shards.yaml for Ray's start"
     )
     content = settings(plan) if single else ray_config(plan)
-    head = f"# Made by: {command}\n# Use: {use}\n# Build the index with: csplade index build CORPUS --out /data/index"
+    head = f"# Made by: {command}\n# Use: {use}\n# Build the index with: csplade index build --corpus CORPUS --out /data/index"
     head += f" --shards {plan.shards}\n"
     return head + yaml.safe_dump(content, sort_keys=False)
