@@ -22,19 +22,20 @@ from torch import Tensor
 
 from .impacts import quantize
 from .launch import AotCase, jit, tl, triton, use_triton
+from .sparse import MAX_QUERY_IMPACT
 
 MAX_K = 1024
 MAX_V = 262_144
 
 
 @dataclass(frozen=True)
-class TopImpacts:
+class Top:
     """The largest weights of n rows, K = min(k, V) places each.
 
     Attributes:
         terms: int32 [n, K], by descending weight, ties by ascending term; -1 where there is none.
         weights: float32 [n, K], 0 where there is none.
-        impacts: int32 [n, K], 1 to the maximum, 0 where there is none.
+        impacts: int32 [n, K], 1 to the maximum, 0 where there is none; all 0 where no scale was given.
         counts: int32 [n], entries that are there.
         positive: int32 [n], weights > 0 of the whole row; ``positive - counts`` were cut by k.
         clipped: int32 [n], entries whose impact was above the maximum and was cut to it.
@@ -48,24 +49,33 @@ class TopImpacts:
     clipped: Tensor
 
 
-def topk(weights: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def topk(weights: Tensor, k: int, *, scale: float | None = None, maximum: int = MAX_QUERY_IMPACT) -> Top:
     """Pick each row's ``k`` largest positive weights.
 
     Args:
         weights: float32 [B, V], V up to 262,144.
         k: 1 to 1,024.
-
-    Returns:
-        terms int32 [B, K] and weights float32 [B, K] in descending weight, ties by ascending term, padded with -1 and 0;
-        counts int32 [B] of the entries that are there. K = min(k, V).
+        scale: weight of one impact step, > 0; None for no impacts.
+        maximum: greatest impact, 1 to 4,095.
 
     Raises:
-        ValueError: ``k`` or the shape out of range, or another dtype.
+        ValueError: an argument out of range, or another dtype.
     """
-    _check(weights, k)
-    if use_triton(weights):
-        top = topk_triton(weights, k)
-        return top.terms, top.weights, top.counts
+    if weights.ndim != 2 or weights.dtype != torch.float32 or weights.shape[1] > MAX_V:
+        raise ValueError(
+            f"weights must be float32 [B, V <= {MAX_V}], is {weights.dtype} {tuple(weights.shape)}"
+        )
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k is {k}, allowed 1 to {MAX_K}")
+    if (scale is not None and not scale > 0) or not 1 <= maximum <= MAX_QUERY_IMPACT:
+        raise ValueError(
+            f"scale is {scale} and maximum is {maximum}, must be > 0 and 1 to {MAX_QUERY_IMPACT}"
+        )
+    return (topk_triton if use_triton(weights) else topk_reference)(weights, k, scale, maximum)
+
+
+def topk_reference(weights: Tensor, k: int, scale: float | None = None, maximum: int = 1) -> Top:
+    """The plain twin of the kernels, which serves on the CPU; arguments already checked."""
     k = min(k, weights.shape[1])
     # For weights >= 0 the bit pattern of a float32 ascends with its value, so (bits, -term) in one int64 sorts by
     # weight and then by term, which torch.topk alone does not promise.
@@ -74,40 +84,13 @@ def topk(weights: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     keys = torch.topk(bits << 32 | (0xFFFFFFFF - terms), k, dim=1).values
     values = (keys >> 32).to(torch.int32).view(torch.float32)
     found = values > 0
+    values = torch.where(found, values, 0.0)
     chosen = torch.where(found, 0xFFFFFFFF - (keys & 0xFFFFFFFF), -1).to(torch.int32)
-    return chosen, torch.where(found, values, 0.0), found.sum(1, dtype=torch.int32)
-
-
-def topk_impacts(weights: Tensor, k: int, scale: float, maximum: int) -> TopImpacts:
-    """:func:`topk` and the impacts of what it picks, the numbers of ``SparseBatch.quantize``.
-
-    Args:
-        weights: float32 [B, V], V up to 262,144.
-        k: 1 to 1,024.
-        scale: weight of one impact step, > 0.
-        maximum: greatest impact, 1 to 4,095.
-
-    Raises:
-        ValueError: an argument out of range, or another dtype.
-    """
-    _check(weights, k)
-    if not scale > 0 or not 1 <= maximum <= 4095:
-        raise ValueError(f"scale is {scale} and maximum is {maximum}, must be > 0 and 1 to 4095")
-    if use_triton(weights):
-        return topk_triton(weights, k, scale, maximum)
-    terms, values, counts = topk(weights, k)
-    impacts, clipped = quantize(values, scale, maximum)
-    positive = (weights > 0).sum(1, dtype=torch.int32)
-    return TopImpacts(terms, values, impacts, counts, positive, clipped.to(torch.int32))
-
-
-def _check(weights: Tensor, k: int) -> None:
-    if weights.ndim != 2 or weights.dtype != torch.float32 or weights.shape[1] > MAX_V:
-        raise ValueError(
-            f"weights must be float32 [B, V <= {MAX_V}], is {weights.dtype} {tuple(weights.shape)}"
-        )
-    if not 1 <= k <= MAX_K:
-        raise ValueError(f"k is {k}, allowed 1 to {MAX_K}")
+    counts, positive = (each.sum(1, dtype=torch.int32) for each in (found, weights > 0))
+    impacts, clipped = torch.zeros_like(chosen), torch.zeros_like(counts)
+    if scale is not None:
+        impacts, clipped = quantize(values, scale, maximum)
+    return Top(chosen, values, impacts, counts, positive, clipped.to(torch.int32))
 
 
 @jit
@@ -211,8 +194,8 @@ _LEAST = 256
 
 def topk_triton(
     weights: Tensor, k: int, scale: float | None = None, maximum: int = 1, *, chunk: int = _CHUNK
-) -> TopImpacts:
-    """:func:`topk_impacts` by the Triton kernels, arguments already checked; without a scale there are no impacts (all 0)."""
+) -> Top:
+    """:func:`topk` by the Triton kernels, arguments already checked."""
     rows, V = weights.shape
     k = min(k, V)
     if weights.stride(1) != 1:
@@ -256,7 +239,7 @@ def topk_triton(
             MAXIMUM=maximum,
             num_warps=4,
         )
-    return TopImpacts(terms, values.view(torch.float32), impacts, counts, counters[:, 1], clipped)
+    return Top(terms, values.view(torch.float32), impacts, counts, counters[:, 1], clipped)
 
 
 def _case(kernel: str, best: int) -> AotCase:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
+from ..kernels.impacts import quantize
 from ..kernels.sparse import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from ..kernels.topk import topk
 from ..kernels.transfer import Clock, fetch, upload
@@ -60,6 +61,8 @@ class EncodedTensors:
         terms: int32 [n, K], ascending in each row, then -1.
         weights: float32 [n, K], > 0, then 0.
         counts: int32 [n], terms that are there.
+        impacts: int32 [n, K], the weights as impacts, then 0; all 0 where no scale was given.
+        clipped: int32 [n], impacts that were above the greatest and were cut to it.
         positive: int64 [n], positive weights before the term cap.
         clock: times "encode" and "sparsify"; to be read when the work was waited for.
     """
@@ -67,6 +70,8 @@ class EncodedTensors:
     terms: Tensor
     weights: Tensor
     counts: Tensor
+    impacts: Tensor
+    clipped: Tensor
     positive: Tensor
     clock: Clock
 
@@ -235,22 +240,25 @@ class Encoder:
         tokens: Tokens,
         kind: Kind,
         *,
+        impact_scale: float | None = None,
         batch_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> EncodedTensors:
         """Encode in batches of like length, at most ``batch_tokens`` padded tokens each (one text may be more).
 
-        On a GPU nothing is waited for: ``progress`` then tells what was handed to it.
+        On a GPU nothing is waited for: ``progress`` then tells what was handed to it. With ``impact_scale`` there are impacts up
+        to 4,095 in steps of that weight, the numbers of ``SparseBatch.quantize``.
         """
         if kind == "query" and self._table is not None:
-            return self._look_up(tokens, progress)
+            return self._look_up(tokens, impact_scale, progress)
         cap = self.manifest.query_max_terms if kind == "query" else self.manifest.document_max_terms
         network, texts = self._network, len(tokens)
         width = min(cap, len(network.terms))
         lengths = np.array([len(ids) for ids in tokens.ids], dtype=np.int64)
         terms = torch.full((texts, width), -1, dtype=torch.int32, device=self.device)
         weights = torch.zeros((texts, width), dtype=torch.float32, device=self.device)
-        counts = torch.zeros(texts, dtype=torch.int32, device=self.device)
+        impacts = torch.zeros((texts, width), dtype=torch.int32, device=self.device)
+        counts, clipped = torch.zeros((2, texts), dtype=torch.int32, device=self.device)
         positive = torch.zeros(texts, dtype=torch.int64, device=self.device)
         clock = Clock(self.device)
         for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[self.device.split(":")[0]]):
@@ -259,20 +267,27 @@ class Encoder:
                 padded[row, : lengths[text]] = tokens.ids[text]
             dense = network(upload(padded, self.device), torch.from_numpy(lengths[batch]))
             clock.mark("encode")
-            columns, values, found = topk(dense, width)
+            top = topk(dense, width, scale=impact_scale)
             rows = upload(batch, self.device)
             # Kept terms ascend with their columns, and the padding must come last.
-            order = torch.where(columns < 0, len(network.terms), columns).argsort(dim=1)
-            chosen = network.terms[columns.clamp(min=0)].where(columns >= 0, -1)
+            order = torch.where(top.terms < 0, len(network.terms), top.terms).argsort(dim=1)
+            chosen = network.terms[top.terms.clamp(min=0)].where(top.terms >= 0, -1)
             terms[rows] = chosen.gather(1, order)
-            weights[rows] = values.gather(1, order)
-            counts[rows], positive[rows] = found, (dense > 0).sum(1)
+            weights[rows] = top.weights.gather(1, order)
+            impacts[rows] = top.impacts.gather(1, order)
+            counts[rows], clipped[rows], positive[rows] = (
+                top.counts,
+                top.clipped,
+                top.positive.to(torch.int64),
+            )
             clock.mark("sparsify")
             if progress is not None:
                 progress(len(batch))
-        return EncodedTensors(terms, weights, counts, positive, clock)
+        return EncodedTensors(terms, weights, counts, impacts, clipped, positive, clock)
 
-    def _look_up(self, tokens: Tokens, progress: Callable[[int], None] | None) -> EncodedTensors:
+    def _look_up(
+        self, tokens: Tokens, impact_scale: float | None, progress: Callable[[int], None] | None
+    ) -> EncodedTensors:
         """Queries without the model: all of the time is "sparsify"."""
         assert self._table is not None
         clock = Clock(self.device)
@@ -281,10 +296,19 @@ class Encoder:
         there = np.arange(counts.max(initial=0)) < counts[:, None]
         terms, weights = np.full(there.shape, -1, dtype=np.int32), np.zeros(there.shape, dtype=np.float32)
         terms[there], weights[there] = vectors.terms, vectors.weights
+        lying = upload(weights, self.device)
+        impacts, clipped = (
+            torch.zeros_like(lying, dtype=torch.int32),
+            torch.zeros(len(tokens), device=self.device),
+        )
+        if impact_scale is not None:
+            impacts, clipped = quantize(lying, impact_scale, MAX_QUERY_IMPACT)
         made = EncodedTensors(
             upload(terms, self.device),
-            upload(weights, self.device),
+            lying,
             upload(counts.astype(np.int32), self.device),
+            impacts,
+            clipped.to(torch.int32),
             upload(positive, self.device),
             clock,
         )

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ..index import Index, SearchResult
 from ..index.device import Answers, queries_from_rows, stages
-from ..kernels.impacts import quantize
 from ..kernels.select import check_k
-from ..kernels.sparse import MAX_QUERY_IMPACT, ImpactBatch
+from ..kernels.sparse import ImpactBatch
 from ..kernels.transfer import Clock, fetch
 from ..model import Encoder
 from ..model.encoder import Encoded
@@ -51,16 +50,15 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> 
     assert index.tensors is not None
     check_k(k)
     scale = index.manifest.query_scale
-    made = encoder.encode_tensors(tokens, kind)
-    steps, over = quantize(made.weights, scale, MAX_QUERY_IMPACT)
+    made = encoder.encode_tensors(tokens, kind, impact_scale=scale)
     clock = Clock(index.tensors.device)
-    found = index.tensors.search_tensors(queries_from_rows(made.terms, steps, made.counts), k, clock)
+    found = index.tensors.search_tensors(queries_from_rows(made.terms, made.impacts, made.counts), k, clock)
     terms, weights, counts, positive, impacts, clipped, keys, hits, matched, postings = fetch(
-        made.terms, made.weights, made.counts, made.positive, steps, over,
+        made.terms, made.weights, made.counts, made.positive, made.impacts, made.clipped,
         found.keys, found.counts, found.matched, found.postings,
     )  # fmt: skip
     encoded = made.fetched(tokens, terms, weights, counts, positive)
     vectors = encoded.vectors
     queries = ImpactBatch(vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum()))
     answers = Answers(keys, hits, matched, postings, stages(clock))
-    return Ranked(encoded, queries, clipped, index.result(answers))
+    return Ranked(encoded, queries, clipped.astype(np.int64), index.result(answers))

@@ -4,7 +4,7 @@ import torch
 
 from csplade.kernels.launch import INTERPRETED, tl
 from csplade.kernels.sparse import SparseBatch
-from csplade.kernels.topk import topk, topk_impacts, topk_triton
+from csplade.kernels.topk import topk, topk_reference, topk_triton
 
 FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped")
 DENORMAL = float(np.float32(1e-45))
@@ -48,7 +48,8 @@ def test_equals_sorting_with_ties_to_the_smaller_term(terms, k, levels):
     random = np.random.default_rng(terms + levels)
     weights = (random.integers(-levels, levels, (4, terms)) / levels).astype(np.float32)
     weights[3] = -1
-    chosen, values, counts = topk(torch.from_numpy(weights), k)
+    top = topk(torch.from_numpy(weights), k)
+    chosen, values, counts = top.terms, top.weights, top.counts
     for row in range(4):
         expected = by_sorting(weights[row], k)
         assert counts[row] == len(expected)
@@ -63,8 +64,8 @@ def test_equals_sorting_with_ties_to_the_smaller_term(terms, k, levels):
 def test_widest_row():
     weights = torch.zeros(1, 262_144)
     weights[0, 262_143] = 1.0
-    chosen, values, counts = topk(weights, 5)
-    assert (chosen[0, 0], values[0, 0], counts[0]) == (262_143, 1.0, 1)
+    top = topk(weights, 5)
+    assert (top.terms[0, 0], top.weights[0, 0], top.counts[0]) == (262_143, 1.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def assert_same(ours, plain):
 def test_kernels_equal_the_plain_version(kernel_device, rows, terms, k, levels, share, chunk):
     weights = random_rows(rows, terms, levels, share=share)
     ours = topk_triton(weights.to(kernel_device), k, 0.02, 255, chunk=chunk)
-    assert_same(ours, topk_impacts(weights, k, 0.02, 255))
+    assert_same(ours, topk_reference(weights, k, 0.02, 255))
     assert [row for row in range(rows) if ours.counts[row]]
 
 
@@ -125,7 +126,7 @@ def test_kernels_on_floats_at_the_edges(kernel_device):
     assert top.impacts[0].tolist() == [255, 150, 1, 1, 0, 0]
     assert top.counts.tolist() == top.positive.tolist() == [4, 0, 0, 0]
     assert top.clipped.tolist() == [1, 0, 0, 0]
-    assert_same(top, topk_impacts(weights, 6, 0.02, 255))
+    assert_same(top, topk_reference(weights, 6, 0.02, 255))
 
 
 def test_kernels_on_the_widest_row_all_positive_and_equal(kernel_device):
@@ -138,14 +139,16 @@ def test_kernels_on_the_widest_row_all_positive_and_equal(kernel_device):
 
 def test_kernels_on_the_widest_rows_of_few_terms(kernel_device):
     weights = random_rows(2, 262_144, 50, share=0.001)
-    assert_same(topk_triton(weights.to(kernel_device), 256, 0.02, 255), topk_impacts(weights, 256, 0.02, 255))
+    assert_same(
+        topk_triton(weights.to(kernel_device), 256, 0.02, 255), topk_reference(weights, 256, 0.02, 255)
+    )
 
 
 def test_kernels_read_rows_beyond_two_billion_elements(kernel_device, far_rows):
     weights = far_rows(torch.float32, rows=3, columns=50)
     weights[:] = random_rows(3, 50, 9)
     top = topk_triton(weights, 20, 0.02, 255)
-    assert_same(top, topk_impacts(weights.cpu().contiguous(), 20, 0.02, 255))
+    assert_same(top, topk_reference(weights.cpu().contiguous(), 20, 0.02, 255))
 
 
 @pytest.mark.parametrize(("scale", "maximum"), [(0.02, 255), (0.00125, 4095), (0.1, 7)])
@@ -158,7 +161,7 @@ def test_impacts_equal_those_of_the_sparse_batch(kernel_device, scale, maximum):
     weights = torch.from_numpy(row)[None]
     for top in (
         topk_triton(weights.to(kernel_device), 400, scale, maximum),
-        topk_impacts(weights, 400, scale, maximum),
+        topk_reference(weights, 400, scale, maximum),
     ):
         order = top.terms[0].cpu().argsort()
         assert top.impacts[0].cpu()[order].tolist() == plain.impacts.tolist()
@@ -173,12 +176,18 @@ def test_no_rows_and_no_terms(kernel_device):
 
 
 def test_plain_version_leaves_nan_out():
-    chosen, _, counts = topk(torch.tensor([[1.0, float("nan"), 2.0]]), 3)
-    assert chosen.tolist() == [[2, 0, -1]]
-    assert counts.tolist() == [2]
+    top = topk(torch.tensor([[1.0, float("nan"), 2.0]]), 3)
+    assert top.terms.tolist() == [[2, 0, -1]]
+    assert top.counts.tolist() == [2]
+
+
+def test_without_a_scale_there_are_no_impacts():
+    top = topk(torch.tensor([[1.0, 2.0]]), 2)
+    assert top.impacts.tolist() == [[0, 0]]
+    assert top.clipped.tolist() == [0]
 
 
 @pytest.mark.parametrize(("scale", "maximum"), [(0.0, 255), (float("nan"), 255), (0.02, 0), (0.02, 4096)])
 def test_refuses_impacts_out_of_range(scale, maximum):
     with pytest.raises(ValueError, match=f"scale is {scale} and maximum is {maximum}"):
-        topk_impacts(torch.ones(1, 3), 2, scale, maximum)
+        topk(torch.ones(1, 3), 2, scale=scale, maximum=maximum)
