@@ -307,7 +307,7 @@ def _retrieval(
     model: Path,
     data: list[str],
     out: Path,
-    dev: list[Path],
+    dev: list[Path] | None,
     schedule: dict[str, Any],
     objective: dict[str, Any],
 ) -> None:
@@ -331,7 +331,7 @@ def _retrieval(
         collection = Collection.load(Path(folder), "train")
         sources.append(Source(collection, read_mined(Path(mined), collection), float(share or 1)))
     train_retrieval(
-        model, sources, out, Schedule(**schedule), wanted, [DevSplit.load(folder) for folder in dev]
+        model, sources, out, Schedule(**schedule), wanted, [DevSplit.load(folder) for folder in dev or ()]
     )
     typer.echo(out)
 

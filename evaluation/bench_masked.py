@@ -125,7 +125,8 @@ def _write_checkpoint(directory: Path, size: str, texts: Sequence[str], tokens: 
         directory
     )
     torch.manual_seed(0)
-    config = DistilBertConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **SIZES[size])
+    sizes: dict[str, Any] = dict(SIZES[size])
+    config = DistilBertConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **sizes)
     DistilBertForMaskedLM(config).save_pretrained(directory)
 
 

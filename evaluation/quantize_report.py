@@ -182,7 +182,7 @@ def run(
     return QuantizeReport(
         model,
         known.manifest.fingerprint,
-        settings["dataset"],
+        str(settings["dataset"]),
         len(ids),
         corpus,
         len(dataset.queries),

@@ -128,7 +128,8 @@ def work(task: Task, out: Path) -> Cost:
         cut=cut,
     )
     with write_aside(out.with_suffix(".npz"), "wb") as file:
-        np.savez(file, **_arrays("document", documents), **_arrays("query", queries))
+        arrays: dict[str, Any] = {**_arrays("document", documents), **_arrays("query", queries)}
+        np.savez(file, **arrays)
     with write_aside(out.with_suffix(".json")) as text:
         json.dump(dataclasses.asdict(cost), text)
     return cost

@@ -288,8 +288,8 @@ class Study:
         sources = []
         for folder in self.folders:
             collection, out = Collection.load(folder, "train"), self.work / f"{folder.name}.jsonl"
-            limits = {"limit": self.scale.mined, "pool": self.scale.pool}
-            mine(collection, out, self.teachers(), depth=10, seed=self.seed, **limits)
+            limit, pool = self.scale.mined, self.scale.pool
+            mine(collection, out, self.teachers(), depth=10, limit=limit, pool=pool, seed=self.seed)
             sources.append(Source(collection, read_mined(out, collection), 1.0))
         return sources
 

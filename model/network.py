@@ -54,9 +54,11 @@ class SparseNetwork(nn.Module):
         weight: [Vk, H] rows of the LM head of the kept terms.
         bias: float32 [Vk] added to the raw logits.
         terms: int32 [Vk], term id of each row, ascending.
+        query_weights: float32 [Vk], while the table of a lexical query encoder is trained; else None.
     """
 
     terms: Tensor
+    query_weights: nn.Parameter | None
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class SparseNetwork(nn.Module):
         self.body = body
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.packed: PackedHead | None = None
+        self.register_parameter("query_weights", None)
         self.bias = nn.Parameter(bias.float(), requires_grad=False)
         self.register_buffer("terms", terms, persistent=False)
         self.variant, self.scale, self.shift, self.log_again = variant, scale, shift, log_again

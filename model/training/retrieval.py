@@ -146,18 +146,18 @@ class Representation:
 
     def __init__(self, trainable: Trainable, kind: Literal["sparse", "dense"]) -> None:
         self.network, self.kind = trainable.network, kind
-        self.lexical = trainable.manifest.query_encoder == "lexical"
         self.rows = trainable.head.rows
 
     def queries(self, texts: list[Tensor]) -> Tensor:
         """Vectors of queries; of a lexical query encoder, the table's weights of their terms."""
-        if not self.lexical or self.kind == "dense":
+        table = self.network.query_weights
+        if table is None or self.kind == "dense":
             return self.documents(texts)
         found = torch.zeros(len(texts), len(self.network.terms), device=self.network.weight.device)
         for row, ids in enumerate(texts):
             kept = self.rows[ids]
             found[row, kept[kept >= 0].to(found.device)] = 1.0
-        return found * torch.relu(self.network.query_weights)
+        return found * torch.relu(table)
 
     def documents(self, texts: list[Tensor]) -> Tensor:
         """Vectors of passages, run in groups of like length."""

@@ -62,7 +62,7 @@ def start(
         contents += [np.unique(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
     if not contents:
         raise InputError("no texts to count terms in: give at least one corpus")
-    written = [tokenizer.decode([token]) for token in range(vocabulary)]
+    written = [str(tokenizer.decode([token])) for token in range(vocabulary)]
     folded = np.arange(vocabulary, dtype=np.int32)
     if fold:
         stem = Stemmer.Stemmer("english").stemWord

@@ -27,7 +27,7 @@ K1, B = 0.9, 0.4
 BLOCK = 1024  # passages encoded between two saves
 
 Progress = Callable[[str, int, int], None]
-Vectors = NDArray[np.float32] | csr_matrix
+Vectors = Any  # float32 [n, d], or a scipy csr_matrix of that shape
 
 
 class Teacher(Protocol):

@@ -116,7 +116,7 @@ class Trainable:
             table = load_table(model, manifest, load_tokenizer(model, manifest))
             network.query_weights = torch.nn.Parameter(torch.from_numpy(table.weights)[head.terms.long()])
         if schedule.gradient_checkpointing:
-            network.body.gradient_checkpointing_enable({"use_reentrant": False})
+            cast(Any, network.body).gradient_checkpointing_enable({"use_reentrant": False})
         return cls(network.to(schedule.device), adapted, manifest, head)
 
     def save(self, out: Path) -> None:
@@ -134,7 +134,7 @@ class Trainable:
             aside / "adapter_model.safetensors",
         )
         save_head(aside, replace(self.head, bias=self.network.bias.detach().cpu()))
-        if self.manifest.query_encoder == "lexical":
+        if self.network.query_weights is not None:
             weights = torch.zeros(self.manifest.vocabulary_size)
             weights[self.head.terms.long()] = torch.relu(self.network.query_weights.detach()).float().cpu()
             save_file({"weight": weights}, aside / TABLE_FILE)
