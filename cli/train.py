@@ -35,11 +35,12 @@ def start(
     variant: Annotated[str, typer.Option(help="causal, echo or bidirectional.")] = "bidirectional",
     layers: Annotated[int, typer.Option(min=1, help="First layers of the base to keep.")] = 6,
     bias_strength: Annotated[float, typer.Option(help="Raw-logit units of head bias per unit of IDF.")] = 1.5,
+    fold: Annotated[bool, typer.Option(help="Let word forms of one stem share a term.")] = True,
 ) -> None:
     """Write the model that training starts from: kept terms and an IDF head bias over the embedded base."""
     from ..model.training.start import start as write_start
 
-    write_start(_passages(data), out, variant=variant, layers=layers, bias_strength=bias_strength)
+    write_start(_passages(data), out, variant=variant, layers=layers, bias_strength=bias_strength, fold=fold)
     typer.echo(out)
 
 
