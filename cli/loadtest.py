@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, UnavailableError
+from ..files import write_aside
 from .console import note, print_table
 
 if TYPE_CHECKING:
@@ -185,27 +187,43 @@ def _hardware() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {name}, load average {os.getloadavg()[0]:.1f} at the end"
 
 
-def _compare(index, target, mode, rate, directory, plan_for):  # type: ignore[no-untyped-def]
+def _compare(
+    index: Path,
+    target: Target | None,
+    mode: Mode | None,
+    rate: float | None,
+    directory: Path,
+    plan_for: Callable[[Target], tuple[Plan, str]],
+) -> None:
     """The comparison for one target, or for those that are started here; exits 1 when a bound is missed."""
     from ..evaluation.bench_engine import EngineAlone
-    from ..loadtest.compare import HEADINGS, compare
+    from ..loadtest.compare import HEADINGS, RATES, compare
     from ..loadtest.target import Target
 
     lines: list[Line] = []
     with EngineAlone(index) as engine:
 
-        def measure(at: Target, how: Mode) -> None:
+        def measure(at: Target, how: Mode) -> Plan | None:
+            """Gives the plan if a bound is missed."""
             plan, told = plan_for(at)
             note(f"{how} at {at.address}; {told}")
-            lines.extend(compare(how, plan, engine.times, rate=rate, tell=note))
+            found = compare(how, plan, engine.times, rate=rate, tell=note)
+            lines.extend(found)
+            return plan if any(line.kept is False for line in found) else None
 
         if target is not None:
             measure(target, mode or "single")
         else:
-            for how in ("single", "ray") if mode is None else (mode,):
-                with _served(index, how, directory) as address:
-                    measure(Target(address), how)
+            modes: tuple[Mode, ...] = ("single", "ray") if mode is None else (mode,)
+            for how in modes:
+                with _served(index, how, directory) as (address, process):
+                    if missed := measure(Target(address), how):
+                        _profile(process.pid, missed, rate or RATES[how], directory / f"profile-{how}.svg")
     print_table(HEADINGS, [line.row() for line in lines], left=["what", "allowed", ""])
+    for line in lines:
+        if line.stages:
+            told = ", ".join(f"{stage} {milliseconds:.3f}" for stage, milliseconds in line.stages.items())
+            typer.echo(f"{line.name} at {line.rate:g}/s, its own times, p50 in ms: {told}")
     command = shlex.join(["csplade", *sys.argv[1:]])
     about = {
         "command": command,
@@ -213,14 +231,15 @@ def _compare(index, target, mode, rate, directory, plan_for):  # type: ignore[no
         "hardware": _hardware(),
     }
     path = directory / "compare.json"
-    path.write_text(json.dumps({**about, "lines": [vars(line) for line in lines]}, indent=1))
+    with write_aside(path) as file:
+        json.dump({**about, "lines": [vars(line) for line in lines]}, file, indent=1)
     note(f"{about['hardware']}; {about['date']}; repeat it: {command}; written: {path}")
     if any(line.kept is False for line in lines):
         raise typer.Exit(1)
 
 
 @contextmanager
-def _served(index: Path, mode: str, directory: Path) -> Iterator[str]:
+def _served(index: Path, mode: str, directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """``csplade serve`` of an index in a process of its own, with its encoder: it makes vectors of the queries."""
     log = directory / f"serve-{mode}.log"
     command = [
@@ -244,6 +263,27 @@ def _served(index: Path, mode: str, directory: Path) -> Iterator[str]:
             if not address:
                 raise UnavailableError(f"csplade serve ended with status {process.wait()}; see {log}")
             note(f"ready after {time.monotonic() - started:.0f} s")
-            yield address
+            yield address, process
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+def _profile(process: int, plan: Plan, rate: float, path: Path) -> None:
+    """Load the service once more while py-spy looks at it and at its children: why a bound is missed."""
+    from ..loadtest import profiles
+
+    program = shutil.which(
+        "py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
+    if program is None:
+        note("no profile of what was missed: py-spy is not installed (it comes with csplade[loadtest])")
+        return
+    command = [program, "record", "--pid", str(process), "--subprocesses", "--nonblocking", "--threads"]
+    command += ["--duration", str(plan.seconds + profiles.WARM), "--output", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as recorder:
+        profiles.measure(plan, rate)
+        said = recorder.communicate()[1].strip().splitlines()
+    if path.is_file():
+        note(f"why a bound is missed: {path}, a flame graph at {rate:g}/s")
+    else:
+        note(f"no profile of what was missed: {said[-1] if said else 'py-spy said nothing'}")

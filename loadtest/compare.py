@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal
 
 from ..v1 import retrieval_pb2 as pb
 from . import echo, profiles
+from .k6 import STAGES
+from .knee import Step
 from .profiles import Plan
 from .queries import read_requests
 from .target import Target
@@ -35,6 +37,7 @@ class Line:
         added: p50 less the engine's; None for the engine itself.
         allowed: the bound that is judged, in words; "" where there is none.
         kept: whether it is kept; None where there is none.
+        stages: of a service, where its time went: p50 in milliseconds, from its answers.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Line:
     added: float | None = None
     allowed: str = ""
     kept: bool | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> list[str]:
         """As cells of a table under ``HEADINGS``."""
@@ -81,7 +85,7 @@ def compare(
     requests = read_requests(plan.load.requests)
     answer = plan.load.target.call("Search", requests[0])
     engine_times: list[tuple[float, float]] = []
-    found: dict[str, list[tuple[float, float, int]]] = {"echo": [], mode: []}
+    found: dict[str, list[Step]] = {"echo": [], mode: []}
     with echo.running(answer) as address:
         targets = {"echo": Target(address), mode: plan.load.target}
         for turn in range(ROUNDS):
@@ -91,8 +95,10 @@ def compare(
             engine_times.append(engine(requests, rate, plan.seconds))
             for name, target in targets.items():
                 found[name].append(_measure(plan, target, rate))
-    own = _line("engine alone", rate, [(*times, 0) for times in engine_times])
-    floor = _line("bare grpc.aio echo", rate, found["echo"], own)
+    p50, p99 = (median(one[i] for one in engine_times) for i in (0, 1))
+    own = Line("engine alone", rate, p50, p99, 0)
+    # The echo repeats the timings of the answer that it was given: they are none of its own.
+    floor = replace(_line("bare grpc.aio echo", rate, found["echo"], own), stages={})
     service = _line(f"csplade, {mode}", rate, found[mode], own)
     if mode == "single":
         assert service.added is not None
@@ -107,15 +113,19 @@ def compare(
     ]
 
 
-def _measure(plan: Plan, target: Target, rate: float) -> tuple[float, float, int]:
+def _measure(plan: Plan, target: Target, rate: float) -> Step:
     step, _ = profiles.measure(replace(plan, load=replace(plan.load, target=target), metrics=()), rate)
-    ok = step.phase.outcome.ok
-    return ok.p50, ok.p99, max(0, step.due - ok.count)
+    return step
 
 
-def _line(
-    name: str, rate: float, rounds: Sequence[tuple[float, float, int]], engine: Line | None = None
-) -> Line:
-    p50, p99 = (median(one[i] for one in rounds) for i in (0, 1))
-    added = None if engine is None else p50 - engine.p50
-    return Line(name, rate, p50, p99, sum(one[2] for one in rounds), added)
+def _line(name: str, rate: float, rounds: Sequence[Step], engine: Line) -> Line:
+    answers = [step.phase.outcome.ok for step in rounds]
+    p50, p99 = median(one.p50 for one in answers), median(one.p99 for one in answers)
+    failed = sum(max(0, step.due - step.phase.outcome.ok.count) for step in rounds)
+    servers = [step.phase.server for step in rounds]
+    stages = {
+        stage: median(one[stage].p50 for one in servers if stage in one)
+        for stage in STAGES
+        if any(stage in one for one in servers)
+    }
+    return Line(name, rate, p50, p99, failed, p50 - engine.p50, stages=stages)
