@@ -211,7 +211,11 @@ def overview() -> Dashboard:
         "Exactness": [
             graph(
                 "Ranks that Verify found to differ", "short",
-                {"{{instance}}": f"sum by (instance) (csplade_verify_mismatches_total{{{JOB}}})"},
+                {
+                    # On Ray there is no such series before the first mismatch.
+                    "{{instance}}": f"sum by (instance) (csplade_verify_mismatches_total{{{JOB}}})"
+                    f" or 0 * sum by (instance) (csplade_requests_total{{{JOB}}})"
+                },
                 "Must be 0.",
             ),
         ],

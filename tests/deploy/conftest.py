@@ -15,8 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from csplade.index import Index
+from csplade.model import Encoder
 from csplade.service import config
 from csplade.service.client import Client, ServiceError
+from csplade.service.engine import Engine
+from csplade.service.indexing import build_from_corpus
 from csplade.service.server import Server, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -54,18 +58,26 @@ class Prometheus:
 
 
 @pytest.fixture(scope="session")
-def example_server(tiny_model, tmp_path_factory) -> Iterator[Server]:
-    """Serves the example corpus, encoded by a tiny model in two shards."""
-    from csplade.index import Index
-    from csplade.model import Encoder
-    from csplade.service.engine import Engine
-    from csplade.service.indexing import build_from_corpus
+def encoder(tiny_model) -> Encoder:
+    return Encoder.from_pretrained(tiny_model, device="cpu")
 
+
+@pytest.fixture(scope="session")
+def example_index(encoder, tmp_path_factory) -> Path:
+    """The example corpus, encoded by a tiny model, in two shards."""
     path = tmp_path_factory.mktemp("watched") / "index"
-    encoder = Encoder.from_pretrained(tiny_model, device="cpu")
     build_from_corpus(EXAMPLES / "corpus.jsonl", path, encoder, shards=2)
-    flags = {"index": path, "server.port": 0, "metrics.port": 0, "logging.requests": False}
-    with running(config.load(None, flags), lambda _: Engine(Index.open(path, threads=1), encoder)) as server:
+    return path
+
+
+@pytest.fixture(scope="session")
+def example_server(example_index, encoder) -> Iterator[Server]:
+    flags = {"index": example_index, "server.port": 0, "metrics.port": 0, "logging.requests": False}
+
+    def opener(_: config.Settings) -> Engine:
+        return Engine(Index.open(example_index, threads=1), encoder)
+
+    with running(config.load(None, flags), opener) as server:
         yield server
 
 
@@ -126,28 +138,25 @@ def prometheus(example_server, tmp_path_factory) -> Iterator[Prometheus]:
 
 @pytest.fixture(scope="session")
 def eventually(example_server, prometheus) -> Callable[[dict[str, str]], list[str]]:
-    """Keeps the server busy with all that it can do until every query has data; returns those that stay without."""
-    questions = [
-        json.loads(line)["text"] for line in (EXAMPLES / "queries.jsonl").read_text().splitlines()[:8]
-    ]
+    """Keeps the server busy until every query has data; returns those that stay without."""
+    return lambda queries: busy_until(example_server.address, prometheus, queries)
 
-    def ask(client: Client) -> None:
-        for question in questions:
-            client.search(question, k=5, with_document=True, explain=True)
-        client.search("many words " * 50, k=5)  # more tokens than the model takes
-        client.encode(questions[:2])
-        client.verify(questions[0], k=5)
-        list(client.search_many(questions, k=5))
-        with pytest.raises(ServiceError):
-            client.search("k is out of range", k=100_000)
 
-    def eventually(queries: dict[str, str]) -> list[str]:
-        missing = dict(queries)
-        end = time.monotonic() + PATIENCE
-        with Client(example_server.address) as client:
-            while missing and time.monotonic() < end:
-                ask(client)
-                missing = {name: query for name, query in missing.items() if not prometheus.values(query)}
-        return sorted(missing)
-
-    return eventually
+def busy_until(address: str, prometheus: Prometheus, queries: dict[str, str]) -> list[str]:
+    """Asks a server for all that it can do until every query has data; returns those that stay without."""
+    lines = (EXAMPLES / "queries.jsonl").read_text().splitlines()[:8]
+    questions = [json.loads(line)["text"] for line in lines]
+    missing = dict(queries)
+    end = time.monotonic() + PATIENCE
+    with Client(address) as client:
+        while missing and time.monotonic() < end:
+            for question in questions:
+                client.search(question, k=5, with_document=True, explain=True)
+            client.search("many words " * 50, k=5)  # more tokens than the model takes
+            client.encode(questions[:2])
+            client.verify(questions[0], k=5)
+            list(client.search_many(questions, k=5))
+            with pytest.raises(ServiceError):
+                client.search("k is out of range", k=100_000)
+            missing = {name: query for name, query in missing.items() if not prometheus.values(query)}
+    return sorted(missing)
