@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parent.parent / "examples" / "queries.jsonl"
 SECONDS = {"smoke": 5, "step": 20, "soak": 600, "overload": 60}
 RATE = 10.0
+MOST = 400  # connections
+BEYOND_QUEUE = 200  # connections that are left when the queue is full
 SERVE = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]
 
 
@@ -65,8 +67,14 @@ def loadtest(
     ] = 10.0,
     connections: Annotated[int, typer.Option(min=1, max=2000, help="Opened beforehand.")] = 20,
     most_connections: Annotated[
-        int, typer.Option(min=1, max=10_000, help="At most; each carries one request at a time.")
-    ] = 400,
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="At most; each carries one request at a time. Default 400; of overload 200 more than the "
+            "service's queue holds.",
+        ),
+    ] = None,
     metrics: Annotated[
         list[str] | None, typer.Option(help="URL of /metrics of the service, to read meanwhile; repeatable.")
     ] = None,
@@ -101,7 +109,7 @@ def loadtest(
 
     k6.find()
     plot.check()
-    if most_connections < connections:
+    if most_connections is not None and most_connections < connections:
         raise InputError(
             f"--most-connections is {most_connections}, must be at least --connections {connections}"
         )
@@ -118,7 +126,10 @@ def loadtest(
         told = prepared.prepare(
             prepared.read_queries(source), prepared.read_mix(mix), at, k=k, seed=seed, path=path
         )
-        load = k6.Load(at, path, timeout, connections, most_connections)
+        most = most_connections or max(connections, MOST)
+        if most_connections is None and profile == "overload":
+            most = max(connections, at.info.limits.queue + BEYOND_QUEUE)
+        load = k6.Load(at, path, timeout, connections, most)
         return Plan(load, first_rate, duration, p99, tuple(metrics or ())), told
 
     if compare_engine is not None:

@@ -90,6 +90,10 @@ def _by_rate(axes: Any, result: Result, label: str) -> None:
         axes.axvline(result.knee, color="green", linestyle="--", label=f"knee, {result.knee:.4g}/s")
     if len(result.steps) > 1:
         axes.set_xscale("log")
+        axes.set_xticks(
+            [step.rate for step in result.steps], [f"{step.rate:.3g}" for step in result.steps], rotation=45
+        )
+        axes.set_xticks([], minor=True)
     axes.set_xlabel("offered/s")
     axes.set_ylabel(label)
 

@@ -14,6 +14,8 @@ const SECONDS = Number(__ENV.SECONDS);
 const AROUND = Number(__ENV.AROUND || 10);
 const WARM = 2;
 
+// k6 takes its time to open connections: all that may be needed are there before the overload begins.
+const all = { ...pool, preAllocatedVUs: pool.maxVUs };
 const half = { executor: 'constant-arrival-rate', rate: Math.round(RATE * 500), timeUnit: '1000s', ...pool };
 const PHASES = ['before', 'overload', 'after'];
 const seconds = Array.from({ length: AROUND }, (_, second) => `scenario:after,second:${second}`);
@@ -30,7 +32,7 @@ export const options = {
         { target: Math.round(RATE * FACTOR * 1000), duration: '1s' },
         { target: Math.round(RATE * FACTOR * 1000), duration: `${SECONDS - 1}s` },
       ],
-      ...pool,
+      ...all,
       startTime: `${WARM + 1 + AROUND}s`,
     },
     after: { ...half, startTime: `${WARM + 1 + AROUND + SECONDS}s`, duration: `${AROUND}s` },

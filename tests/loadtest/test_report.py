@@ -31,7 +31,7 @@ def overload(step):
     seconds = (during, during, before, during, before, before)
     by_second = tuple(one.phase.outcome for one in seconds)
     found = Overload(
-        100, 4, 10, before.phase, during.phase, before.phase, by_second, recovered(by_second, by_second[2])
+        100, 4, 10, before.phase, during.phase, before.phase, by_second, recovered(by_second, 500, 250)
     )
     return Result("overload", 250.0, overload=found, failures=("something is odd",))
 
@@ -51,7 +51,8 @@ def test_recovery_is_the_first_second_after_the_last_bad_one(overload):
     assert "well again: second 4" in report.summary(overload)[0]
     assert report.summary(overload)[-1] == "NOT AS IT SHOULD BE: something is odd."
     by_second = overload.overload.by_second
-    assert recovered(by_second[:2], by_second[2]) is None
+    assert recovered(by_second[:2], 500, 250) is None
+    assert recovered(by_second, 1000, 250) is None  # half of what was due was not even sent
 
 
 @pytest.mark.parametrize("which", ["steps", "overload"])
