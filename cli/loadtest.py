@@ -218,6 +218,8 @@ def _compare(
             """Gives the plan if a bound is missed."""
             plan, told = plan_for(at)
             note(f"{how} at {at.address}; {told}")
+            if how == "ray" and len(at.info.index.shards) == 1:
+                note("the index has one shard: through Ray that is one hop, the bound is for two")
             found = compare(how, plan, engine.times, rate=rate, tell=note)
             lines.extend(found)
             return plan if any(line.kept is False for line in found) else None
