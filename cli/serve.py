@@ -30,7 +30,9 @@ def serve(
     tls_certificate: Path | None = typer.Option(None, help="PEM file of the server's certificate chain."),
     tls_key: Path | None = typer.Option(None, help="PEM file of its private key."),
     client_ca: Path | None = typer.Option(None, help="PEM file of authorities for mutual TLS."),
-    ray: bool = typer.Option(False, "--ray", help="Run on Ray, started on this machine: a process per shard."),
+    ray: bool = typer.Option(
+        False, "--ray", help="Run on Ray, started on this machine: a process per shard."
+    ),
     log_level: str | None = typer.Option(None, help="DEBUG, INFO, WARNING or ERROR."),
     options: list[str] = typer.Option([], "--set", help="Any other setting, as KEY=VALUE; repeatable."),
 ) -> None:
