@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,7 +42,18 @@ class Outcome:
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
+def _logging_as_it_was():
+    """``csplade serve`` sends the log of the whole process to its own standard error."""
+    loggers = [logging.getLogger(), logging.getLogger("csplade")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, _logging_as_it_was):
     """Runs ``csplade ARGUMENTS`` in this process, through the real ``main``."""
     from csplade.cli.main import main
 
