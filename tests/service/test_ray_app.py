@@ -61,6 +61,10 @@ def test_one_shard_shares_its_replica_with_the_encoder(string_index, vector_inde
             InputError,
             "HAProxy speaks no TLS",
         ),
+        (
+            {"index": "/x", "settings": {"tracing.endpoint": "http://localhost:4317"}},
+            "requests on Ray are not traced yet",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, complaint):
