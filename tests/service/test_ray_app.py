@@ -63,6 +63,7 @@ def test_one_shard_shares_its_replica_with_the_encoder(string_index, vector_inde
         ),
         (
             {"index": "/x", "settings": {"tracing.endpoint": "http://localhost:4317"}},
+            InputError,
             "requests on Ray are not traced yet",
         ),
     ],
