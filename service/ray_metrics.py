@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
 from ray.util import metrics
 
 EVERY = 5.0  # seconds between settings of a gauge
@@ -117,6 +118,9 @@ class RayInstruments:
     def _refresh(self) -> None:
         while True:
             time.sleep(EVERY)
+            # Ray ends a process that touches its metrics after it was shut down there.
+            if not ray.is_initialized():
+                continue
             for gauge, function in tuple(self._gauges):
                 if function is not None:
                     gauge.set(function())
