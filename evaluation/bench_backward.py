@@ -18,6 +18,7 @@ import torch
 
 from ..errors import UnavailableError
 from ..kernels.head import head, head_reference
+from .memory import peak_bytes
 
 WAYS = ("tensors", "csplade", "naive")
 
@@ -84,14 +85,7 @@ def _one(way: str, rounds: int, seed: int, shape: Shape) -> dict[str, float]:
         )
         pooled.backward(gradient)
         times.append(time.perf_counter() - started)
-    return {"seconds": float(np.median(times)) if times else 0.0, "megabytes": _peak_bytes() / 1e6}
-
-
-def _peak_bytes() -> int:
-    """Most resident memory of this program; getrusage would count the process that started it as well."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        (line,) = (line for line in file if line.startswith("VmHWM:"))
-    return 1024 * int(line.split()[1])
+    return {"seconds": float(np.median(times)) if times else 0.0, "megabytes": peak_bytes() / 1e6}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from ..errors import CspladeError
 from ..files import write_aside
 from ..kernels.sparse import SparseBatch
+from .memory import peak_bytes
 
 CHUNK = 64
 
@@ -167,11 +167,7 @@ def _peak(device: str) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 def main() -> None:
