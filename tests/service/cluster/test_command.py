@@ -14,6 +14,7 @@ COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "s
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_an_index_of_two_shards_is_served_until_sigterm(first, tmp_path):
     options = ("--ray", "--port", "0", "--threads", "1", "--device", "cpu")
