@@ -62,6 +62,7 @@ def machine_code(rehearse: bool) -> Table:
     """Every kernel compiled for this GPU, ahead of its launch."""
     import torch
 
+    # Absolute here and below: this file runs as a script of a checkout, where nothing is installed.
     from csplade.kernels import compile as aot
 
     major, minor = (9, 0) if rehearse else torch.cuda.get_device_capability()

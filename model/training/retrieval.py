@@ -66,6 +66,8 @@ class Objective:
         for name in ("nce", "kl", "margin_mse", "query_flops", "query_l1", "document_flops"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, must be >= 0")
+        if self.representation not in ("sparse", "dense"):
+            raise InputError(f"representation is {self.representation!r}, must be sparse or dense")
         if not self.temperature > 0:
             raise InputError(f"temperature is {self.temperature}, must be > 0")
         if self.nce + self.kl + self.margin_mse == 0:
@@ -183,13 +185,20 @@ class Representation:
 def combine_teachers(mined: Sequence[Mined], names: Sequence[str]) -> Tensor:
     """One weight per teacher, float32 [n]: those of the most likely softmax over candidates, judged ones being right.
 
-    The likelihood is concave in the weights; a few Newton-like steps (L-BFGS) find its only maximum.
+    Up to some 4,000 queries are looked at, spread over all sources. With one judged passage a query the likelihood is concave
+    in the weights; a few Newton-like steps (L-BFGS) find its maximum.
+
+    Raises:
+        InputError: no query has negatives that the teachers score differently.
     """
     if not names:
         return torch.ones(0)
-    picked = [one for one in mined if one.negatives and all(np.ptp(one.scores[name]) > 0 for name in names)][
-        :4000
-    ]
+    picked = [one for one in mined if one.negatives and all(np.ptp(one.scores[name]) > 0 for name in names)]
+    if not picked:
+        raise InputError(
+            f"teachers {list(names)}: none of {len(mined)} queries has candidates that all of them tell apart; mine deeper"
+        )
+    picked = picked[:: max(1, len(picked) // 4000)]
     width = max(len(one.candidates) for one in picked)
     scores = torch.zeros(len(names), len(picked), width)
     here = torch.zeros(len(picked), width, dtype=torch.bool)

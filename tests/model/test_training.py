@@ -276,6 +276,7 @@ def test_objectives_that_teach_nothing_are_refused():
         ({"nce": 0.0}, "nothing would be learned"),
         ({"kl": 1.0}, "need a teacher"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"representation": "dens"}, "representation is 'dens', must be sparse or dense"),
         ({"document_flops": -1.0}, "document_flops is -1.0"),
     ):
         with pytest.raises(InputError, match=message):
@@ -293,6 +294,23 @@ def test_teachers_are_weighed_by_how_well_they_tell_the_judged_passage():
     weights = combine_teachers(mined, ["good", "noise"])
     assert weights[0] == pytest.approx(2.0, rel=0.25)  # log-odds of a shift by 2 between unit normals
     assert abs(weights[1]) * 100 < 0.25
+
+
+def test_teachers_are_weighed_on_all_sources():
+    random = np.random.default_rng(1)
+
+    def queries(teacher):  # of this source, which only that teacher can judge
+        made = []
+        for i in range(5000):
+            scores = {name: random.normal(size=6).astype(np.float32) for name in ("left", "right")}
+            scores[teacher][0] += 2
+            made.append(Mined(f"{teacher}{i}", ["a"], list("bcdef"), scores))
+        return made
+
+    left, right = combine_teachers([*queries("left"), *queries("right")], ["left", "right"]).tolist()
+    assert right == pytest.approx(left, rel=0.2)
+    with pytest.raises(InputError, match="none of 1 queries"):
+        combine_teachers([Mined("q", ["a"], [], {"left": np.ones(1, np.float32)})], ["left"])
 
 
 def test_groups_of_like_length_keep_the_order_of_texts(tiny_model):
