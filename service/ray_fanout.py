@@ -9,9 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from .engine import Answer, Hit
 from .errors import OverloadedError
 from .metrics import Metrics
 from .pipeline import Done, Work, until
+from .ray_lane import Lane
 from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refusal, vector_of
 
 T = TypeVar("T")
@@ -180,6 +181,16 @@ class Catalog:
         return self.encoder
 
 
+class _Search(NamedTuple):
+    """A query on its way to a shard."""
+
+    deadline: float
+    request_id: str
+    terms: bytes
+    weights: bytes
+    k: int
+
+
 class Fanout:
     """Answers requests by one version of the encoder and of every shard.
 
@@ -203,6 +214,7 @@ class Fanout:
     ) -> None:
         self.version, self.engine = version, engine
         self._encoder, self._shards = encoder, shards
+        self._lanes = [Lane(partial(self._searched, shard)) for shard in shards]
         self._limit, self._metrics = settings.limits.timeout_seconds, metrics
 
     async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
@@ -211,8 +223,8 @@ class Fanout:
             coded = await self._vector(work, deadline)
             answers = await asyncio.gather(
                 *(
-                    shard.call("search", self._call(deadline), coded.terms, coded.weights, work.k)
-                    for shard in self._shards
+                    lane.ask(_Search(deadline, logs.request_id.get(), coded.terms, coded.weights, work.k))
+                    for lane in self._lanes
                 ),
                 return_exceptions=True,
             )
@@ -254,8 +266,16 @@ class Fanout:
             truth = await self._merged(work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline)
             return found, truth, max(one[2] for one in answers)
 
-    def _call(self, deadline: float) -> Call:
-        return Call(self.version, logs.request_id.get(), max(0.0, deadline - time.monotonic()))
+    async def _searched(self, shard: Peer, searches: Sequence[_Search]) -> list[Ranking | Exception]:
+        asked = [
+            (self._call(one.deadline, one.request_id), one.terms, one.weights, one.k) for one in searches
+        ]
+        answers = await shard.call("search", asked)
+        return [one.error() if isinstance(one, Refusal) else one for one in answers]
+
+    def _call(self, deadline: float, request_id: str | None = None) -> Call:
+        remaining = max(0.0, deadline - time.monotonic())
+        return Call(self.version, logs.request_id.get() if request_id is None else request_id, remaining)
 
     async def _vector(self, work: Work, deadline: float) -> Coded:
         if work.vector is None:

@@ -345,9 +345,11 @@ class ShardReplica(_Replica):
 
         return await self._answer(call, look)
 
-    async def search(self, call: Call, terms: bytes, weights: bytes, k: int) -> Ranking | Refusal:
-        """The best ``k`` of this shard for a vector."""
+    async def search(self, asked: list[tuple[Call, bytes, bytes, int]]) -> list[Ranking | Refusal]:
+        """The best ``k`` of this shard for each vector: call, terms, weights, ``k``."""
+        return await asyncio.gather(*(self._search(*one) for one in asked))
 
+    async def _search(self, call: Call, terms: bytes, weights: bytes, k: int) -> Ranking | Refusal:
         async def search(pipeline: Pipeline) -> Ranking:
             work = Work(vector=vector_of(terms, weights), k=k)
             return await pipeline.search(work, remaining=call.remaining, then=Ranking.of)

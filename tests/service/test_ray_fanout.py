@@ -167,8 +167,8 @@ async def test_the_deadline_goes_with_every_call(fanout, shards, random_queries)
     with pytest.raises(DeadlineError, match=r"not answered within 0\.100 s"):
         await fanout.search(work(random_queries[0]), remaining=0.1, then=same)
     assert shards[0].cancelled == 1
-    call = Call("1", "", 0.0)
-    refusal = await shards[1].replica.search(call, *(part.tobytes() for part in work({1: 1.0}).vector), 5)
+    terms, weights = (part.tobytes() for part in work({1: 1.0}).vector)
+    (refusal,) = await shards[1].replica.search([(Call("1", "", 0.0), terms, weights, 5)])
     assert isinstance(refusal.error(), DeadlineError)
 
 

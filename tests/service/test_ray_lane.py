@@ -1,0 +1,84 @@
+"""Questions that share messages: when they do, who gets which answer, and what happens to those that are given up."""
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from csplade.service.ray_lane import MESSAGES, MOST, Lane
+
+
+class Far:
+    """What a lane sends to: answers each question with its square, when it may."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[int]] = []
+        self.cancelled = 0
+        self.may = asyncio.Event()
+
+    async def __call__(self, questions):
+        self.messages.append(list(questions))
+        try:
+            await self.may.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [ValueError(question) if question < 0 else question**2 for question in questions]
+
+
+async def asked(lane, questions):
+    tasks = [asyncio.create_task(lane.ask(question)) for question in questions]
+    await asyncio.sleep(0)  # each has asked
+    await asyncio.sleep(0)  # the first have been sent
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_the_first_go_alone_and_what_comes_meanwhile_shares():
+    far = Far()
+    lane, count = Lane(far), MESSAGES + MOST + 3
+    tasks = [task for question in range(count) for task in await asked(lane, [question])]
+    assert [len(message) for message in far.messages] == [1] * MESSAGES
+    far.may.set()
+    assert await asyncio.gather(*tasks) == [question**2 for question in range(count)]
+    assert sorted(map(len, far.messages)) == [1] * MESSAGES + [3, MOST]
+
+
+async def test_an_error_is_that_of_its_question():
+    far = Far()
+    far.may.set()
+    outcomes = await asyncio.gather(*(Lane(far).ask(one) for one in (2, -3, 4)), return_exceptions=True)
+    assert outcomes[::2] == [4, 16]
+    assert isinstance(outcomes[1], ValueError)
+
+
+async def test_a_failed_message_fails_all_of_its_questions():
+    async def broken(questions):
+        raise OSError("the line is down")
+
+    lane = Lane(broken)
+    outcomes = await asyncio.gather(*(lane.ask(one) for one in range(9)), return_exceptions=True)
+    assert all(isinstance(outcome, OSError) for outcome in outcomes)
+
+
+async def test_a_message_is_given_up_with_its_last_question():
+    far = Far()
+    lane = Lane(far)
+    blocking = [task for question in range(MESSAGES) for task in await asked(lane, [question])]
+    together = await asked(lane, [10, 11, 12])
+    together[0].cancel()
+    await asyncio.wait(together[:1])
+    for task in blocking:
+        task.cancel()
+    await asyncio.wait(blocking)
+    while far.cancelled < MESSAGES or len(far.messages) == MESSAGES:
+        await asyncio.sleep(0)
+    assert far.messages[-1] == [11, 12]  # what was given up before was not sent
+    together[1].cancel()
+    await asyncio.wait(together[1:2])
+    assert far.cancelled == MESSAGES
+    far.may.set()
+    assert await together[2] == 144
+    with pytest.raises(asyncio.CancelledError):
+        await together[1]
