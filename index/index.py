@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+FEW = 16_384  # documents (times queries) that are scored in less time than it takes to hand them to threads
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -206,7 +208,10 @@ class Index:
                 terms[span], impacts[span], k, self._workspace,
             )  # fmt: skip
 
-        answers = self._map(score, tasks)
+        if count * sum(one.documents for one in self.manifest.shards) < FEW:
+            answers = [score(task) for task in tasks]
+        else:
+            answers = self._map(score, tasks)
         scored = time.perf_counter_ns()
         matched = np.zeros(count, dtype=np.int64)
         postings = np.zeros(count, dtype=np.int64)

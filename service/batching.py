@@ -43,8 +43,8 @@ class Batcher(Generic[W, D, R]):
     Args:
         weigh: tells the cost in tokens of each work; called once per work, in the worker, several together.
         process: does the works of one batch together.
-        finish: makes the result from a work, what was done, and the nanoseconds it waited in the queue;
-            called in a thread of the pool, while the worker goes on with the next batch.
+        finish: makes the result from a work, what was done, and the nanoseconds it waited in the queue; called in a
+            thread of the pool while works wait, so that the worker goes on with the next batch.
         threads: of the pool.
         settings: sizes of queue and batch.
         metrics: where depth, waiting and batch sizes are recorded.
@@ -179,8 +179,10 @@ class Batcher(Generic[W, D, R]):
             self._metrics.stages({"queue": waited})
             if isinstance(one, Exception):
                 _settle(entry, one)
-            else:
+            elif self._waiting:
                 self._pool.submit(self._finished, entry, one, waited)
+            else:  # nothing is kept waiting, and another thread would only be later
+                self._finished(entry, one, waited)
 
     def _finished(self, entry: _Entry[W, R], done: D, waited: int) -> None:
         if entry.future.cancelled():

@@ -38,7 +38,8 @@ class JsonFormatter(logging.Formatter):
 
 def configure(level: str) -> None:
     """Send the log of this package, and the warnings of others, to standard error as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    # Not sys.stderr: a replica's is Ray's own logger, which looks at the whole stack for every line.
+    handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
