@@ -275,12 +275,24 @@ def distill(
 @app.command()
 def idf(
     corpus: Annotated[
-        Path, typer.Option(help="JSON lines with _id, text and perhaps title; .gz accepted.", dir_okay=False)
+        list[Path],
+        typer.Option(
+            help="JSON lines with _id, text and perhaps title; .gz accepted; may be repeated.", dir_okay=False
+        ),
     ],
     out: Out,
     model: Annotated[
         str, typer.Option(help="Model whose documents are kept: embedded or a directory.")
     ] = "embedded",
+    counts: Annotated[
+        bool, typer.Option(help="Count a term as often as a query repeats it, as BM25 does; else once.")
+    ] = False,
+    prior: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Weight of BM25's share of a document's own terms, on top of the model's weights."
+        ),
+    ] = 0.0,
 ) -> None:
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays as it is."""
     from ..model import golden
@@ -289,7 +301,7 @@ def idf(
     from ..service.corpus import joined_text, read_corpus
     from .console import progress_bars
 
-    total = sum(1 for _ in read_corpus(corpus))
+    total = sum(1 for path in corpus for _ in read_corpus(path))
     done = 0
     with progress_bars("texts") as show:
 
@@ -298,8 +310,8 @@ def idf(
             done += texts
             show("counting", done, total)
 
-        texts = (joined_text(document) for _, document, _ in read_corpus(corpus))
-        train_idf(resolve(model), out, texts, progress=advance)
+        texts = (joined_text(document) for path in corpus for _, document, _ in read_corpus(path))
+        train_idf(resolve(model), out, texts, counts=counts, prior=prior, progress=advance)
     golden.certify(out)
     typer.echo(out)
 

@@ -1,8 +1,8 @@
 """Inference-free queries: a query's vector is a look-up of its tokens in a table of weights, and no model runs.
 
 SPLADE-doc (arXiv 2109.10086) gives every token of the query the weight 1; OpenSearch's document encoders (arXiv 2411.04403) and
-sentence-transformers' ``SparseStaticEmbedding`` take it from a table such as IDF. As in all three a token counts once, however
-often the query repeats it.
+sentence-transformers' ``SparseStaticEmbedding`` take it from a table such as IDF. In all three a token counts once, however
+often the query repeats it; with the manifest's ``query_counts`` it counts each time, as in BM25.
 """
 
 from __future__ import annotations
@@ -35,24 +35,29 @@ class QueryTable:
         weights: float32 [V], >= 0; a token of weight 0 is no term of a query.
         folded: int32 [V], the term that each token stands for.
         cap: terms kept of a query, those of largest weight.
+        counts: a term weighs as often as the query has it; else once.
     """
 
-    def __init__(self, weights: NDArray[np.float32], folded: NDArray[np.int32], cap: int) -> None:
-        self.weights, self.folded, self.cap = weights, folded, cap
+    def __init__(
+        self, weights: NDArray[np.float32], folded: NDArray[np.int32], cap: int, *, counts: bool = False
+    ) -> None:
+        self.weights, self.folded, self.cap, self.counts = weights, folded, cap, counts
 
     def look_up(self, tokens: Tokens) -> tuple[SparseBatch, NDArray[np.int64]]:
         """Vectors of queries, and int64 [n], the terms of each before the cap; ties at the cap go to the smaller id."""
-        rows, positive = [], np.zeros(len(tokens), dtype=np.int64)
+        rows, values, positive = [], [], np.zeros(len(tokens), dtype=np.int64)
         for row, ids in enumerate(tokens.ids):
-            terms = np.unique(self.folded[ids])
-            terms = terms[self.weights[terms] > 0]
-            positive[row] = len(terms)
-            if len(terms) > self.cap:
-                terms = np.sort(terms[np.argsort(-self.weights[terms], kind="stable")[: self.cap]])
-            rows.append(terms)
+            terms, repeats = np.unique(self.folded[ids], return_counts=True)
+            weights = self.weights[terms] * repeats if self.counts else self.weights[terms]
+            kept = np.flatnonzero(weights > 0)
+            positive[row] = len(kept)
+            if len(kept) > self.cap:
+                kept = np.sort(kept[np.argsort(-weights[kept], kind="stable")[: self.cap]])
+            rows.append(terms[kept])
+            values.append(weights[kept])
         indptr = np.append(0, np.cumsum([len(terms) for terms in rows], dtype=np.int64))
-        terms = np.concatenate([*rows, np.empty(0, dtype=np.int32)]).astype(np.int32)
-        return SparseBatch(indptr, terms, self.weights[terms]), positive
+        terms = np.concatenate([*rows, np.empty(0)]).astype(np.int32)
+        return SparseBatch(indptr, terms, np.concatenate([*values, np.empty(0)]).astype(np.float32)), positive
 
 
 def load_table(directory: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast) -> QueryTable:
@@ -74,7 +79,8 @@ def load_table(directory: Path, manifest: Manifest, tokenizer: PreTrainedTokeniz
         raise CorruptError(
             f"{path}: the weight of term {term} is {weights[term]}, must be finite and at least 0"
         )
-    return QueryTable(weights, load_head(directory, size).folded.numpy(), manifest.query_max_terms)
+    folded = load_head(directory, size).folded.numpy()
+    return QueryTable(weights, folded, manifest.query_max_terms, counts=manifest.query_counts)
 
 
 def train_idf(
@@ -82,17 +88,21 @@ def train_idf(
     out: Path,
     texts: Iterable[str],
     *,
+    counts: bool = False,
+    prior: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Copy a model to ``out`` with inference-free queries, weighted by IDF over a corpus.
 
     ``idf(t) = ln(1 + (N - n(t) + 0.5) / (n(t) + 0.5))``, as Lucene's BM25 has it; n(t) counts the texts that hold token t within
-    the model's document cap. Special tokens weigh 0.
+    the model's document cap. Special tokens and terms that no document vector can hold weigh 0.
 
     Args:
         model: model directory; its document side stays as it is.
         out: directory to write, must not be there.
         texts: the corpus.
+        counts: the manifest's ``query_counts``.
+        prior: the manifest's ``lexical_prior``.
         progress: told after each batch of texts how many it held.
 
     Returns:
@@ -103,11 +113,14 @@ def train_idf(
     """
     if out.exists():
         raise InputError(f"{out}: is there already; delete it or write elsewhere")
-    manifest = dataclasses.replace(Manifest.load(model), query_encoder="lexical", golden=())
+    manifest = dataclasses.replace(
+        Manifest.load(model), query_encoder="lexical", query_counts=counts, lexical_prior=prior, golden=()
+    )
     tokenizer = load_tokenizer(model, manifest)
     # Tokens are counted as the query side makes them, without its prefix: those of a prefix tell nothing apart.
     counted = dataclasses.replace(manifest, query_prefix="", query_max_tokens=manifest.document_max_tokens)
-    folded = load_head(model, manifest.vocabulary_size).folded.numpy()
+    head = load_head(model, manifest.vocabulary_size)
+    folded = head.folded.numpy()
     found, total = np.zeros(manifest.vocabulary_size, dtype=np.int64), 0
     chunk: list[str] = []
 
@@ -130,6 +143,7 @@ def train_idf(
         raise InputError("the corpus has no texts to count")
     weights = np.log1p((total - found + 0.5) / (found + 0.5)).astype(np.float32)
     weights[tokenizer.all_special_ids] = 0.0
+    weights[np.setdiff1d(np.arange(len(weights)), head.terms.numpy())] = 0.0
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     try:

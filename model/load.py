@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -202,10 +202,12 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
         rows if len(chosen) == len(rows) else rows[chosen],
         bias[chosen],
         chosen.to(torch.int32),
+        replace(kept, terms=chosen).rows,
         variant=manifest.variant,
         scale=manifest.logit_scale,
         shift=manifest.logit_shift,
         log_again=manifest.activation == "log1p_log1p_relu",
+        prior=manifest.lexical_prior,
     )
 
 

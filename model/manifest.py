@@ -44,6 +44,9 @@ class Manifest:
         query_max_tokens: tokens kept of a query, prefix included; document_max_tokens likewise.
         query_max_terms: largest weights kept of a query's vector; document_max_terms likewise.
         query_encoder: what makes a query's vector: the model, or (``lexical``) a look-up of its tokens in a table of weights.
+        query_counts: a look-up counts a term as often as the query repeats it; else once.
+        lexical_prior: weight, times its share of BM25 (see :mod:`.prior`), that a document's own terms get on top of the
+            model's; 0 adds none. Only with a lexical query encoder.
         excluded_terms: term ids, ascending, that no vector of the model ever holds.
         vocabulary_size: V of the head, named terms or not.
         vocabulary_hash: SHA-256 over the tokenizer's (token, id) pairs.
@@ -68,6 +71,8 @@ class Manifest:
     query_max_terms: int = 128
     document_max_terms: int = 256
     query_encoder: Literal["model", "lexical"] = "model"
+    query_counts: bool = False
+    lexical_prior: float = 0.0
     excluded_terms: tuple[int, ...] = ()
     vocabulary_size: int = 0
     vocabulary_hash: str = ""
@@ -87,6 +92,9 @@ class Manifest:
             )
         if not self.logit_scale > 0:
             raise InputError(f"manifest logit_scale is {self.logit_scale}, must be > 0")
+        if self.query_encoder != "lexical" and (self.lexical_prior or self.query_counts):
+            name = "lexical_prior" if self.lexical_prior else "query_counts"
+            raise InputError(f"manifest {name} is {getattr(self, name)}, needs query_encoder lexical")
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"manifest {name} is {getattr(self, name)}, must be {low} to {high}")
@@ -150,8 +158,9 @@ _CHOICES = {
     "activation": ("log1p_relu", "log1p_log1p_relu"),
     "query_encoder": ("model", "lexical"),
 }
-_LATER = {"query_encoder": "model", "excluded_terms": ()}
+_LATER = {"query_encoder": "model", "query_counts": False, "lexical_prior": 0.0, "excluded_terms": ()}
 _BOUNDS = {
+    "lexical_prior": (0, 5),
     "layers": (0, 1024),
     "query_max_tokens": (1, 8192),
     "document_max_tokens": (1, 8192),

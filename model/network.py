@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import IncompatibleError
 from ..kernels.head import head
+from .prior import own_share
 from .quantization import PackedHead
 
 # Decoders whose causal mask gives way to the one they are handed, each proved by a test on a random model.
@@ -54,10 +55,12 @@ class SparseNetwork(nn.Module):
         weight: [Vk, H] rows of the LM head of the kept terms.
         bias: float32 [Vk] added to the raw logits.
         terms: int32 [Vk], term id of each row, ascending.
+        own_rows: int64 [V], row of the term that each token stands for, -1 where it is not kept.
         query_weights: float32 [Vk], while the table of a lexical query encoder is trained; else None.
     """
 
     terms: Tensor
+    own_rows: Tensor
     query_weights: nn.Parameter | None
 
     def __init__(
@@ -66,11 +69,13 @@ class SparseNetwork(nn.Module):
         weight: Tensor,
         bias: Tensor,
         terms: Tensor,
+        own_rows: Tensor,
         *,
         variant: str,
         scale: float,
         shift: float,
         log_again: bool = False,
+        prior: float = 0.0,
     ) -> None:
         super().__init__()
         self.body = body
@@ -79,7 +84,9 @@ class SparseNetwork(nn.Module):
         self.register_parameter("query_weights", None)
         self.bias = nn.Parameter(bias.float(), requires_grad=False)
         self.register_buffer("terms", terms, persistent=False)
+        self.register_buffer("own_rows", own_rows, persistent=False)
         self.variant, self.scale, self.shift, self.log_again = variant, scale, shift, log_again
+        self.prior = prior
 
     def pack_head(self, quantization: str) -> None:
         """Keep the head's rows in 8 or 4 bits from now on; ``weight`` is left without rows."""
@@ -105,7 +112,13 @@ class SparseNetwork(nn.Module):
             scale=self.scale,
             shift=self.shift,
         )
-        return torch.log1p(weights) if self.log_again else weights
+        weights = torch.log1p(weights) if self.log_again else weights
+        return weights + self.prior * self._own_share(input_ids, lengths) if self.prior else weights
+
+    def _own_share(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        lengths = lengths.to(input_ids.device, non_blocking=True)
+        real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
+        return own_share(self.own_rows[input_ids].where(real, -1), lengths, len(self.terms))
 
     def pooled(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H] of the tokens that are pooled, packed, and their offsets [B + 1]."""

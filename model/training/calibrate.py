@@ -8,7 +8,7 @@ so its gradient is sparse. What is asked for depends on who encodes queries:
 
 - the model: ``peak * sqrt(idf / max idf)``, so that the product of a query's and a document's weight goes with IDF;
 - a table (``query_encoder: lexical``), which carries the IDF: BM25's share of the document,
-  ``peak * tf / (tf + k1 * (1 - b + b * tokens / mean tokens))`` with k1 = 1.2, b = 0.75.
+  ``peak`` times the share of :mod:`..prior`, what the manifest's ``lexical_prior`` adds not counted.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from torch.nn import functional as F
 
 from ...kernels.head import head
 from ..load import load_tokenizer
+from ..prior import K1, B
 from ..tokens import tokenize
 from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
-
-K1, B = 1.2, 0.75
 
 
 def calibrate(

@@ -35,58 +35,74 @@ class Batches(IterableDataset[dict[str, Any]]):
 
     Args:
         sources: where queries come from, each by its share.
-        batch: queries per batch.
-        negatives: mined negatives per query; all queries share all passages.
+        batch: queries drawn per batch.
+        negatives: mined negatives that come with each; all queries share all passages.
         teachers: names of the scores to hand on; none for contrastive training alone.
         seed: of the draw.
+        every_query: ask also all other training queries whose judged passage came into the batch.
     """
 
     def __init__(
-        self, sources: Sequence[Source], batch: int, negatives: int, teachers: Sequence[str], seed: int
+        self,
+        sources: Sequence[Source],
+        batch: int,
+        negatives: int,
+        teachers: Sequence[str],
+        seed: int,
+        *,
+        every_query: bool = False,
     ) -> None:
         self.sources, self.batch, self.negatives = sources, batch, negatives
         self.teachers, self.seed = teachers, seed
+        self.judged: dict[tuple[int, str], list[Mined]] = {}
+        if every_query:
+            for number, source in enumerate(sources):
+                for mined in source.mined:
+                    for passage in mined.positives:
+                        self.judged.setdefault((number, passage), []).append(mined)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         random = np.random.default_rng(self.seed)
         shares = np.array([source.share for source in self.sources])
         while True:
-            chosen = []
+            drawn = []
             for number in random.choice(len(self.sources), self.batch, p=shares / shares.sum()):
                 mined = self.sources[number].mined
-                chosen.append((int(number), mined[random.integers(len(mined))]))
-            yield self._batch(chosen, random)
+                drawn.append((int(number), mined[random.integers(len(mined))]))
+            yield self._batch(drawn, random)
 
-    def _batch(self, chosen: list[tuple[int, Mined]], random: np.random.Generator) -> dict[str, Any]:
-        passages: list[tuple[int, str]] = []
-        listed: list[range] = []
-        scores: list[NDArray[np.float32]] = []
-        for number, mined in chosen:
-            positive = int(random.integers(len(mined.positives)))
-            negatives = random.permutation(len(mined.negatives))[: self.negatives] + len(mined.positives)
-            picked = np.concatenate([[positive], negatives]).astype(np.int64)
-            listed.append(range(len(passages), len(passages) + len(picked)))
-            passages += [(number, mined.candidates[i]) for i in picked]
-            if self.teachers:
-                scores.append(np.stack([mined.scores[name][picked] for name in self.teachers]))
-        relevant = [{(number, passage) for passage in mined.positives} for number, mined in chosen]
-        teacher = np.zeros((len(self.teachers), len(chosen), len(passages)), dtype=np.float32)
-        own = np.zeros((len(chosen), len(passages)), dtype=np.bool_)
-        for row, columns in enumerate(listed):
-            own[row, columns.start : columns.stop] = True
-            if self.teachers:
-                teacher[:, row, columns.start : columns.stop] = scores[row]
+    def _batch(self, drawn: list[tuple[int, Mined]], random: np.random.Generator) -> dict[str, Any]:
+        place: dict[tuple[int, str], int] = {}
+        asked: list[tuple[int, Mined, int]] = []
+        for number, mined in drawn:
+            judged = mined.positives[random.integers(len(mined.positives))]
+            negatives = random.permutation(len(mined.negatives))[: self.negatives]
+            for passage in (judged, *(mined.negatives[i] for i in negatives)):
+                place.setdefault((number, passage), len(place))
+            asked.append((number, mined, place[number, judged]))
+        known = {(number, mined.query) for number, mined, _ in asked}
+        for (number, passage), column in place.items():
+            for mined in self.judged.get((number, passage), ()):
+                if (number, mined.query) not in known:
+                    known.add((number, mined.query))
+                    asked.append((number, mined, column))
+        teacher = np.zeros((len(self.teachers), len(asked), len(place)), dtype=np.float32)
+        listed, relevant = np.zeros((2, len(asked), len(place)), dtype=np.bool_)
+        for row, (number, mined, _) in enumerate(asked):
+            for i, passage in enumerate(mined.candidates):
+                column = place.get((number, passage), -1)
+                if column >= 0:
+                    listed[row, column] = True
+                    relevant[row, column] = i < len(mined.positives)
+                    teacher[:, row, column] = [mined.scores[name][i] for name in self.teachers]
+        positives = np.array([column for _, _, column in asked])
+        relevant[np.arange(len(asked)), positives] = False
         return {
-            "queries": [self.sources[number].collection.queries[mined.query] for number, mined in chosen],
-            "passages": [self.sources[number].collection.passages[passage] for number, passage in passages],
-            "positives": torch.tensor([columns.start for columns in listed]),
-            "ignored": torch.tensor(
-                [
-                    [passage in good and column != columns.start for column, passage in enumerate(passages)]
-                    for good, columns in zip(relevant, listed, strict=True)
-                ]
-            ),
-            "listed": torch.from_numpy(own),
+            "queries": [self.sources[number].collection.queries[mined.query] for number, mined, _ in asked],
+            "passages": [self.sources[number].collection.passages[passage] for number, passage in place],
+            "positives": torch.from_numpy(positives),
+            "ignored": torch.from_numpy(relevant),
+            "listed": torch.from_numpy(listed),
             "teacher": torch.from_numpy(teacher),
         }
 

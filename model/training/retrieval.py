@@ -118,7 +118,13 @@ def train_retrieval(
             accelerator_config={"dispatch_batches": False},
         ),
         train_dataset=Batches(
-            sources, schedule.batch, objective.negatives, objective.teachers, schedule.seed
+            sources,
+            schedule.batch,
+            objective.negatives,
+            objective.teachers,
+            schedule.seed,
+            # Queries that are looked up cost next to nothing.
+            every_query=trainable.network.query_weights is not None,
         ),
         data_collator=collator,
     )
@@ -148,7 +154,7 @@ class Representation:
 
     def __init__(self, trainable: Trainable, kind: Literal["sparse", "dense"]) -> None:
         self.network, self.kind = trainable.network, kind
-        self.rows = trainable.head.rows
+        self.rows, self.counts = trainable.head.rows, trainable.manifest.query_counts
 
     def queries(self, texts: list[Tensor]) -> Tensor:
         """Vectors of queries; of a lexical query encoder, the table's weights of their terms."""
@@ -158,7 +164,8 @@ class Representation:
         found = torch.zeros(len(texts), len(self.network.terms), device=self.network.weight.device)
         for row, ids in enumerate(texts):
             kept = self.rows[ids]
-            found[row, kept[kept >= 0].to(found.device)] = 1.0
+            kept = kept[kept >= 0].to(found.device)
+            found[row].index_put_((kept,), torch.ones(len(kept), device=found.device), accumulate=self.counts)
         return found * torch.relu(table)
 
     def documents(self, texts: list[Tensor]) -> Tensor:

@@ -12,9 +12,10 @@ from csplade.model.lexical import QueryTable, train_idf
 from csplade.model.tokens import Tokens
 
 
-def table(weights, cap=10, folded=None):
+def table(weights, cap=10, folded=None, counts=False):
     weights = np.array(weights, dtype=np.float32)
-    return QueryTable(weights, np.arange(len(weights)) if folded is None else np.array(folded), cap)
+    folded = np.arange(len(weights)) if folded is None else np.array(folded)
+    return QueryTable(weights, folded, cap, counts=counts)
 
 
 def look_up(made, *texts):
@@ -28,6 +29,13 @@ def test_a_token_counts_once_and_a_weight_of_zero_not_at_all():
     assert vectors.terms.tolist() == [1, 3]
     assert vectors.weights.tolist() == [2.0, 1.0]
     assert positive.tolist() == [2, 0, 0]
+
+
+def test_with_counts_a_repeated_term_weighs_more_also_at_the_cap():
+    vectors, positive = look_up(table([1.0, 2.0, 1.5], cap=2, counts=True), [0, 0, 0, 1, 2])
+    assert vectors.terms.tolist() == [0, 1]
+    assert vectors.weights.tolist() == [3.0, 2.0]
+    assert positive.tolist() == [3]
 
 
 def test_the_cap_keeps_the_largest_and_of_equals_the_smaller_id():
