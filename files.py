@@ -93,3 +93,26 @@ def write_aside(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         aside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def begun_with(path: Path, settings: dict[str, Any]) -> None:
+    """Note what a job that can be resumed was begun with, or see that it is resumed with the same.
+
+    Args:
+        path: JSON file in the job's own directory.
+        settings: plain values.
+
+    Raises:
+        InputError: begun with another value.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not path.is_file():
+        with write_aside(path) as file:
+            json.dump(settings, file, indent=1)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted(before.keys() | settings.keys()):
+        if (was := before.get(name)) != (now := settings.get(name)):
+            raise InputError(
+                f"{path.parent}: begun with {name} {was!r}, now {now!r}; take the same again, or delete the directory"
+            )

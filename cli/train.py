@@ -157,6 +157,7 @@ Temperature = Annotated[float, typer.Option(help="Scores are divided by it.")]
 QueryFlops = Annotated[float, typer.Option(help="Weight of the query FLOPS regularizer.")]
 QueryL1 = Annotated[float, typer.Option(help="Weight of the query L1 regularizer.")]
 DocumentFlops = Annotated[float, typer.Option(help="Weight of the document FLOPS regularizer.")]
+DocumentL1 = Annotated[float, typer.Option(help="Weight of the document L1 regularizer.")]
 RampSteps = Annotated[
     int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
 ]
@@ -187,6 +188,7 @@ def contrastive(
     query_flops: QueryFlops = 0.03,
     query_l1: QueryL1 = 0.0,
     document_flops: DocumentFlops = 0.03,
+    document_l1: DocumentL1 = 0.0,
     ramp_steps: RampSteps = None,
     document_tokens: DocumentTokens = 96,
     representation: Representation = "sparse",
@@ -212,7 +214,8 @@ def contrastive(
         },
         objective={
             "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
-            "document_flops": document_flops, "ramp_steps": ramp_steps, "document_tokens": document_tokens,
+            "document_flops": document_flops, "document_l1": document_l1, "ramp_steps": ramp_steps,
+            "document_tokens": document_tokens,
             "representation": representation,
         },
     )  # fmt: skip
@@ -240,6 +243,7 @@ def distill(
     query_flops: QueryFlops = 0.03,
     query_l1: QueryL1 = 0.0,
     document_flops: DocumentFlops = 0.03,
+    document_l1: DocumentL1 = 0.0,
     ramp_steps: RampSteps = None,
     document_tokens: DocumentTokens = 96,
     representation: Representation = "sparse",
@@ -266,7 +270,8 @@ def distill(
         objective={
             "nce": nce, "kl": kl, "margin_mse": margin_mse, "teachers": tuple(teacher),
             "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
-            "document_flops": document_flops, "ramp_steps": ramp_steps, "document_tokens": document_tokens,
+            "document_flops": document_flops, "document_l1": document_l1, "ramp_steps": ramp_steps,
+            "document_tokens": document_tokens,
             "representation": representation,
         },
     )  # fmt: skip

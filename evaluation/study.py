@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..files import begun_with
 from ..model.load import load_tokenizer
 from ..model.manifest import FILE_NAME
 from ..model.training.adapt import adapt
@@ -121,6 +122,9 @@ class Study:
         teachers: makes the teachers, anew for every collection.
         seed: of everything drawn.
         progress: told what is about to happen.
+
+    Raises:
+        InputError: ``work`` is of a study with other settings.
     """
 
     def __init__(
@@ -136,6 +140,13 @@ class Study:
         self.folders, self.work, self.scale, self.seed = list(folders), work, scale, seed
         self.teachers, self.progress = teachers, progress
         work.mkdir(parents=True, exist_ok=True)
+        names = [teacher.name for teacher in teachers()]
+        begun = {
+            "collections": [folder.name for folder in folders],
+            "scale": asdict(scale),
+            "teachers": names,
+        }
+        begun_with(work / "study.json", begun | {"seed": seed})
         self.dev = [
             DevSplit.load(folder, queries=scale.queries, passages=scale.passages, seed=seed)
             for folder in self.folders

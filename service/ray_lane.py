@@ -47,8 +47,7 @@ class Lane(Generic[Q, A]):
                 await self._message(asked)
 
     async def _message(self, asked: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:
-        message = asyncio.ensure_future(self._send([question for question, _ in asked]))
-        left = len(asked)
+        left, message = len(asked), asyncio.ensure_future(self._send([question for question, _ in asked]))
 
         def answered_or_gone(_: asyncio.Future[A]) -> None:
             nonlocal left
@@ -58,9 +57,10 @@ class Lane(Generic[Q, A]):
 
         for _, future in asked:
             future.add_done_callback(answered_or_gone)
-        answers: Sequence[A | BaseException]
         (outcome,) = await asyncio.gather(message, return_exceptions=True)
-        answers = [outcome] * len(asked) if isinstance(outcome, BaseException) else outcome
+        answers: Sequence[A | BaseException] = (
+            [outcome] * len(asked) if isinstance(outcome, BaseException) else outcome
+        )
         for (_, future), answer in zip(asked, answers, strict=True):
             if future.done():
                 continue

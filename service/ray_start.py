@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ NEEDED = {  # replicas serve gRPC themselves, behind HAProxy, on the event loop 
 }
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of a request goes through it
 START_SECONDS = 300.0
+PORTS = 200  # for the replicas of one cluster, of each kind
 
 
 def prepare(scratch: Path) -> list[str]:
@@ -67,6 +69,12 @@ def prepare(scratch: Path) -> list[str]:
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    # Replicas of two clusters on one machine would share these ports, and each other's requests: Ray binds them with
+    # SO_REUSEPORT, and begins at the same number everywhere.
+    for kind in ("GRPC", "HTTP"):
+        first = free_ports(PORTS)
+        defaults[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
+        defaults[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + PORTS - 1)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     return [name for name, value in NEEDED.items() if os.environ[name] != value]
@@ -225,6 +233,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def free_ports(count: int) -> int:
+    """The first of so many consecutive TCP ports of this machine that were free a moment ago, drawn at random."""
+    while True:
+        # Below the ports that outgoing connections take.
+        first = random.randrange(10_000, 32_000 - count)
+        with ExitStack() as probes, suppress(OSError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 def _check_free(host: str, port: int) -> None:

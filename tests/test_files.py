@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from csplade.errors import InputError
-from csplade.files import read_jsonl, write_aside
+from csplade.files import begun_with, read_jsonl, write_aside
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         file.write("new")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert path.read_text() == "new"
+
+
+def test_a_job_is_resumed_with_what_it_was_begun_with(tmp_path):
+    path = tmp_path / "settings.json"
+    begun_with(path, {"depth": 5, "names": ("a", "b")})
+    begun_with(path, {"depth": 5, "names": ("a", "b")})
+    with pytest.raises(InputError, match="begun with depth 5, now 6; take the same again, or delete"):
+        begun_with(path, {"depth": 6, "names": ("a", "b")})

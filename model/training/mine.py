@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...files import read_jsonl, sync_directory
+from ...files import begun_with, read_jsonl, sync_directory
 from .data import Collection
-from .teachers import Teacher
+from .teachers import Ranker, Teacher
 
 CHUNK = 64  # queries between two saves
 
@@ -68,18 +68,27 @@ def mine(
         progress: told what is done, how much of it, of how much.
 
     Raises:
-        InputError: no teacher that ranks, or two of the same name.
+        InputError: no teacher that ranks, or two of the same name; or ``OUT.work`` is of a run with other settings.
     """
     if out.is_file():
         return
     names = [teacher.name for teacher in teachers]
-    if not any(teacher.ranks for teacher in teachers) or len(set(names)) < len(names):
+    rankers = [teacher for teacher in teachers if isinstance(teacher, Ranker)]
+    if not rankers or len(set(names)) < len(names):
         raise InputError(
             f"teachers are {names}: needs different names and one that can rank a collection, such as bm25"
         )
     show = progress or (lambda what, done, of: None)
     work = out.with_name(out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "collection": collection.name,
+        "teachers": names,
+        "depth": depth,
+        "limit": limit,
+        "pool": pool,
+    }
+    begun_with(work / "settings.json", settings | {"seed": seed})
     random = np.random.default_rng(seed)
     queries = list(collection.positives)
     if limit is not None and limit < len(queries):
@@ -99,7 +108,7 @@ def mine(
         for start in range(done, len(queries), CHUNK):
             chunk = queries[start : start + CHUNK]
             texts = [collection.queries[query] for query in chunk]
-            ranked = {teacher.name: teacher.rank(texts) for teacher in teachers if teacher.ranks}
+            ranked = {teacher.name: teacher.rank(texts) for teacher in rankers}
             for row, query in enumerate(chunk):
                 positives = [place[passage] for passage in collection.positives[query]]
                 proposed = np.concatenate([_best(scores[row], depth) for scores in ranked.values()])
@@ -108,7 +117,7 @@ def mine(
                 candidates = np.array(positives + negatives)
                 scores = {
                     teacher.name: ranked[teacher.name][row, candidates]
-                    if teacher.ranks
+                    if isinstance(teacher, Ranker)
                     else teacher.pairs(texts[row], candidates)
                     for teacher in teachers
                 }

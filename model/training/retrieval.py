@@ -5,7 +5,8 @@ Loss (CSPLADE section 3.3; Lion, arXiv 2502.15526; SPLADE v2): a weighted sum of
     nce         InfoNCE over all passages of the batch, scores / temperature
     kl          KL(teacher || student) over each query's own candidates, scores / temperature
     margin_mse  squared error of the margins over each query's own negatives
-    regularizers: ramp(step) * (query_flops * FLOPS(Q) + query_l1 * L1(Q) + document_flops * FLOPS(D))
+    regularizers: ramp(step) * (query_flops * FLOPS(Q) + query_l1 * L1(Q) + document_flops * FLOPS(D)
+                                 + document_l1 * L1(D))
 
 A passage that is judged relevant for a query is never its negative. Scores of several teachers are first brought to one scale:
 :func:`combine_teachers` fits one weight each so that the softmax over the candidates puts most on what was judged relevant.
@@ -42,7 +43,7 @@ class Objective:
         nce, kl, margin_mse: weights of the losses; the last two need teachers.
         teachers: names of scores in the mined files.
         temperature: scores are divided by it for nce and kl.
-        query_flops, query_l1, document_flops: weights of the regularizers at full ramp.
+        query_flops, query_l1, document_flops, document_l1: weights of the regularizers at full ramp.
         ramp_steps: steps of the quadratic ramp; None for a third of all steps.
         negatives: mined negatives per query; the passages of all queries are shared.
         document_tokens: passages are cut here while training.
@@ -57,13 +58,14 @@ class Objective:
     query_flops: float = 0.03
     query_l1: float = 0.0
     document_flops: float = 0.03
+    document_l1: float = 0.0
     ramp_steps: int | None = None
     negatives: int = 1
     document_tokens: int = 96
     representation: Literal["sparse", "dense"] = "sparse"
 
     def __post_init__(self) -> None:
-        for name in ("nce", "kl", "margin_mse", "query_flops", "query_l1", "document_flops"):
+        for name in ("nce", "kl", "margin_mse", "query_flops", "query_l1", "document_flops", "document_l1"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, must be >= 0")
         if self.representation not in ("sparse", "dense"):
@@ -260,6 +262,7 @@ class _RetrievalTrainer(EncoderTrainer):
                 wanted.query_flops * losses.flops(queries)
                 + wanted.query_l1 * losses.l1(queries)
                 + wanted.document_flops * losses.flops(passages)
+                + wanted.document_l1 * losses.l1(passages)
             )
             loss = loss + ramp * parts["flops"]
         if self.state.global_step % self.args.logging_steps == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import bm25s
 import numpy as np
@@ -30,31 +30,37 @@ Progress = Callable[[str, int, int], None]
 Vectors = Any  # float32 [n, d], or a scipy csr_matrix of that shape
 
 
-class Teacher(Protocol):
-    """One source of scores over a fixed list of passages.
-
-    Attributes:
-        name: of its scores in the mined file.
-        ranks: whether it can score every passage, and so propose candidates.
-    """
+class _Named(Protocol):
+    """A source of scores over a fixed list of passages, with the name that they have in the mined file."""
 
     name: str
-    ranks: bool
 
     def prepare(self, passages: Sequence[str], work: Path, progress: Progress) -> None:
         """Read the passages; what takes long is kept in ``work`` and not done twice."""
 
+
+@runtime_checkable
+class Ranker(_Named, Protocol):
+    """Scores every passage, and so can propose candidates."""
+
     def rank(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Scores float32 [n, passages]; only where ``ranks``."""
+        """Scores float32 [n, passages]."""
+
+
+class PairScorer(_Named, Protocol):
+    """Scores pairs one by one, those that others propose."""
 
     def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores float32 of one query and some passages."""
+        """Scores float32 of one query and the passages at the given places."""
+
+
+Teacher = Ranker | PairScorer
 
 
 class Bm25:
     """BM25: k1 0.9, b 0.4, English stop words, Snowball stemmer."""
 
-    name, ranks = "bm25", True
+    name = "bm25"
 
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("english")
@@ -69,18 +75,12 @@ class Bm25:
         found = self._words(queries, return_ids=False)
         return np.stack([self._index.get_scores(words) for words in found]).astype(np.float32)
 
-    def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of some passages."""
-        return self.rank([query])[0, passages]
-
     def _words(self, texts: Sequence[str], **how: Any) -> Any:
         return bm25s.tokenize(list(texts), stopwords="en", stemmer=self._stemmer, show_progress=False, **how)
 
 
 class BiEncoder:
     """Anything that turns queries and passages into vectors, float32 [n, d] or sparse, compared by their product."""
-
-    ranks = True
 
     def __init__(
         self,
@@ -109,15 +109,9 @@ class BiEncoder:
         """Scores of every passage."""
         return _dense(self._queries(queries) @ self._vectors.T)
 
-    def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of some passages."""
-        return _dense(self._queries([query]) @ self._vectors[passages].T)[0]
-
 
 class CrossEncoder:
     """A sentence-transformers CrossEncoder: reads query and passage together."""
-
-    ranks = False
 
     def __init__(self, name: str, model: Any) -> None:
         self.name, self._model = name, model
@@ -125,10 +119,6 @@ class CrossEncoder:
     def prepare(self, passages: Sequence[str], work: Path, progress: Progress) -> None:
         """Remember the passages."""
         self._texts = passages
-
-    def rank(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Too slow to do."""
-        raise NotImplementedError
 
     def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of some passages."""

@@ -34,7 +34,7 @@ def test_the_prior_comes_on_top_of_the_model(tiny_model_of):
 
 
 def test_it_needs_queries_that_are_looked_up():
-    with pytest.raises(InputError, match="lexical_prior is 1.0, needs query_encoder lexical"):
+    with pytest.raises(InputError, match=r"lexical_prior is 1\.0, needs query_encoder lexical"):
         Manifest(lexical_prior=1.0)
     with pytest.raises(InputError, match="query_counts is True, needs query_encoder lexical"):
         Manifest(query_counts=True)

@@ -1,5 +1,7 @@
 """What Ray is told of a metric: the same series as prometheus_client exposes for the same values."""
 
+from typing import ClassVar
+
 import pytest
 
 ray_metrics = pytest.importorskip("csplade.service.ray_metrics", reason="Ray is not installed")
@@ -10,7 +12,7 @@ from csplade.service.metrics import PrometheusInstruments  # noqa: E402
 class Recorder:
     """Stands for the classes of ``ray.util.metrics``: remembers the latest value of each series."""
 
-    series: dict[tuple[str, frozenset], float] = {}
+    series: ClassVar[dict[tuple[str, frozenset], float]] = {}
 
     def __init__(self, name, text, tag_keys=()) -> None:
         self.name, self.keys = name, set(tag_keys)
