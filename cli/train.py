@@ -158,6 +158,9 @@ QueryFlops = Annotated[float, typer.Option(help="Weight of the query FLOPS regul
 QueryL1 = Annotated[float, typer.Option(help="Weight of the query L1 regularizer.")]
 DocumentFlops = Annotated[float, typer.Option(help="Weight of the document FLOPS regularizer.")]
 DocumentL1 = Annotated[float, typer.Option(help="Weight of the document L1 regularizer.")]
+TrainTable = Annotated[
+    bool, typer.Option(help="Let the table of a lexical query encoder learn too, or documents alone.")
+]
 RampSteps = Annotated[
     int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
 ]
@@ -192,6 +195,7 @@ def contrastive(
     ramp_steps: RampSteps = None,
     document_tokens: DocumentTokens = 96,
     representation: Representation = "sparse",
+    train_table: TrainTable = True,
     dev: Dev = None,
     evaluate_every: EvaluateEvery = 100,
     patience: Patience = None,
@@ -216,7 +220,7 @@ def contrastive(
             "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
             "document_flops": document_flops, "document_l1": document_l1, "ramp_steps": ramp_steps,
             "document_tokens": document_tokens,
-            "representation": representation,
+            "representation": representation, "train_table": train_table,
         },
     )  # fmt: skip
 
@@ -247,6 +251,7 @@ def distill(
     ramp_steps: RampSteps = None,
     document_tokens: DocumentTokens = 96,
     representation: Representation = "sparse",
+    train_table: TrainTable = True,
     dev: Dev = None,
     evaluate_every: EvaluateEvery = 100,
     patience: Patience = None,
@@ -272,7 +277,7 @@ def distill(
             "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
             "document_flops": document_flops, "document_l1": document_l1, "ramp_steps": ramp_steps,
             "document_tokens": document_tokens,
-            "representation": representation,
+            "representation": representation, "train_table": train_table,
         },
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-K1, B = 1.2, 0.75
+K1, B = 0.8, 0.75
 MEAN_TOKENS = 120.0
 
 

@@ -48,6 +48,7 @@ class Objective:
         negatives: mined negatives per query; the passages of all queries are shared.
         document_tokens: passages are cut here while training.
         representation: ``sparse``, or ``dense``: the normalized hidden state of an end-of-text token.
+        train_table: whether the table of a lexical query encoder learns too, or documents alone.
     """
 
     nce: float = 1.0
@@ -63,6 +64,7 @@ class Objective:
     negatives: int = 1
     document_tokens: int = 96
     representation: Literal["sparse", "dense"] = "sparse"
+    train_table: bool = True
 
     def __post_init__(self) -> None:
         for name in ("nce", "kl", "margin_mse", "query_flops", "query_l1", "document_flops", "document_l1"):
@@ -107,6 +109,8 @@ def train_retrieval(
                     f"{source.collection.name}: its mined file has no scores of {name!r}, only {sorted(source.mined[0].scores)}"
                 )
     trainable = Trainable.load(model, schedule)
+    if trainable.network.query_weights is not None:
+        trainable.network.query_weights.requires_grad_(objective.train_table)
     tokenizer = load_tokenizer(model, trainable.manifest)
     ending = [tokenizer.eos_token_id] if objective.representation == "dense" else []
     collator = Collator(tokenizer, trainable.manifest, objective.document_tokens, ending)

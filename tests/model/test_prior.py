@@ -11,7 +11,7 @@ from csplade.model.prior import own_share
 def test_the_share_is_that_of_bm25():
     rows = torch.tensor([[2, 0, 2, -1], [1, -1, -1, -1], [-1, -1, -1, -1]])
     share = own_share(rows, torch.tensor([4, 1, 0]), 3, mean_tokens=2.0)
-    long, short = 1.2 * (0.25 + 0.75 * 4 / 2), 1.2 * (0.25 + 0.75 * 1 / 2)
+    long, short = 0.8 * (0.25 + 0.75 * 4 / 2), 0.8 * (0.25 + 0.75 * 1 / 2)
     expected = [[1 / (1 + long), 0, 2 / (2 + long)], [0, 1 / (1 + short), 0], [0, 0, 0]]
     torch.testing.assert_close(share, torch.tensor(expected))
 
