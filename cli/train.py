@@ -1,4 +1,4 @@
-"""``csplade train``: start, idf, adapt, calibrate, mine, contrastive, distill. Long ones resume where they were stopped."""
+"""``csplade train``: start, idf, adapt, calibrate, mine, table, contrastive, distill. Long ones resume where they were stopped."""
 
 from __future__ import annotations
 
@@ -142,6 +142,9 @@ Mined = Annotated[
         "--data", help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined candidates; may be repeated."
     ),
 ]
+Teachers = Annotated[
+    list[str], typer.Option(help="Name of scores in the mined files; several are combined; may be repeated.")
+]
 Dev = Annotated[
     list[Path] | None,
     typer.Option(
@@ -230,10 +233,7 @@ def distill(
     model: Model,
     data: Mined,
     out: Out,
-    teacher: Annotated[
-        list[str],
-        typer.Option(help="Name of scores in the mined files; several are combined; may be repeated."),
-    ],
+    teacher: Teachers,
     nce: Annotated[float, typer.Option(help="Weight of InfoNCE; 0 learns from the teachers alone.")] = 0.5,
     kl: Annotated[
         float, typer.Option(help="Weight of KL(teacher || student) over each query's candidates.")
@@ -326,23 +326,33 @@ def idf(
     typer.echo(out)
 
 
-def _retrieval(
-    model: Path,
-    data: list[str],
-    out: Path,
-    dev: list[Path] | None,
-    schedule: dict[str, Any],
-    objective: dict[str, Any],
+@app.command()
+def table(
+    model: Model,
+    data: Mined,
+    out: Out,
+    teacher: Teachers,
+    ridge: Annotated[
+        float, typer.Option(min=0.0, help="Holds weights that training queries say little about.")
+    ] = 3e-4,
+    steps: Annotated[int, typer.Option(min=1, help="Steps over all candidates.")] = 80,
 ) -> None:
+    """Learn from teachers how much each term of a query matters. Takes minutes: no document is encoded."""
+    from ..model import golden
+    from ..model.training.table import train_table
+
+    with progress_bars("") as show:
+        train_table(model, _sources(data), out, teacher, ridge=ridge, steps=steps, progress=show)
+    golden.certify(out)
+    typer.echo(out)
+
+
+def _sources(data: list[str]) -> list[Any]:
     from ..errors import InputError
     from ..model.training.data import Collection
-    from ..model.training.dev import DevSplit
     from ..model.training.mine import read_mined
     from ..model.training.pairs import Source
-    from ..model.training.retrieval import Objective, train_retrieval
-    from ..model.training.trainer import Schedule
 
-    wanted = Objective(**objective)
     sources = []
     for entry in data:
         folder, _, rest = entry.partition(":")
@@ -353,9 +363,24 @@ def _retrieval(
             )
         collection = Collection.load(Path(folder), "train")
         sources.append(Source(collection, read_mined(Path(mined), collection), float(share or 1)))
-    train_retrieval(
-        model, sources, out, Schedule(**schedule), wanted, [DevSplit.load(folder) for folder in dev or ()]
-    )
+    return sources
+
+
+def _retrieval(
+    model: Path,
+    data: list[str],
+    out: Path,
+    dev: list[Path] | None,
+    schedule: dict[str, Any],
+    objective: dict[str, Any],
+) -> None:
+    from ..model.training.dev import DevSplit
+    from ..model.training.retrieval import Objective, train_retrieval
+    from ..model.training.trainer import Schedule
+
+    wanted, planned = Objective(**objective), Schedule(**schedule)
+    watched = [DevSplit.load(folder) for folder in dev or ()]
+    train_retrieval(model, _sources(data), out, planned, wanted, watched)
     typer.echo(out)
 
 

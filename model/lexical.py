@@ -144,12 +144,23 @@ def train_idf(
     weights = np.log1p((total - found + 0.5) / (found + 0.5)).astype(np.float32)
     weights[tokenizer.all_special_ids] = 0.0
     weights[np.setdiff1d(np.arange(len(weights)), head.terms.numpy())] = 0.0
+    return write_table(model, out, weights, manifest)
+
+
+def write_table(model: Path, out: Path, weights: NDArray[np.float32], manifest: Manifest) -> Manifest:
+    """Copy a model to ``out`` with another table, float32 [V], and manifest; returns it as written, without golden vectors.
+
+    Raises:
+        InputError: ``out`` is there.
+    """
+    if out.exists():
+        raise InputError(f"{out}: is there already; delete it or write elsewhere")
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         shutil.copytree(model, aside)
         save_file({"weight": weights}, aside / TABLE_FILE)
-        manifest = dataclasses.replace(manifest, weights_hash=weights_hash(aside, manifest))
+        manifest = dataclasses.replace(manifest, golden=(), weights_hash=weights_hash(aside, manifest))
         manifest.save(aside)
         aside.rename(out)
     finally:

@@ -28,4 +28,9 @@ def own_share(rows: Tensor, lengths: Tensor, terms: int, mean_tokens: float = ME
     """
     counts = torch.zeros(len(rows), terms + 1, device=rows.device)
     counts = counts.scatter_add_(1, rows + 1, torch.ones_like(rows, dtype=torch.float32))[:, 1:]
+    return saturated(counts, lengths, mean_tokens)
+
+
+def saturated(counts: Tensor, lengths: Tensor, mean_tokens: float = MEAN_TOKENS) -> Tensor:
+    """Shares, float32 [B, n], of terms that are in texts of so many tokens, [B], so often, [B, n]."""
     return counts / (counts + K1 * (1 - B + B * lengths[:, None].to(counts) / mean_tokens))

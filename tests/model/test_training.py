@@ -19,6 +19,7 @@ from csplade.model.training.dev import BEST_FILE, DevSplit
 from csplade.model.training.mine import Mined, mine, read_mined
 from csplade.model.training.pairs import Source
 from csplade.model.training.retrieval import Objective, Representation, combine_teachers, train_retrieval
+from csplade.model.training.table import train_table
 from csplade.model.training.teachers import Bm25, load_teacher
 from csplade.model.training.trainer import LOG_FILE, EncoderTrainer, Schedule, Trainable
 
@@ -113,6 +114,38 @@ def test_lexical_queries_train_documents_and_their_table(tiny_model, collection,
     assert (after >= 0).all()
     certify(trained)
     assert len(Encoder.from_pretrained(trained).encode_query(["a river"]).terms) > 0
+
+
+def test_a_table_learns_which_terms_tell_passages_apart(tiny_model, collection, tmp_path):
+    lexical, out = tmp_path / "lexical", tmp_path / "table"
+    train_idf(tiny_model, lexical, list(collection.passages.values()), counts=True, prior=2.0)
+    mined = [
+        Mined(query, positives, negatives, {"judge": np.eye(1, len(negatives) + 1, dtype=np.float32)[0] * 9})
+        for query, positives in collection.positives.items()
+        for negatives in [[passage for passage in collection.passages if passage not in positives]]
+    ]
+    told = []
+    train_table(
+        lexical,
+        [Source(collection, mined, 1.0)],
+        out,
+        ["judge"],
+        progress=lambda what, done, of: told.append(what),
+    )
+    before, after = (load_file(folder / TABLE_FILE)["weight"] for folder in (lexical, out))
+    assert told == ["counting"] * 2 + ["steps"] * 80
+    certify(out)
+    encoder = Encoder.from_pretrained(out)
+    asked = encoder.tokenize(list(collection.queries.values()), "query").ids
+    common = np.unique(np.concatenate(asked))
+    common = [token for token in common if all(token in ids for ids in asked)]
+    telling = np.setdiff1d(np.concatenate(asked), common)
+    assert (after[telling] > before[telling] * 0.99).all()
+    assert (after[telling] > before[telling] * 1.01).any()
+    unseen = np.setdiff1d(np.arange(len(before)), np.concatenate(asked))
+    torch.testing.assert_close(after[unseen], before[unseen])
+    with pytest.raises(InputError, match="its queries are not looked up"):
+        train_table(tiny_model, [Source(collection, mined, 1.0)], tmp_path / "other", ["judge"])
 
 
 def test_a_dense_twin_learns(tiny_model, collection, tmp_path):

@@ -1,0 +1,136 @@
+"""The table of a lexical query encoder, learned from teachers: how much each term of a query matters.
+
+Documents are taken by their own terms alone (:mod:`..prior`), so nothing is encoded and a score is linear in the table:
+the loss sees all candidates of all queries in every step. Each weight is the model's own times a factor. The loss is that of
+distillation (``nce * InfoNCE + kl * KL`` over each query's candidates, at a learned temperature) and
+``ridge * sum(log(factor)^2)``, which keeps terms that training queries say little about where they were: without it a
+table fits the collections it learns from and is worse on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ..lexical import load_table, write_table
+from ..load import load_head, load_tokenizer
+from ..manifest import Manifest
+from ..prior import saturated
+from ..tokens import tokenize
+from .pairs import Source
+from .retrieval import combine_teachers
+
+FIRST_TEMPERATURE = 1.5
+
+
+def train_table(
+    model: Path,
+    sources: Sequence[Source],
+    out: Path,
+    teachers: Sequence[str],
+    *,
+    nce: float = 0.3,
+    kl: float = 0.7,
+    ridge: float = 3e-4,
+    steps: int = 80,
+    rate: float = 0.05,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Manifest:
+    """Copy a model to ``out`` with a table learned from mined candidates.
+
+    Args:
+        model: model directory with ``query_encoder: lexical``.
+        sources: where queries, candidates and the teachers' scores come from.
+        out: directory to write, must not be there.
+        teachers: names of scores in the mined files.
+        nce, kl, ridge: weights of the parts of the loss.
+        steps: of Adam, each over everything.
+        rate: its learning rate.
+        progress: told what is done, how much of it, of how much.
+
+    Raises:
+        InputError: ``out`` is there, the model's queries are not looked up, or a mined file lacks a teacher.
+    """
+    manifest = Manifest.load(model)
+    if manifest.query_encoder != "lexical":
+        raise InputError(
+            f"{model}: its queries are not looked up in a table; make one with: csplade train idf"
+        )
+    show = progress or (lambda what, done, of: None)
+    mined = [one for source in sources for one in source.mined]
+    weigh = combine_teachers(mined, teachers)
+    table = load_table(model, manifest, load_tokenizer(model, manifest)).weights
+    before = torch.from_numpy(table)[load_head(model, manifest.vocabulary_size).terms.long()]
+
+    places, terms, shares, wanted, good, lengths = [], [], [], [], [], []
+    pairs = 0
+    for number, (place, term, share, count) in enumerate(_shared(model, manifest, sources)):
+        one = mined[number]
+        places.append(place + pairs)
+        terms.append(term)
+        shares.append(share)
+        scores = torch.from_numpy(np.stack([one.scores[name] for name in teachers]))
+        wanted.append(torch.log_softmax((weigh[:, None] * scores).sum(0), 0))
+        good.append(torch.arange(count) < len(one.positives))
+        lengths.append(count)
+        pairs += count
+        if number % 256 == 0 or number == len(mined) - 1:
+            show("counting", number + 1, len(mined))
+    place, term, share = torch.cat(places), torch.cat(terms), torch.cat(shares)
+    teacher, judged = torch.cat(wanted), torch.cat(good)
+    query = torch.repeat_interleave(torch.arange(len(mined)), torch.tensor(lengths))
+
+    factor = torch.zeros(len(before), requires_grad=True)  # its logarithm
+    temperature = torch.tensor(FIRST_TEMPERATURE).log().requires_grad_(True)
+    optimizer = torch.optim.Adam([factor, temperature], lr=rate)
+    for step in range(steps):
+        weights = before * factor.exp()
+        scores = torch.zeros(pairs).index_add(0, place, share * weights[term]) / temperature.exp()
+        student = _log_softmax(scores, query, len(mined))
+        divergence = (teacher.exp() * (teacher - student)).sum() / len(mined)
+        loss = kl * divergence - nce * student[judged].mean() + ridge * factor.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        show("steps", step + 1, steps)
+    learned = np.zeros(manifest.vocabulary_size, dtype=np.float32)
+    kept = load_head(model, manifest.vocabulary_size).terms.numpy()
+    learned[kept] = (before * factor.detach().exp()).numpy()
+    return write_table(model, out, learned, manifest)
+
+
+def _shared(
+    model: Path, manifest: Manifest, sources: Sequence[Source]
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """Of each query: candidate, term and the term's share of that candidate wherever they share one; the candidates' number."""
+    tokenizer = load_tokenizer(model, manifest)
+    rows = load_head(model, manifest.vocabulary_size).rows
+    for source in sources:
+        names = sorted({passage for one in source.mined for passage in one.candidates})
+        texts = [source.collection.passages[name] for name in names]
+        ids = tokenize(tokenizer, manifest, texts, "document").ids
+        passages = {name: rows[torch.from_numpy(row).long()] for name, row in zip(names, ids, strict=True)}
+        queries = [source.collection.queries[one.query] for one in source.mined]
+        asked = tokenize(tokenizer, manifest, queries, "query").ids
+        for one, tokens in zip(source.mined, asked, strict=True):
+            terms, counts = rows[torch.from_numpy(tokens).long()].unique(return_counts=True)
+            counts = (counts if manifest.query_counts else torch.ones_like(counts))[terms >= 0]
+            terms = terms[terms >= 0]
+            found = [passages[name] for name in one.candidates]
+            padded = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)
+            often = (padded[:, :, None] == terms).sum(1).float()
+            share = saturated(often, torch.tensor([len(row) for row in found])) * counts
+            place, column = share.nonzero(as_tuple=True)
+            yield place, terms[column], share[place, column], len(found)
+
+
+def _log_softmax(scores: Tensor, query: Tensor, queries: int) -> Tensor:
+    """Log-softmax of scores [pairs] over the pairs of each query."""
+    largest = torch.full((queries,), -torch.inf).scatter_reduce(0, query, scores.detach(), "amax")
+    shifted = scores - largest[query]
+    return shifted - torch.zeros(queries).index_add(0, query, shifted.exp()).log()[query]
