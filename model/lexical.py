@@ -22,7 +22,7 @@ from ..errors import CorruptError, InputError
 from ..kernels.sparse import SparseBatch
 from .checkpoint import TABLE_FILE, find, first_line
 from .load import load_head, load_tokenizer, weights_hash
-from .manifest import Manifest
+from .manifest import MAX_TERMS, Manifest
 from .tokens import Tokens, tokenize
 
 CHUNK = 1000
@@ -96,6 +96,7 @@ def train_idf(
 
     ``idf(t) = ln(1 + (N - n(t) + 0.5) / (n(t) + 0.5))``, as Lucene's BM25 has it; n(t) counts the texts that hold token t within
     the model's document cap. Special tokens and terms that no document vector can hold weigh 0.
+    All terms of a query are kept.
 
     Args:
         model: model directory; its document side stays as it is.
@@ -113,8 +114,15 @@ def train_idf(
     """
     if out.exists():
         raise InputError(f"{out}: is there already; delete it or write elsewhere")
+    manifest = Manifest.load(model)
     manifest = dataclasses.replace(
-        Manifest.load(model), query_encoder="lexical", query_counts=counts, lexical_prior=prior, golden=()
+        manifest,
+        query_encoder="lexical",
+        query_counts=counts,
+        lexical_prior=prior,
+        # A network's small weights are noise that a cap cuts; a look-up has none.
+        query_max_terms=min(manifest.query_max_tokens, MAX_TERMS),
+        golden=(),
     )
     tokenizer = load_tokenizer(model, manifest)
     # Tokens are counted as the query side makes them, without its prefix: those of a prefix tell nothing apart.

@@ -14,6 +14,7 @@ from ..files import write_aside
 
 FILE_NAME = "csplade.json"
 FORMAT_VERSION = 1
+MAX_TERMS = 1024  # of a vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +165,6 @@ _BOUNDS = {
     "layers": (0, 1024),
     "query_max_tokens": (1, 8192),
     "document_max_tokens": (1, 8192),
-    "query_max_terms": (1, 1024),
-    "document_max_terms": (1, 1024),
+    "query_max_terms": (1, MAX_TERMS),
+    "document_max_terms": (1, MAX_TERMS),
 }

@@ -21,11 +21,10 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import IncompatibleError, InputError
 from .checkpoint import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
 from .load import check_tokenizer, foreign_weights_hash, load_tokenizer, read_tokenizer, vocabulary_hash
-from .manifest import FILE_NAME, Manifest
+from .manifest import FILE_NAME, MAX_TERMS, Manifest
 
 log = logging.getLogger(__name__)
 
-MOST_TERMS = 1024
 MOST_TOKENS = 8192
 
 
@@ -67,8 +66,8 @@ def _lion(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[st
         "add_special_tokens": True,
         "query_max_tokens": 64,
         "document_max_tokens": 128,
-        "query_max_terms": MOST_TERMS,
-        "document_max_terms": MOST_TERMS,
+        "query_max_terms": MAX_TERMS,
+        "document_max_terms": MAX_TERMS,
     }
 
 
@@ -92,8 +91,8 @@ def _splade(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[
         "add_special_tokens": True,
         "query_max_tokens": tokens,
         "document_max_tokens": tokens,
-        "query_max_terms": MOST_TERMS,
-        "document_max_terms": MOST_TERMS,
+        "query_max_terms": MAX_TERMS,
+        "document_max_terms": MAX_TERMS,
     }
 
 

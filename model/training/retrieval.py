@@ -96,7 +96,7 @@ def train_retrieval(
         out: directory for the result; checkpoints and the log (CSV) lie beside it in ``OUT.work``.
         schedule: a batch is queries with their passages.
         objective: the loss.
-        dev: judged queries to watch; the weights that did best on them are kept, and with ``schedule.patience`` training
+        dev: judged queries to watch, their passages whole; the weights that did best on them are kept, and with ``schedule.patience`` training
             stops when they get no better.
 
     Raises:
@@ -141,11 +141,12 @@ def train_retrieval(
     )
     trainer.ramp_steps = schedule.steps // 3 if objective.ramp_steps is None else objective.ramp_steps
     if dev:
+        whole = Collator(tokenizer, trainable.manifest, trainable.manifest.document_max_tokens, ending)
         trainer.add_callback(
             WatchDev(
                 dev,
-                lambda texts: encode.queries(collator.ids(texts, "query")),
-                lambda texts: encode.documents(collator.ids(texts, "document")),
+                lambda texts: encode.queries(whole.ids(texts, "query")),
+                lambda texts: encode.documents(whole.ids(texts, "document")),
                 trainable.network,
                 schedule.evaluate_every,
                 schedule.patience,
