@@ -25,7 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
-from .config import Server, Settings
+from .config import MetricsEndpoint, Server, Settings
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +81,12 @@ def prepare(scratch: Path) -> list[str]:
 
 
 @contextmanager
-def cluster(server: Server, **ray_options: Any) -> Iterator[str]:
+def cluster(server: Server, metrics: MetricsEndpoint | None = None, **ray_options: Any) -> Iterator[str]:
     """Ray with Serve, started here and gone at the end of the block.
 
     Args:
         server: where to listen.
+        metrics: where this machine's agent of Ray answers ``/metrics``, on all interfaces; by default at any free port.
         ray_options: for ``ray.init``, over those chosen here.
 
     Yields:
@@ -102,7 +103,7 @@ def cluster(server: Server, **ray_options: Any) -> Iterator[str]:
         if off:
             log.warning("requests take longer without %s=1", "=1 and ".join(off))
         port = server.port or free_port()
-        _check_free(server.host, port)
+        _check_free(server.host, port, "server")
         try:
             import ray
             from ray import serve
@@ -119,7 +120,11 @@ def cluster(server: Server, **ray_options: Any) -> Iterator[str]:
             "log_to_driver": False,
             "logging_level": logging.ERROR,
             "_temp_dir": str(scratch / "ray"),
+            "_metrics_export_port": free_port(),
         }
+        if metrics is not None and metrics.enabled and metrics.port:
+            _check_free(metrics.host, metrics.port, "metrics")
+            chosen["_metrics_export_port"] = metrics.port
         stack.callback(ray.shutdown)
         try:
             ray.init(**chosen | ray_options)
@@ -191,7 +196,7 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
     output = sys.stdout
     try:
         # Ray tells the driver's standard output of its own affairs; ours has the address and nothing else.
-        with redirect_stdout(sys.stderr), cluster(settings.server) as address:
+        with redirect_stdout(sys.stderr), cluster(settings.server, settings.metrics) as address:
             run(settings, address, apart=apart)
             log.info("serving on Ray", extra={"address": address})
             for number in before:  # Ray's own, set by ray.init, would end the process at once
@@ -246,12 +251,12 @@ def free_ports(count: int) -> int:
             return first
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str, port: int, section: str) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise UnavailableError(
-                f"cannot listen at {host}:{port} (server.host, server.port): {error.strerror}"
+                f"cannot listen at {host}:{port} ({section}.host, {section}.port): {error.strerror}"
             ) from None

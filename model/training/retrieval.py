@@ -96,8 +96,8 @@ def train_retrieval(
         out: directory for the result; checkpoints and the log (CSV) lie beside it in ``OUT.work``.
         schedule: a batch is queries with their passages.
         objective: the loss.
-        dev: judged queries to watch, their passages whole; the weights that did best on them are kept, and with ``schedule.patience`` training
-            stops when they get no better.
+        dev: judged queries to watch, their passages whole; the weights that did best on them are kept, and with
+            ``schedule.patience`` training stops when they get no better.
 
     Raises:
         InputError: a mined file lacks the scores of a teacher.

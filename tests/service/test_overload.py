@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-import socket
+import resource
+import sys
 import time
 
 import grpc
@@ -146,23 +147,39 @@ async def test_streams_that_are_dropped_or_half_closed_leave_nothing(slow, rando
         assert (await client.search(random_queries[0])).hits
 
 
-async def test_connections_that_say_nothing_or_nonsense_leave_nothing(slow, random_queries):
+CONNECT = """
+import socket, sys
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sockets = []
+for number in range(count):
+    one = socket.create_connection((host, port), timeout=60)
+    if number % 3 == 1:
+        one.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n")  # and never a frame
+    elif number % 3 == 2:
+        one.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    sockets.append(one)
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+async def test_ten_thousand_connections_that_say_nothing_or_nonsense_leave_nothing(slow, random_queries):
     server, _ = slow
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 11_000:
+        pytest.skip(f"this user may open {hard} files, 11,000 are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 11_000), hard))
     host, port = server.address.rsplit(":", 1)
     before = census()
-
-    def connect():
-        sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(300)]
-        for number, one in enumerate(sockets):
-            if number % 3 == 1:
-                one.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")  # and never a frame
-            elif number % 3 == 2:
-                one.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        return sockets
-
-    sockets = await asyncio.to_thread(connect)
+    command = [sys.executable, "-c", CONNECT, host, port, "10000"]
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert await child.stdout.readline() == b"connected\n"
     async with AsyncClient(server.address) as client:
         assert (await client.search(random_queries[0], timeout=10)).hits
-    for one in sockets:
-        one.close()
+    assert census()[0] - before[0] < 100  # none of them is a task
+    child.stdin.close()
+    await child.wait()
     assert await back_to(before)
