@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint serve proto gpu-check gpu-triton
+.PHONY: help venv demo test lint serve proto study gpu-check gpu-triton
 
 help: ## list the targets
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,10 @@ serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 
 proto: $(READY) ## generate the Python modules of proto/ anew
 	$(BIN)/python proto/generate.py
+
+study: $(READY) ## train toy models and print the tables of docs/study.md in small, in half an hour
+	$(BIN)/csplade model pull
+	$(BIN)/csplade study --work build/study $(ARGS)
 
 gpu-check: ## check and time the kernels on this machine's GPU, nothing installed (ARGS='--out DIR'; --rehearse without a GPU)
 	$(PYTHON) evaluation/gpu_check.py $(ARGS)

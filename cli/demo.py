@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-# Some of their words stand in the passages that answer them; others only mean the same.
+# Most of their words stand in the passages that answer them; one ("bags") does not.
 QUESTIONS = (
     "seawater suddenly retreats from the shore, what should I do",
     "can the police question me without a lawyer",
-    "my garden plants look wilted and yellow although I water them every day",
+    "airline lost my bags",
     "hottest planet in the solar system",
     "deadly toxin in preserved food",
 )

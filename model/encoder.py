@@ -192,9 +192,8 @@ class Encoder:
 
     @property
     def query_scale(self) -> float:
-        """Weight of one query impact step for an index of this model: the usual one, unless a table holds larger weights."""
-        largest = 0.0 if self._table is None else float(self._table.weights.max())
-        return max(QUERY_SCALE, largest / MAX_QUERY_IMPACT)
+        """Weight of one query impact step for an index of this model: the usual one, unless a table gives larger weights."""
+        return max(QUERY_SCALE, 0.0 if self._table is None else self._table.largest / MAX_QUERY_IMPACT)
 
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:
         """Vectors of queries."""

@@ -26,6 +26,7 @@ from .manifest import MAX_TERMS, Manifest
 from .tokens import Tokens, tokenize
 
 CHUNK = 1000
+REPEATS = 4  # of one term in a query; the weight of more is clipped, and counted
 
 
 class QueryTable:
@@ -42,6 +43,11 @@ class QueryTable:
         self, weights: NDArray[np.float32], folded: NDArray[np.int32], cap: int, *, counts: bool = False
     ) -> None:
         self.weights, self.folded, self.cap, self.counts = weights, folded, cap, counts
+
+    @property
+    def largest(self) -> float:
+        """Weight that there must be room for: the largest, or that of a term that stands in the query ``REPEATS`` times."""
+        return float(self.weights.max()) * (REPEATS if self.counts else 1)
 
     def look_up(self, tokens: Tokens) -> tuple[SparseBatch, NDArray[np.int64]]:
         """Vectors of queries, and int64 [n], the terms of each before the cap; ties at the cap go to the smaller id."""

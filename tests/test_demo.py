@@ -18,7 +18,7 @@ from csplade.service.engine import Engine
 from csplade.service.indexing import build_from_corpus
 from csplade.service.server import running
 
-NDCG_FLOOR = 0.42  # of the embedded model, which gives 0.459; to be raised with it
+NDCG_FLOOR = 0.50  # of the embedded model, which gives 0.526; to be raised with it
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_make_alone_lists_every_target():
     )
     listed = re.findall(r"^make ([\w-]+) +\S", done.stdout, re.MULTILINE)
     assert sorted(listed) == [
-        "demo", "gpu-check", "gpu-triton", "help", "lint", "proto", "serve", "test", "venv",
+        "demo", "gpu-check", "gpu-triton", "help", "lint", "proto", "serve", "study", "test", "venv",
     ]  # fmt: skip
 
 

@@ -171,3 +171,8 @@ def test_weights_above_the_usual_range_get_a_scale_that_holds_them(lexical_model
     impacts = encoder.encode_query(["river"]).quantize(encoder.query_scale, MAX_QUERY_IMPACT)
     assert (impacts.impacts == MAX_QUERY_IMPACT).all()
     assert impacts.impacts.max() * encoder.query_scale == pytest.approx(16.0)
+
+
+def test_with_counts_there_is_room_for_a_term_that_stands_there_four_times():
+    assert table([1.0, 5.0]).largest == 5.0
+    assert table([1.0, 5.0], counts=True).largest == 20.0
