@@ -1,7 +1,7 @@
 """The encoding benchmark: the encoder beside a plain transformers loop over the same weights, one run, medians.
 
 The loop is what research code does (Lion, LACONIC): pad the batch, compute every logit of every token, activate, take the maximum,
-keep the largest terms row by row.
+keep the largest terms row by row. It runs the model for queries too, also where csplade looks them up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from ..errors import InputError
 from ..model import Encoder, Tokens
 from ..model.load import load_head, load_merged, resolve
+from ..model.prior import saturated
 from ..model.quantization import default_dtype
 
 ROUNDS = 5
@@ -124,6 +125,7 @@ class _PlainLoop:
         kept = load_head(directory, self.manifest.vocabulary_size)
         self.bias = torch.full((self.manifest.vocabulary_size,), -torch.inf)
         self.bias[kept.terms.long()] = kept.bias
+        self.folded, self.kept = kept.folded.long(), kept.rows >= 0
 
     @torch.inference_mode()
     def __call__(self, ids: list[Any], kind: str) -> list[tuple[Any, Any]]:
@@ -139,8 +141,12 @@ class _PlainLoop:
                 mask = mask.tril()
             logits = self.lm(inputs, attention_mask=mask, use_cache=False).logits[:, -len(ids[start]) :]
             scaled = self.manifest.logit_scale * (logits.float() + self.bias) + self.manifest.logit_shift
-            for row in torch.log1p(torch.relu(scaled)).amax(1):
-                weights, terms = torch.topk(row, cap)
+            weighed = torch.log1p(torch.relu(scaled)).amax(1)
+            for tokens, row in zip(ids[start : start + BATCH], weighed, strict=True):
+                own = torch.from_numpy(tokens.astype(np.int64))
+                counts = torch.bincount(self.folded[own[self.kept[own]]], minlength=len(row)).float()
+                share = saturated(counts[None], torch.tensor([len(own)]))[0]
+                weights, terms = torch.topk(row + self.manifest.lexical_prior * share, cap)
                 rows.append((terms[weights > 0].numpy(), weights[weights > 0].numpy()))
         return rows
 

@@ -31,16 +31,9 @@ SCORE = Figure(
 SCORE_POSTINGS = 1_071_075
 SCORE_DOCUMENTS, SCORE_MEAN_TERMS, SCORE_QUERY_TERMS = 300_000, 119, 43
 
-ENCODE_PASSAGES = Figure(
-    26.2,
-    "passages a second of 128 tokens, embedded model, 2 threads",
-    "Encoding on the CPU",
-    "| **csplade** | 1.00 | 26.2 | 22.0 |",
-)
-ENCODE_PASSAGE_TOKENS = 128
 ENCODE_QUERY = Figure(
     22.0,
-    "ms a query of 12 tokens, embedded model, 2 threads",
+    "ms a query of 12 tokens, looked up in the embedded model's table",
     "Encoding on the CPU",
     "| **csplade** | 1.00 | 26.2 | 22.0 |",
 )
