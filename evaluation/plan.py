@@ -274,10 +274,8 @@ def _speed(
             notes.append(f"{question.model}: not measured yet, no time is told")
             return max(1, question.replicas), None, None, None, tuple(notes)
         # The only model measured looks its queries up, and no batch makes that cheaper.
-        first += (
-            look_up := measured.ENCODE_QUERY.value * question.query_tokens / measured.ENCODE_QUERY_TOKENS
-        )
-        more += look_up
+        look_up = measured.ENCODE_QUERY.value * question.query_tokens / measured.ENCODE_QUERY_TOKENS
+        first, more = first + look_up, more + look_up
         notes.append(
             f"encoding: docs/benchmarks.md, {measured.ENCODE_QUERY.section}: {measured.ENCODE_QUERY.value} "
             f"{measured.ENCODE_QUERY.unit}"
