@@ -71,8 +71,8 @@ def prepare(scratch: Path) -> list[str]:
     }
     # Replicas of two clusters on one machine would share these ports, and each other's requests: Ray binds them with
     # SO_REUSEPORT, and begins at the same number everywhere.
-    for kind in ("GRPC", "HTTP"):
-        first = free_ports(PORTS)
+    ports = free_ports(2 * PORTS)
+    for kind, first in (("GRPC", ports), ("HTTP", ports + PORTS)):
         defaults[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
         defaults[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + PORTS - 1)
     for name, value in defaults.items():

@@ -1,5 +1,6 @@
 """The application as it is built, and the configuration files that are shipped for it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from csplade.errors import CorruptError, InputError
 from csplade.index import IndexManifest
+from csplade.service import ray_start
 from csplade.service.ray_app import BASE_BYTES, RayArguments, build
 from csplade.service.ray_grpc import SERVICER_FUNCTIONS
 from csplade.service.ray_replicas import Target
@@ -113,3 +115,14 @@ def test_there_is_a_configuration_for_every_case():
         "laptop.yaml",
         "one-gpu.yaml",
     ]
+
+
+def test_replicas_have_ports_that_no_other_kind_has(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {})
+    ray_start.prepare(tmp_path)
+    grpc, http = (
+        {int(os.environ[f"RAY_SERVE_DIRECT_INGRESS_{end}_{kind}_PORT"]) for end in ("MIN", "MAX")}
+        for kind in ("GRPC", "HTTP")
+    )
+    assert max(grpc) - min(grpc) == max(http) - min(http) == ray_start.PORTS - 1
+    assert max(grpc) < min(http)
