@@ -44,7 +44,8 @@ class Batcher(Generic[W, D, R]):
         weigh: tells the cost in tokens of each work; called once per work, in the worker, several together.
         process: does the works of one batch together.
         finish: makes the result from a work, what was done, and the nanoseconds it waited in the queue; called in a
-            thread of the pool while works wait, so that the worker goes on with the next batch.
+            thread of the pool, so that the worker goes on with the next batch, unless it is light and nothing waits.
+        light: tells whether finishing a work takes less time than handing it to another thread is worth.
         threads: of the pool.
         settings: sizes of queue and batch.
         metrics: where depth, waiting and batch sizes are recorded.
@@ -55,11 +56,12 @@ class Batcher(Generic[W, D, R]):
         weigh: Callable[[Sequence[W]], Sequence[int]],
         process: Callable[[Sequence[W]], Sequence[D]],
         finish: Callable[[W, D, int], R],
+        light: Callable[[W], bool],
         threads: int,
         settings: Batching,
         metrics: Metrics,
     ) -> None:
-        self._weigh, self._process, self._finish = weigh, process, finish
+        self._weigh, self._process, self._finish, self._light = weigh, process, finish, light
         self._settings, self._metrics = settings, metrics
         self._waiting: deque[_Entry[W, R]] = deque()
         self._wake = threading.Condition()
@@ -179,10 +181,10 @@ class Batcher(Generic[W, D, R]):
             self._metrics.stages({"queue": waited})
             if isinstance(one, Exception):
                 _settle(entry, one)
-            elif self._waiting:
+            elif self._light(entry.work) and not self._waiting:
+                self._finished(entry, one, waited)  # another thread would only be later
+            else:
                 self._pool.submit(self._finished, entry, one, waited)
-            else:  # nothing is kept waiting, and another thread would only be later
-                self._finished(entry, one, waited)
 
     def _finished(self, entry: _Entry[W, R], done: D, waited: int) -> None:
         if entry.future.cancelled():

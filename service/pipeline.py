@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Kind = Literal["query", "document"]
+FEW = 100  # hits that are made into a message in less time than it takes to change the thread
 KINDS: tuple[Kind, ...] = ("query", "document")
 Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -102,6 +103,7 @@ class Pipeline:
             self._weigh,
             self._process,
             self._finish,
+            lambda work: work.k <= FEW and not work.explain,
             settings.server.fetch_threads,
             settings.batching,
             metrics,

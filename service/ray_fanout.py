@@ -25,13 +25,12 @@ from .config import Settings
 from .engine import Answer, Hit
 from .errors import OverloadedError
 from .metrics import Metrics
-from .pipeline import Done, Work, until
+from .pipeline import FEW, Done, Work, until
 from .ray_lane import Lane
 from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refusal, vector_of
 
 T = TypeVar("T")
 
-FEW = 100  # hits that are made into a message without leaving the event loop
 LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
 SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
 

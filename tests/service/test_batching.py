@@ -21,8 +21,15 @@ class Work:
         self.entered, self.release = threading.Event(), threading.Event()
         self.metrics = Metrics()
         self.batcher = Batcher(
-            self.weigh, self.process, self.finish, threads=1, settings=Batching(**sizes), metrics=self.metrics
+            self.weigh,
+            self.process,
+            self.finish,
+            light=lambda work: work != "heavy",
+            threads=1,
+            settings=Batching(**sizes),
+            metrics=self.metrics,
         )
+        self.finishing = threading.Event()
 
     def weigh(self, works):
         self.weighed += works
@@ -39,6 +46,8 @@ class Work:
     def finish(self, work, done, waited):
         assert waited > 0
         assert done == work.upper()
+        if work == "heavy":
+            assert self.finishing.wait(30)
         if work == "unfinished":
             raise ValueError("unfinished")
         return done
@@ -166,6 +175,18 @@ async def test_what_cannot_be_finished_fails_alone(work):
     assert await asyncio.gather(first, good) == [["FIRST"], ["GOOD"]]
     with pytest.raises(ValueError, match="unfinished"):
         await bad
+
+
+async def test_what_takes_long_to_finish_holds_nobody_up(work):
+    work = work()
+    work.release.set()
+    heavy = asyncio.create_task(work.submit("heavy"))
+    while not work.batches:
+        await asyncio.sleep(0)
+    assert await work.submit("light", seconds=20) == ["LIGHT"]
+    assert not heavy.done()
+    work.finishing.set()
+    assert await heavy == ["HEAVY"]
 
 
 async def test_what_cannot_be_weighed_fails_and_the_worker_lives(work, monkeypatch):
