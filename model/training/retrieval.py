@@ -102,12 +102,7 @@ def train_retrieval(
     Raises:
         InputError: a mined file lacks the scores of a teacher.
     """
-    for source in sources:
-        for name in objective.teachers:
-            if name not in source.mined[0].scores:
-                raise InputError(
-                    f"{source.collection.name}: its mined file has no scores of {name!r}, only {sorted(source.mined[0].scores)}"
-                )
+    check_teachers(sources, objective.teachers)
     trainable = Trainable.load(model, schedule)
     if trainable.network.query_weights is not None:
         trainable.network.query_weights.requires_grad_(objective.train_table)
@@ -130,7 +125,7 @@ def train_retrieval(
             objective.teachers,
             schedule.seed,
             # Queries that are looked up cost next to nothing.
-            every_query=trainable.network.query_weights is not None,
+            every_query=trainable.network.query_weights is not None and objective.representation == "sparse",
         ),
         data_collator=collator,
     )
@@ -154,6 +149,16 @@ def train_retrieval(
         )
     run(trainer)
     trainable.save(out)
+
+
+def check_teachers(sources: Sequence[Source], teachers: Sequence[str]) -> None:
+    """Raise InputError when a mined file lacks the scores of a teacher."""
+    for source in sources:
+        for name in teachers:
+            if name not in source.mined[0].scores:
+                raise InputError(
+                    f"{source.collection.name}: its mined file has no scores of {name!r}, only {sorted(source.mined[0].scores)}"
+                )
 
 
 class Representation:

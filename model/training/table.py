@@ -23,7 +23,7 @@ from ..manifest import Manifest
 from ..prior import saturated
 from ..tokens import tokenize
 from .pairs import Source
-from .retrieval import combine_teachers
+from .retrieval import check_teachers, combine_teachers
 
 FIRST_TEMPERATURE = 1.5
 
@@ -61,6 +61,9 @@ def train_table(
         raise InputError(
             f"{model}: its queries are not looked up in a table; make one with: csplade train idf"
         )
+    if out.exists():
+        raise InputError(f"{out}: is there already; delete it or write elsewhere")
+    check_teachers(sources, teachers)
     show = progress or (lambda what, done, of: None)
     mined = [one for source in sources for one in source.mined]
     weigh = combine_teachers(mined, teachers)

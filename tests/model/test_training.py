@@ -144,6 +144,8 @@ def test_a_table_learns_which_terms_tell_passages_apart(tiny_model, collection, 
     assert (after[telling] > before[telling] * 1.01).any()
     unseen = np.setdiff1d(np.arange(len(before)), np.concatenate(asked))
     torch.testing.assert_close(after[unseen], before[unseen])
+    with pytest.raises(InputError, match="has no scores of 'other', only"):
+        train_table(lexical, [Source(collection, mined, 1.0)], tmp_path / "other", ["other"])
     with pytest.raises(InputError, match="its queries are not looked up"):
         train_table(tiny_model, [Source(collection, mined, 1.0)], tmp_path / "other", ["judge"])
 
