@@ -1,4 +1,4 @@
-"""``csplade study``: the tables of docs/study.md, made again."""
+"""``csplade study``: the tables of the study."""
 
 from __future__ import annotations
 

@@ -208,10 +208,7 @@ class Index:
                 terms[span], impacts[span], k, self._workspace,
             )  # fmt: skip
 
-        if count * sum(one.documents for one in self.manifest.shards) < FEW:
-            answers = [score(task) for task in tasks]
-        else:
-            answers = self._map(score, tasks)
+        answers = self._map(score, tasks, count * sum(one.documents for one in self.manifest.shards))
         scored = time.perf_counter_ns()
         matched = np.zeros(count, dtype=np.int64)
         postings = np.zeros(count, dtype=np.int64)
@@ -244,8 +241,8 @@ class Index:
                 tasks += [(q, shard.number, first, last) for first, last in pairwise(edges)]
         return tasks
 
-    def _map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-        if self._pool is None or len(tasks) < 2:
+    def _map(self, function: Callable[[T], R], tasks: Sequence[T], documents: int) -> list[R]:
+        if self._pool is None or len(tasks) < 2 or documents < FEW:
             return [function(task) for task in tasks]
         return list(self._pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))
 

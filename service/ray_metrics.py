@@ -103,13 +103,8 @@ class _Distribution:
         counts: metrics.Gauge,
         tags: Tags,
     ) -> None:
-        self._bounds, self._bucket, self._sum_gauge, self._count_gauge, self._tags = (
-            bounds,
-            bucket,
-            sums,
-            counts,
-            tags,
-        )
+        self._bounds, self._tags = bounds, tags
+        self._bucket, self._sum_gauge, self._count_gauge = bucket, sums, counts
         self._buckets = [0] * (len(bounds) + 1)
         self._sum = 0.0
         self._lock = threading.Lock()
