@@ -126,7 +126,8 @@ class Trainable:
         aside = out.with_name(out.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        self.adapted.save_pretrained(str(aside))
+        # Left to itself PEFT asks the hub whether the vocabulary was changed; it never is.
+        self.adapted.save_pretrained(str(aside), save_embedding_layers=False)
         (aside / "README.md").unlink(missing_ok=True)
         adapter = load_file(aside / "adapter_model.safetensors")
         save_file(
