@@ -46,7 +46,7 @@ class RayArguments(BaseModel):
         """The whole tree of settings.
 
         Raises:
-            InputError: a wrong setting, no index, or TLS or tracing, which are not to be had here.
+            InputError: a wrong setting, no index, or TLS, which is not to be had here.
         """
         settings = config.load(self.config, {"index": self.index, **self.settings})
         if settings.index is None:
@@ -55,8 +55,6 @@ class RayArguments(BaseModel):
             raise InputError(
                 "security.tls_certificate is set, but Ray's HAProxy speaks no TLS: end TLS in front of it"
             )
-        if settings.tracing.endpoint is not None:
-            raise InputError("tracing.endpoint is set, but requests on Ray are not traced yet: leave it out")
         return settings.model_copy(update={"index": settings.index.resolve()})
 
 

@@ -30,6 +30,7 @@ from .ray_replicas import Call, MovedError, Target, Versions
 from .security import Keys
 from .server import SERVICE_NAME, open_engine
 from .servicer import RetrievalServicer
+from .tracing import tracer
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,18 @@ class Front:
         self._settings = settings
         self._metrics = Metrics(RayInstruments())
         keys = Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
-        self._boundary = Boundary(self._metrics, keys, log_requests=settings.logging.requests)
+        self._tracer = tracer(settings.tracing)
+        self._boundary = Boundary(
+            self._metrics, keys, log_requests=settings.logging.requests, tracer=self._tracer
+        )
         self._servicer = self._make_servicer()
         self._boundary.state = "ready"
         self._looking = asyncio.create_task(self._look())
+
+    def __del__(self) -> None:
+        """Send the spans that wait. Ray calls this when it ends the replica, Python perhaps once more."""
+        if (tracer := vars(self).pop("_tracer", None)) is not None:
+            tracer.close()
 
     def _make_servicer(self) -> RetrievalServicer:
         return RetrievalServicer(self._settings, self._metrics, self._boundary)

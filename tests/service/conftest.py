@@ -2,9 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 
@@ -124,6 +127,54 @@ def held(vector_index):
     index = HeldIndex(Index.open(vector_index, threads=1))
     yield SimpleNamespace(index=index, opener=lambda settings: Engine(index))
     index.release.set()
+
+
+@pytest.fixture(scope="session")
+def open_collector():
+    """Opens a collector of spans on a loopback port: its address is ``endpoint``."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="csplade[tracing] is not installed")
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
+
+    class Collector(rpc.TraceServiceServicer):
+        def __init__(self):
+            self.spans, self.resources, self._came = [], [], threading.Condition()
+
+        def Export(self, request, context):
+            with self._came:
+                for group in request.resource_spans:
+                    facts = group.resource.attributes
+                    self.resources.append({one.key: one.value.string_value for one in facts})
+                    self.spans += [span for scope in group.scope_spans for span in scope.spans]
+                self._came.notify_all()
+            return pb.ExportTraceServiceResponse()
+
+        def named(self, name):
+            return [span for span in self.spans if span.name == name]
+
+        def below(self, parent):
+            children = [span for span in self.spans if span.parent_span_id == parent.span_id]
+            return sorted(children, key=lambda span: span.start_time_unix_nano)
+
+        def wait_for(self, name, trace, seconds=60):
+            """The span of that name in a trace, once it and, sent before it, those below it have come."""
+            with self._came:
+                found = self._came.wait_for(
+                    lambda: [one for one in self.named(name) if one.trace_id.hex() == trace], seconds
+                )
+            assert found, f"no span {name} of {trace} in {seconds} s"
+            return found[0]
+
+    @contextmanager
+    def open_collector():
+        collector, server = Collector(), grpc.server(ThreadPoolExecutor(1))
+        rpc.add_TraceServiceServicer_to_server(collector, server)
+        collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        yield collector
+        server.stop(0)
+
+    return open_collector
 
 
 @pytest.fixture(scope="session")

@@ -63,11 +63,6 @@ def test_one_shard_shares_its_replica_with_the_encoder(string_index, vector_inde
             InputError,
             "HAProxy speaks no TLS",
         ),
-        (
-            {"index": "/x", "settings": {"tracing.endpoint": "http://localhost:4317"}},
-            InputError,
-            "requests on Ray are not traced yet",
-        ),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, complaint):

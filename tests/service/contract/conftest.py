@@ -93,9 +93,17 @@ def one_shard_index(encoder, tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def service(start, text_index) -> Service:
-    """Texts in two shards, with their encoder."""
-    return start("texts", text_index, model__device="cpu")
+def spans(open_collector):
+    """What collects the spans of ``service``."""
+    with open_collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def service(start, text_index, spans) -> Service:
+    """Texts in two shards, with their encoder; what is asked of it is traced if the caller wants that."""
+    traced = {"tracing__endpoint": spans.endpoint, "tracing__ratio": 0.0}
+    return start("texts", text_index, model__device="cpu", **traced)
 
 
 @pytest.fixture(scope="session")
