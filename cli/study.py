@@ -21,7 +21,7 @@ def study(
         ),
     ] = None,
     scale: Annotated[
-        Literal["toy", "full"], typer.Option(help="toy: minutes; full: hours of two cores.")
+        Literal["toy", "full"], typer.Option(help="toy: minutes; full: two hours of two cores.")
     ] = "toy",
     tables: Annotated[str, typer.Option(help="Which tables, by letter.")] = "abcde",
     teacher: Annotated[

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..files import begun_with
 from ..model.load import load_tokenizer
-from ..model.manifest import FILE_NAME
+from ..model.manifest import FILE_NAME, Manifest
 from ..model.training.adapt import adapt
 from ..model.training.calibrate import calibrate
 from ..model.training.data import Collection
@@ -33,6 +33,7 @@ from ..model.training.teachers import Teacher
 from ..model.training.trainer import LOG_FILE, Schedule, Trainable
 
 Kind = Literal["sparse", "dense"]
+Vectors = list[tuple[NDArray[np.float32], NDArray[np.float32]]]  # queries and passages of each collection
 POSTING_BYTES = 3
 
 
@@ -45,6 +46,7 @@ class Scale:
         adapt, calibrate, train: steps of the phases.
         batch: queries per step.
         queries, passages: of each collection's dev sample.
+        tokens: of a passage while training.
         mined: training queries mined per collection, in a pool of ``pool`` passages.
     """
 
@@ -53,6 +55,7 @@ class Scale:
     calibrate: int
     train: int
     batch: int
+    tokens: int
     queries: int
     passages: int
     mined: int
@@ -61,18 +64,28 @@ class Scale:
 
 SCALES = {
     "toy": Scale(
-        (1, 2, 3), adapt=30, calibrate=15, train=15, batch=8, queries=40, passages=120, mined=400, pool=500
+        (1, 2, 3),
+        adapt=30,
+        calibrate=15,
+        train=15,
+        batch=8,
+        tokens=96,
+        queries=40,
+        passages=120,
+        mined=400,
+        pool=500,
     ),
     "full": Scale(
         (4, 8, 12),
-        adapt=300,
-        calibrate=150,
-        train=200,
-        batch=16,
-        queries=150,
-        passages=600,
-        mined=4000,
-        pool=8000,
+        adapt=100,
+        calibrate=60,
+        train=60,
+        batch=12,
+        tokens=64,
+        queries=100,
+        passages=300,
+        mined=2000,
+        pool=4000,
     ),
 }
 LOSSES = {
@@ -99,12 +112,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """A model on the dev samples: nDCG@10 by collection, mean active terms, share of all-zero passages."""
+    """A model on the dev samples: nDCG@10 by collection, mean active terms."""
 
     ndcg: dict[str, float]
     query_terms: float
     document_terms: float
-    zero: float
 
     @property
     def mean(self) -> float:
@@ -230,12 +242,12 @@ class Study:
 
     def caps(self) -> Table:
         """e) Keeping only the largest terms of a vector, query x document."""
-        trained = self._trained(self._calibrated(self.scale.layers[1]))
+        vectors = self._vectors(self._trained(self._calibrated(self.scale.layers[1])), "sparse")
         caps = (8, 16, 32, 64, 128, 512)
-        rows = [
-            [str(query), *(f"{self._measure(trained, caps=(query, document)).mean:.3f}" for document in caps)]
-            for query in caps
-        ]
+        rows = []
+        for query in caps:
+            found = [self._judge(vectors, query, document).mean for document in caps]
+            rows.append([str(query), *(f"{mean:.3f}" for mean in found)])
         return Table("e) Term caps, nDCG@10", ["query \\ document", *map(str, caps)], rows)
 
     def _compare(self, title: str, models: dict[str, tuple[Path, dict[str, Any]]]) -> Table:
@@ -265,12 +277,13 @@ class Study:
         base = self._adapted(layers, variant)
         schedule = self._schedule(self.scale.calibrate, 5e-4, batch=24)
         return self._made(
-            f"calibrated-{variant}-{layers}", lambda out: calibrate(base, list(self._texts()), out, schedule)
+            f"calibrated-{variant}-{layers}",
+            lambda out: calibrate(base, list(self._texts()), out, schedule, length=self.scale.tokens),
         )
 
     def _trained(self, base: Path, **values: Any) -> Path:
         teachers = tuple(teacher.name for teacher in self.teachers()) if values.get("kl") else ()
-        objective = Objective(**values, teachers=teachers)
+        objective = Objective(**values, teachers=teachers, document_tokens=self.scale.tokens)
         label = (
             f"{objective.representation}-nce{objective.nce}-kl{objective.kl}"
             f"-flops{objective.query_flops}-{objective.document_flops}"
@@ -304,28 +317,40 @@ class Study:
             sources.append(Source(collection, read_mined(out, collection), 1.0))
         return sources
 
-    def _measure(self, model: Path, kind: Kind = "sparse", caps: tuple[int, int] | None = None) -> Measured:
+    def _measure(self, model: Path, kind: Kind = "sparse") -> Measured:
+        vectors = self._vectors(model, kind)
+        if kind == "dense":
+            return self._judge(vectors)
+        manifest = Manifest.load(model)
+        return self._judge(vectors, manifest.query_max_terms, manifest.document_max_terms)
+
+    def _vectors(self, model: Path, kind: Kind) -> Vectors:
+        """Of queries and passages of every dev sample, none cut."""
         trainable = Trainable.load(model, self._schedule(1, 1e-4, 1))
         manifest = trainable.manifest
         tokenizer = load_tokenizer(model, manifest)
         ending = [tokenizer.eos_token_id] if kind == "dense" else []
         collator = Collator(tokenizer, manifest, manifest.document_max_tokens, ending)
         encode = Representation(trainable, kind)
-        query_cap, document_cap = caps or (manifest.query_max_terms, manifest.document_max_terms)
-        ndcg, query_terms, document_terms, zero = {}, [], [], []
-        for split in self.dev:
-            with torch.inference_mode():
-                queries = encode.queries(collator.ids(split.queries, "query")).float().numpy()
-                passages = encode.documents(collator.ids(split.passages, "document")).float().numpy()
-            if kind == "sparse":
-                queries, passages = _largest(queries, query_cap), _largest(passages, document_cap)
+        with torch.inference_mode():
+            return [
+                (
+                    encode.queries(collator.ids(split.queries, "query")).float().numpy(),
+                    encode.documents(collator.ids(split.passages, "document")).float().numpy(),
+                )
+                for split in self.dev
+            ]
+
+    def _judge(
+        self, vectors: Vectors, query_cap: int | None = None, document_cap: int | None = None
+    ) -> Measured:
+        ndcg, query_terms, document_terms = {}, [], []
+        for split, (queries, passages) in zip(self.dev, vectors, strict=True):
+            queries, passages = _largest(queries, query_cap), _largest(passages, document_cap)
             ndcg[split.name] = split.ndcg(queries @ passages.T)
             query_terms.append(float((queries > 0).sum(1).mean()))
             document_terms.append(float((passages > 0).sum(1).mean()))
-            zero.append(float((passages > 0).any(1).mean()))
-        return Measured(
-            ndcg, float(np.mean(query_terms)), float(np.mean(document_terms)), 1 - float(np.mean(zero))
-        )
+        return Measured(ndcg, float(np.mean(query_terms)), float(np.mean(document_terms)))
 
 
 def split_judgments(folder: Path, out: Path) -> Path:
@@ -342,9 +367,9 @@ def split_judgments(folder: Path, out: Path) -> Path:
     return out
 
 
-def _largest(weights: NDArray[np.float32], cap: int) -> NDArray[np.float32]:
+def _largest(weights: NDArray[np.float32], cap: int | None) -> NDArray[np.float32]:
     """Rows with all but their ``cap`` largest weights set to zero."""
-    if cap >= weights.shape[1]:
+    if cap is None or cap >= weights.shape[1]:
         return weights
     kept = np.argpartition(-weights, cap - 1, axis=1)[:, :cap]
     cut = np.zeros_like(weights)

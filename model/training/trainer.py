@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ...errors import InputError
@@ -207,6 +207,7 @@ def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
         gradient_accumulation_steps=schedule.accumulate,
         save_total_limit=2,
         logging_steps=10,
+        disable_tqdm=False,
         remove_unused_columns=False,
         report_to=[],
         seed=schedule.seed,
@@ -214,6 +215,16 @@ def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
     )
 
 
+class _Bar(ProgressCallback):
+    """Shows what was logged last behind its bar: standard output is for results."""
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        if self.training_bar is not None:
+            self.training_bar.set_postfix({name: f"{value:.3g}" for name, value in list(logs.items())[:4]})
+
+
 def run(trainer: Trainer) -> None:
     """Train, from the last checkpoint if there is one."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Bar())
     trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
