@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -145,141 +148,121 @@ Mined = Annotated[
 Teachers = Annotated[
     list[str], typer.Option(help="Name of scores in the mined files; several are combined; may be repeated.")
 ]
-Dev = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--dev",
-        help="BEIR folder whose dev split is watched; the best weights on it are kept; may be repeated.",
-        exists=True,
-        file_okay=False,
-    ),
-]
 Queries = Annotated[int, typer.Option(min=2, help="Queries per step.")]
 Negatives = Annotated[int, typer.Option(min=0, help="Mined negatives per query.")]
-Temperature = Annotated[float, typer.Option(help="Scores are divided by it.")]
-QueryFlops = Annotated[float, typer.Option(help="Weight of the query FLOPS regularizer.")]
-QueryL1 = Annotated[float, typer.Option(help="Weight of the query L1 regularizer.")]
-DocumentFlops = Annotated[float, typer.Option(help="Weight of the document FLOPS regularizer.")]
-DocumentL1 = Annotated[float, typer.Option(help="Weight of the document L1 regularizer.")]
-TrainTable = Annotated[
-    bool, typer.Option(help="Let the table of a lexical query encoder learn too, or documents alone.")
-]
-RampSteps = Annotated[
-    int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
-]
-DocumentTokens = Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")]
-Representation = Annotated[
-    str, typer.Option(help="sparse, or dense: the normalized state of an end-of-text token, for comparison.")
-]
-Patience = Annotated[
-    int | None, typer.Option(min=1, help="Looks at the dev splits without a better one before it stops.")
-]
-EvaluateEvery = Annotated[int, typer.Option(min=1, help="Steps between looks at the dev splits.")]
-Accumulate = Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")]
-Checkpointing = Annotated[
-    bool, typer.Option(help="Compute activations again in the backward pass, for less memory.")
-]
 
 
-@app.command()
-def contrastive(
+def _retrieval(
     model: Model,
     data: Mined,
     out: Out,
     steps: Steps = 600,
     rate: Rate = 6e-5,
-    batch: Queries = 24,
-    negatives: Negatives = 1,
-    temperature: Temperature = 0.4,
-    query_flops: QueryFlops = 0.03,
-    query_l1: QueryL1 = 0.0,
-    document_flops: DocumentFlops = 0.03,
-    document_l1: DocumentL1 = 0.0,
-    ramp_steps: RampSteps = None,
-    document_tokens: DocumentTokens = 96,
-    representation: Representation = "sparse",
-    train_table: TrainTable = True,
-    dev: Dev = None,
-    evaluate_every: EvaluateEvery = 100,
-    patience: Patience = None,
-    accumulate: Accumulate = 1,
-    gradient_checkpointing: Checkpointing = False,
+    temperature: Annotated[float, typer.Option(help="Scores are divided by it.")] = 0.4,
+    query_flops: Annotated[float, typer.Option(help="Weight of the query FLOPS regularizer.")] = 0.03,
+    query_l1: Annotated[float, typer.Option(help="Weight of the query L1 regularizer.")] = 0.0,
+    document_flops: Annotated[float, typer.Option(help="Weight of the document FLOPS regularizer.")] = 0.03,
+    document_l1: Annotated[float, typer.Option(help="Weight of the document L1 regularizer.")] = 0.0,
+    ramp_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
+    ] = None,
+    document_tokens: Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")] = 96,
+    representation: Annotated[
+        Literal["sparse", "dense"],
+        typer.Option(help="dense: the normalized state of an end-of-text token, for comparison."),
+    ] = "sparse",
+    train_table: Annotated[
+        bool, typer.Option(help="Let the table of a lexical query encoder learn too, or documents alone.")
+    ] = True,
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--dev",
+            help="BEIR folder whose dev split is watched; the best weights on it are kept; may be repeated.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between looks at the dev splits.")] = 100,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Looks at the dev splits without a better one before it stops.")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option(help="Compute activations again in the backward pass, for less memory.")
+    ] = False,
     rank: Rank = 64,
     seed: Seed = 0,
     device: Device = "cpu",
+    **own: Any,
 ) -> None:
-    """InfoNCE over in-batch and mined hard negatives, with FLOPS or L1 regularizers."""
-    _retrieval(
-        model,
-        data,
-        out,
-        dev,
-        schedule={
-            "steps": steps, "rate": rate, "batch": batch, "rank": rank, "seed": seed, "device": device,
-            "evaluate_every": evaluate_every, "patience": patience, "accumulate": accumulate,
-            "gradient_checkpointing": gradient_checkpointing,
-        },
-        objective={
-            "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
-            "document_flops": document_flops, "document_l1": document_l1, "ramp_steps": ramp_steps,
-            "document_tokens": document_tokens,
-            "representation": representation, "train_table": train_table,
-        },
+    from ..model.training.dev import DevSplit
+    from ..model.training.retrieval import Objective, train_retrieval
+    from ..model.training.trainer import Schedule
+
+    schedule = Schedule(
+        steps=steps, rate=rate, batch=own.pop("batch"), rank=rank, seed=seed, device=device,
+        evaluate_every=evaluate_every, patience=patience, accumulate=accumulate,
+        gradient_checkpointing=gradient_checkpointing,
     )  # fmt: skip
+    objective = Objective(
+        temperature=temperature, query_flops=query_flops, query_l1=query_l1, document_flops=document_flops,
+        document_l1=document_l1, ramp_steps=ramp_steps, document_tokens=document_tokens,
+        representation=representation, train_table=train_table, **own,
+    )  # fmt: skip
+    watched = [DevSplit.load(folder) for folder in dev or ()]
+    train_retrieval(model, _sources(data), out, schedule, objective, watched)
+    typer.echo(out)
+
+
+def _with_options_of(shared: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of ``shared`` beside its own; it gets them as keywords."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        found = [inspect.signature(one, eval_str=True).parameters.values() for one in (shared, command)]
+        options = [
+            one.replace(kind=one.KEYWORD_ONLY)
+            for some in found
+            for one in some
+            if one.kind != one.VAR_KEYWORD
+        ]
+        command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in options}
+        return command
+
+    return decorate
 
 
 @app.command()
+@_with_options_of(_retrieval)
+def contrastive(batch: Queries = 24, negatives: Negatives = 1, **shared: Any) -> None:
+    """InfoNCE over in-batch and mined hard negatives, with FLOPS or L1 regularizers."""
+    _retrieval(batch=batch, negatives=negatives, **shared)
+
+
+@app.command()
+@_with_options_of(_retrieval)
 def distill(
-    model: Model,
-    data: Mined,
-    out: Out,
     teacher: Teachers,
     nce: Annotated[float, typer.Option(help="Weight of InfoNCE; 0 learns from the teachers alone.")] = 0.5,
     kl: Annotated[
         float, typer.Option(help="Weight of KL(teacher || student) over each query's candidates.")
     ] = 0.5,
     margin_mse: Annotated[float, typer.Option(help="Weight of MarginMSE over each query's negatives.")] = 0.0,
-    steps: Steps = 600,
-    rate: Rate = 6e-5,
     batch: Queries = 12,
     negatives: Negatives = 3,
-    temperature: Temperature = 0.4,
-    query_flops: QueryFlops = 0.03,
-    query_l1: QueryL1 = 0.0,
-    document_flops: DocumentFlops = 0.03,
-    document_l1: DocumentL1 = 0.0,
-    ramp_steps: RampSteps = None,
-    document_tokens: DocumentTokens = 96,
-    representation: Representation = "sparse",
-    train_table: TrainTable = True,
-    dev: Dev = None,
-    evaluate_every: EvaluateEvery = 100,
-    patience: Patience = None,
-    accumulate: Accumulate = 1,
-    gradient_checkpointing: Checkpointing = False,
-    rank: Rank = 64,
-    seed: Seed = 0,
-    device: Device = "cpu",
+    **shared: Any,
 ) -> None:
     """Learn from teachers' scores of mined candidates: KL or MarginMSE, with InfoNCE beside it or alone."""
     _retrieval(
-        model,
-        data,
-        out,
-        dev,
-        schedule={
-            "steps": steps, "rate": rate, "batch": batch, "rank": rank, "seed": seed, "device": device,
-            "evaluate_every": evaluate_every, "patience": patience, "accumulate": accumulate,
-            "gradient_checkpointing": gradient_checkpointing,
-        },
-        objective={
-            "nce": nce, "kl": kl, "margin_mse": margin_mse, "teachers": tuple(teacher),
-            "temperature": temperature, "negatives": negatives, "query_flops": query_flops, "query_l1": query_l1,
-            "document_flops": document_flops, "document_l1": document_l1, "ramp_steps": ramp_steps,
-            "document_tokens": document_tokens,
-            "representation": representation, "train_table": train_table,
-        },
-    )  # fmt: skip
+        teachers=tuple(teacher),
+        nce=nce,
+        kl=kl,
+        margin_mse=margin_mse,
+        batch=batch,
+        negatives=negatives,
+        **shared,
+    )
 
 
 @app.command()
@@ -362,26 +345,14 @@ def _sources(data: list[str]) -> list[Any]:
                 f"--data {entry!r}: needs FOLDER:MINED_FILE[:SHARE]; make the file with: csplade train mine"
             )
         collection = Collection.load(Path(folder), "train")
-        sources.append(Source(collection, read_mined(Path(mined), collection), float(share or 1)))
+        try:
+            weight = float(share or 1)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise InputError(f"--data {entry!r}: the share is {share!r}, must be a number above 0")
+        sources.append(Source(collection, read_mined(Path(mined), collection), weight))
     return sources
-
-
-def _retrieval(
-    model: Path,
-    data: list[str],
-    out: Path,
-    dev: list[Path] | None,
-    schedule: dict[str, Any],
-    objective: dict[str, Any],
-) -> None:
-    from ..model.training.dev import DevSplit
-    from ..model.training.retrieval import Objective, train_retrieval
-    from ..model.training.trainer import Schedule
-
-    wanted, planned = Objective(**objective), Schedule(**schedule)
-    watched = [DevSplit.load(folder) for folder in dev or ()]
-    train_retrieval(model, _sources(data), out, planned, wanted, watched)
-    typer.echo(out)
 
 
 def _passages(folders: list[Path]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from ...errors import InputError
 from ..lexical import load_table, write_table
@@ -67,12 +68,13 @@ def train_table(
     show = progress or (lambda what, done, of: None)
     mined = [one for source in sources for one in source.mined]
     weigh = combine_teachers(mined, teachers)
-    table = load_table(model, manifest, load_tokenizer(model, manifest)).weights
-    before = torch.from_numpy(table)[load_head(model, manifest.vocabulary_size).terms.long()]
+    tokenizer, head = load_tokenizer(model, manifest), load_head(model, manifest.vocabulary_size)
+    kept = head.terms.long()
+    before = torch.from_numpy(load_table(model, manifest, tokenizer).weights)[kept]
 
     places, terms, shares, wanted, good, lengths = [], [], [], [], [], []
     pairs = 0
-    for number, (place, term, share, count) in enumerate(_shared(model, manifest, sources)):
+    for number, (place, term, share, count) in enumerate(_shared(tokenizer, manifest, head.rows, sources)):
         one = mined[number]
         places.append(place + pairs)
         terms.append(term)
@@ -102,17 +104,14 @@ def train_table(
         optimizer.step()
         show("steps", step + 1, steps)
     learned = np.zeros(manifest.vocabulary_size, dtype=np.float32)
-    kept = load_head(model, manifest.vocabulary_size).terms.numpy()
-    learned[kept] = (before * factor.detach().exp()).numpy()
+    learned[kept.numpy()] = (before * factor.detach().exp()).numpy()
     return write_table(model, out, learned, manifest)
 
 
 def _shared(
-    model: Path, manifest: Manifest, sources: Sequence[Source]
+    tokenizer: PreTrainedTokenizerFast, manifest: Manifest, rows: Tensor, sources: Sequence[Source]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
     """Of each query: candidate, term and the term's share of that candidate wherever they share one; the candidates' number."""
-    tokenizer = load_tokenizer(model, manifest)
-    rows = load_head(model, manifest.vocabulary_size).rows
     for source in sources:
         names = sorted({passage for one in source.mined for passage in one.candidates})
         texts = [source.collection.passages[name] for name in names]

@@ -218,7 +218,7 @@ def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
 class _Bar(ProgressCallback):
     """Shows what was logged last behind its bar: standard output is for results."""
 
-    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if self.training_bar is not None:
             self.training_bar.set_postfix({name: f"{value:.3g}" for name, value in list(logs.items())[:4]})
 
