@@ -32,6 +32,8 @@ from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refus
 T = TypeVar("T")
 
 LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
+LIGHT = 10_000_000  # nanoseconds of scoring; of more, a message and what it costs are a small part
+APART = 16  # messages to a shard at once when its searches are heavier, so that all of its replicas work
 SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
 
 
@@ -213,7 +215,7 @@ class Fanout:
     ) -> None:
         self.version, self.engine = version, engine
         self._encoder, self._shards = encoder, shards
-        self._lanes = [Lane(partial(self._searched, shard)) for shard in shards]
+        self._lanes = [Lane(partial(self._searched, number)) for number in range(len(shards))]
         self._limit, self._metrics = settings.limits.timeout_seconds, metrics
 
     async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
@@ -265,11 +267,13 @@ class Fanout:
             truth = await self._merged(work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline)
             return found, truth, max(one[2] for one in answers)
 
-    async def _searched(self, shard: Peer, searches: Sequence[_Search]) -> list[Ranking | Exception]:
+    async def _searched(self, shard: int, searches: Sequence[_Search]) -> list[Ranking | Exception]:
         asked = [
             (self._call(one.deadline, one.request_id), one.terms, one.weights, one.k) for one in searches
         ]
-        answers = await shard.call("search", asked)
+        answers = await self._shards[shard].call("search", asked)
+        spent = [one.timings["score"] for one in answers if isinstance(one, Ranking)]
+        self._lanes[shard].messages = 1 if max(spent, default=0) < LIGHT else APART
         return [one.error() if isinstance(one, Refusal) else one for one in answers]
 
     def _call(self, deadline: float, request_id: str | None = None) -> Call:

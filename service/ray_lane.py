@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-MESSAGES = 4  # on their way at once; what is asked meanwhile shares the next one
 MOST = 64  # questions in one message
 
 
@@ -20,7 +19,12 @@ class Lane(Generic[Q, A]):
     Args:
         send: carries questions and gives the answer of each, or the error it is refused with; cancelled when nobody
             waits for any of them.
+
+    Attributes:
+        messages: that may be on their way at once; what is asked meanwhile shares the next ones.
     """
+
+    messages = 1
 
     def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]]) -> None:
         self._send = send
@@ -31,7 +35,7 @@ class Lane(Generic[Q, A]):
         """The answer; raises what ``send`` raises or gives for this question."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
-        if len(self._senders) < MESSAGES:
+        if len(self._senders) < self.messages:
             sender = asyncio.create_task(self._empty())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
@@ -42,7 +46,8 @@ class Lane(Generic[Q, A]):
 
     async def _empty(self) -> None:
         while self._waiting:
-            taken = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+            share = -(-len(self._waiting) // self.messages)
+            taken = [self._waiting.popleft() for _ in range(min(MOST, share))]
             if asked := [one for one in taken if not one[1].cancelled()]:
                 await self._message(asked)
 

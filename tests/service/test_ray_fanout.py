@@ -1,6 +1,7 @@
 """The fan-out over real replicas in this process: Ray's part, calling them, is played by the test."""
 
 import asyncio
+import dataclasses
 import pickle
 import threading
 
@@ -19,7 +20,7 @@ from csplade.service.engine import Engine
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics
 from csplade.service.pipeline import Work
-from csplade.service.ray_fanout import Catalog, Fanout, Peer
+from csplade.service.ray_fanout import LIGHT, Catalog, Fanout, Peer
 from csplade.service.ray_replicas import (
     Call,
     EncoderReplica,
@@ -182,6 +183,37 @@ async def test_a_request_that_is_given_up_is_given_up_everywhere(fanout, shards,
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [handle.cancelled for handle in shards] == [1, 1, 1]
+
+
+async def test_light_searches_share_a_message_and_heavy_ones_go_apart(fanout, shards, random_queries):
+    async def three():
+        for handle in shards:
+            handle.hold, handle.calls = asyncio.Event(), []
+        tasks = [
+            asyncio.create_task(fanout.search(work(query), remaining=10, then=same))
+            for query in random_queries[:3]
+        ]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        sent = [len(handle.calls) for handle in shards]
+        for handle in shards:
+            handle.hold.set()
+        return sent, [answer.hits for answer in await asyncio.gather(*tasks)]
+
+    sent, light = await three()
+    assert sent == [1, 1, 1]
+    index = shards[1].replica._versions.newest.engine.index
+    search = index.search
+
+    def heavy(queries, k):
+        result = search(queries, k)
+        return dataclasses.replace(result, timings=result.timings | {"score": LIGHT})
+
+    index.search = heavy
+    assert (await three())[1] == light
+    sent, hits = await three()
+    assert sent == [1, 3, 1]
+    assert hits == light
 
 
 async def test_refusals_keep_their_kind(fanout, shards, random_queries):

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from csplade.service.ray_lane import MESSAGES, MOST, Lane
+from csplade.service.ray_lane import MOST, Lane
 
 
 class Far:
@@ -37,12 +37,22 @@ async def asked(lane, questions):
 
 async def test_the_first_go_alone_and_what_comes_meanwhile_shares():
     far = Far()
-    lane, count = Lane(far), MESSAGES + MOST + 3
+    lane, count = Lane(far), 1 + MOST + 3
     tasks = [task for question in range(count) for task in await asked(lane, [question])]
-    assert [len(message) for message in far.messages] == [1] * MESSAGES
+    assert far.messages == [[0]]
     far.may.set()
     assert await asyncio.gather(*tasks) == [question**2 for question in range(count)]
-    assert sorted(map(len, far.messages)) == [1] * MESSAGES + [3, MOST]
+    assert [len(message) for message in far.messages] == [1, MOST, 3]
+
+
+async def test_several_messages_share_what_waits():
+    far = Far()
+    lane = Lane(far)
+    lane.messages = 3
+    tasks = await asked(lane, range(9))
+    assert [len(message) for message in far.messages] == [3, 2, 2]
+    far.may.set()
+    assert await asyncio.gather(*tasks) == [question**2 for question in range(9)]
 
 
 async def test_an_error_is_that_of_its_question():
@@ -65,19 +75,18 @@ async def test_a_failed_message_fails_all_of_its_questions():
 async def test_a_message_is_given_up_with_its_last_question():
     far = Far()
     lane = Lane(far)
-    blocking = [task for question in range(MESSAGES) for task in await asked(lane, [question])]
+    blocking = await asked(lane, [1])
     together = await asked(lane, [10, 11, 12])
     together[0].cancel()
     await asyncio.wait(together[:1])
-    for task in blocking:
-        task.cancel()
+    blocking[0].cancel()
     await asyncio.wait(blocking)
-    while far.cancelled < MESSAGES or len(far.messages) == MESSAGES:
+    while far.cancelled < 1 or len(far.messages) == 1:
         await asyncio.sleep(0)
     assert far.messages[-1] == [11, 12]  # what was given up before was not sent
     together[1].cancel()
     await asyncio.wait(together[1:2])
-    assert far.cancelled == MESSAGES
+    assert far.cancelled == 1
     far.may.set()
     assert await together[2] == 144
     with pytest.raises(asyncio.CancelledError):
