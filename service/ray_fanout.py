@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,8 +32,8 @@ from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refus
 T = TypeVar("T")
 
 LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
-LIGHT = 10_000_000  # nanoseconds of scoring; of more, a message and what it costs are a small part
-APART = 16  # messages to a shard at once when its searches are heavier, so that all of its replicas work
+LIGHT = 10_000_000  # nanoseconds that a replica works for an answer; of more, what a message costs is a small part
+APART = 16  # messages to a deployment at once when its work is heavier, so that all of its replicas have some
 SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
 
 
@@ -182,14 +182,12 @@ class Catalog:
         return self.encoder
 
 
-class _Search(NamedTuple):
-    """A query on its way to a shard."""
+class _Question(NamedTuple):
+    """What one request asks of a deployment."""
 
     deadline: float
     request_id: str
-    terms: bytes
-    weights: bytes
-    k: int
+    arguments: tuple[Any, ...]
 
 
 class Fanout:
@@ -215,19 +213,18 @@ class Fanout:
     ) -> None:
         self.version, self.engine = version, engine
         self._encoder, self._shards = encoder, shards
-        self._lanes = [Lane(partial(self._searched, number)) for number in range(len(shards))]
+        self._searches = [self._lane(one, "search", lambda found: found.timings["score"]) for one in shards]
+        if encoder is not None:
+            self._texts = self._lane(encoder, "encode", lambda coded: coded[0].timings.get("encode", 0))
         self._limit, self._metrics = settings.limits.timeout_seconds, metrics
 
     async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
         """As :meth:`Pipeline.search`; and UnavailableError when a shard is, unless the work allows that."""
         async with until(remaining, self._limit) as deadline:
             coded = await self._vector(work, deadline)
+            question = _question(deadline, coded.terms, coded.weights, work.k)
             answers = await asyncio.gather(
-                *(
-                    lane.ask(_Search(deadline, logs.request_id.get(), coded.terms, coded.weights, work.k))
-                    for lane in self._lanes
-                ),
-                return_exceptions=True,
+                *(lane.ask(question) for lane in self._searches), return_exceptions=True
             )
             rankings = self._present(answers, allow_partial=work.allow_partial)
             answer = await self._merged(work, coded, rankings, deadline)
@@ -240,7 +237,13 @@ class Fanout:
     ) -> T:
         """As :meth:`Pipeline.encode`."""
         async with until(remaining, self._limit) as deadline:
-            coded = await self._encoded([work.text or "" for work in works], works[0].kind, deadline)
+            self.engine.need_encoder()
+            assert self._encoder is not None
+            texts = [work.text or "" for work in works]
+            # Not by the lane: what takes seconds would hold up the queries behind it.
+            (coded,) = await self._ask(self._encoder, "encode", [_question(deadline, texts, works[0].kind)])
+            if isinstance(coded, Exception):
+                raise coded
             done = [
                 Done(
                     vector=vector_of(one.terms, one.weights),
@@ -267,13 +270,22 @@ class Fanout:
             truth = await self._merged(work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline)
             return found, truth, max(one[2] for one in answers)
 
-    async def _searched(self, shard: int, searches: Sequence[_Search]) -> list[Ranking | Exception]:
-        asked = [
-            (self._call(one.deadline, one.request_id), one.terms, one.weights, one.k) for one in searches
-        ]
-        answers = await self._shards[shard].call("search", asked)
-        spent = [one.timings["score"] for one in answers if isinstance(one, Ranking)]
-        self._lanes[shard].messages = 1 if max(spent, default=0) < LIGHT else APART
+    def _lane(self, peer: Peer, method: str, spent: Callable[[Any], int]) -> Lane[_Question, Any]:
+        """The way to a deployment; ``spent`` is how long it worked for an answer."""
+
+        async def send(questions: Sequence[_Question]) -> list[Any]:
+            answers = await self._ask(peer, method, questions)
+            longest = max((spent(one) for one in answers if not isinstance(one, Exception)), default=0)
+            lane.messages = 1 if longest < LIGHT else APART
+            return answers
+
+        lane: Lane[_Question, Any] = Lane(send)
+        return lane
+
+    async def _ask(self, peer: Peer, method: str, questions: Sequence[_Question]) -> list[Any]:
+        """The answer to each, or the error that it was refused with."""
+        asked = [(self._call(one.deadline, one.request_id), *one.arguments) for one in questions]
+        answers = await peer.call(method, asked)
         return [one.error() if isinstance(one, Refusal) else one for one in answers]
 
     def _call(self, deadline: float, request_id: str | None = None) -> Call:
@@ -282,13 +294,10 @@ class Fanout:
 
     async def _vector(self, work: Work, deadline: float) -> Coded:
         if work.vector is None:
-            return (await self._encoded([work.text or ""], work.kind, deadline))[0]
+            self.engine.need_encoder()
+            (coded,) = await self._texts.ask(_question(deadline, [work.text or ""], work.kind))
+            return coded
         return Coded(work.vector[0].tobytes(), work.vector[1].tobytes(), 0, 0, 0, {})
-
-    async def _encoded(self, texts: Sequence[str], kind: str, deadline: float) -> list[Coded]:
-        self.engine.need_encoder()
-        assert self._encoder is not None
-        return await self._encoder.call("encode", self._call(deadline), list(texts), kind)
 
     def _present(self, answers: Sequence[Any], *, allow_partial: bool) -> dict[int, Ranking]:
         """The shards that answered; raises the first error that may not be passed over."""
@@ -375,6 +384,10 @@ class Fanout:
         if reasons is None:
             return None
         return tuple(replace(one, token=self.engine.token(one.term)) for one in reasons)
+
+
+def _question(deadline: float, *arguments: Any) -> _Question:
+    return _Question(deadline, logs.request_id.get(), arguments)
 
 
 def _merge(

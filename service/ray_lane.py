@@ -1,4 +1,4 @@
-"""What the ingress asks of one shard: alone while there is little to ask, several in one message when there is much."""
+"""What the ingress asks of a deployment: alone while there is little to ask, several in one message when there is much."""
 
 from __future__ import annotations
 

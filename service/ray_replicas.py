@@ -309,9 +309,11 @@ class EncoderReplica(_Replica):
 
         return await self._answer(call, look)
 
-    async def encode(self, call: Call, texts: list[str], kind: Kind) -> list[Coded] | Refusal:
-        """The vectors of texts, in their order."""
+    async def encode(self, asked: list[tuple[Call, list[str], Kind]]) -> list[list[Coded] | Refusal]:
+        """The vectors of some texts each: call, texts, and on which side they stand."""
+        return await asyncio.gather(*(self._encode(*one) for one in asked))
 
+    async def _encode(self, call: Call, texts: list[str], kind: Kind) -> list[Coded] | Refusal:
         async def encode(pipeline: Pipeline) -> list[Coded]:
             works = [Work(text=text, kind=kind) for text in texts]
             return await pipeline.encode(works, remaining=call.remaining, then=_coded)

@@ -245,7 +245,7 @@ async def test_texts_are_encoded_by_the_encoders_replica(text_index, encoder, se
     facts = await replica.facts(Call("1", "", None))
     assert (facts.fingerprint, facts.vocabulary_size) == (encoder.fingerprint, encoder.vocabulary_size)
     assert facts.tokens == [encoder.token(term) for term in range(encoder.vocabulary_size)]
-    (coded,) = await replica.encode(Call("1", "", 10.0), ["birds at sea"], "query")
+    ((coded,),) = await replica.encode([(Call("1", "", 10.0), ["birds at sea"], "query")])
     terms, weights = encoder.encode_query(["birds at sea"]).row(0)
     assert coded.terms == terms.tobytes()
     np.testing.assert_array_equal(np.frombuffer(coded.weights, np.float32), weights)
