@@ -57,7 +57,7 @@ serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 proto: $(READY) ## generate the Python modules of proto/ anew
 	$(BIN)/python proto/generate.py
 
-study: $(READY) ## train toy models and print the tables of the study
+study: $(READY) ## train toy models and print the tables of docs/study.md
 	$(BIN)/csplade model pull
 	$(BIN)/csplade study --work build/study $(ARGS)
 
