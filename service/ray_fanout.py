@@ -32,7 +32,7 @@ from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refus
 T = TypeVar("T")
 
 LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
-LIGHT = 10_000_000  # nanoseconds that a replica works for an answer; of more, what a message costs is a small part
+HEAVY = 5_000_000  # postings of one search: of milliseconds of work, what a message costs is a small part
 APART = 16  # messages to a deployment at once when its work is heavier, so that all of its replicas have some
 SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
 
@@ -213,9 +213,10 @@ class Fanout:
     ) -> None:
         self.version, self.engine = version, engine
         self._encoder, self._shards = encoder, shards
-        self._searches = [self._lane(one, "search", lambda found: found.timings["score"]) for one in shards]
+        self._searches = [self._lane(one, "search", lambda found: found.postings >= HEAVY) for one in shards]
         if encoder is not None:
-            self._texts = self._lane(encoder, "encode", lambda coded: coded[0].timings.get("encode", 0))
+            # Where queries are looked up, no network runs and the stage takes no time.
+            self._texts = self._lane(encoder, "encode", lambda coded: coded[0].timings.get("encode", 0) > 0)
         self._limit, self._metrics = settings.limits.timeout_seconds, metrics
 
     async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
@@ -270,13 +271,16 @@ class Fanout:
             truth = await self._merged(work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline)
             return found, truth, max(one[2] for one in answers)
 
-    def _lane(self, peer: Peer, method: str, spent: Callable[[Any], int]) -> Lane[_Question, Any]:
-        """The way to a deployment; ``spent`` is how long it worked for an answer."""
+    def _lane(self, peer: Peer, method: str, heavy: Callable[[Any], bool]) -> Lane[_Question, Any]:
+        """The way to a deployment; ``heavy`` tells of an answer whether it took much work.
+
+        Work is counted, not timed: on a busy machine everything takes long, and that is when messages must be shared.
+        """
 
         async def send(questions: Sequence[_Question]) -> list[Any]:
             answers = await self._ask(peer, method, questions)
-            longest = max((spent(one) for one in answers if not isinstance(one, Exception)), default=0)
-            lane.messages = 1 if longest < LIGHT else APART
+            apart = any(heavy(one) for one in answers if not isinstance(one, Exception))
+            lane.messages = APART if apart else 1
             return answers
 
         lane: Lane[_Question, Any] = Lane(send)

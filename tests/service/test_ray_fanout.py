@@ -20,7 +20,7 @@ from csplade.service.engine import Engine
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics
 from csplade.service.pipeline import Work
-from csplade.service.ray_fanout import LIGHT, Catalog, Fanout, Peer
+from csplade.service.ray_fanout import HEAVY, Catalog, Fanout, Peer
 from csplade.service.ray_replicas import (
     Call,
     EncoderReplica,
@@ -207,7 +207,7 @@ async def test_light_searches_share_a_message_and_heavy_ones_go_apart(fanout, sh
 
     def heavy(queries, k):
         result = search(queries, k)
-        return dataclasses.replace(result, timings=result.timings | {"score": LIGHT})
+        return dataclasses.replace(result, postings=np.full_like(result.postings, HEAVY))
 
     index.search = heavy
     assert (await three())[1] == light
