@@ -22,6 +22,10 @@ from ray.util import metrics
 
 EVERY = 5.0  # seconds between two times that values are told
 
+telling = threading.Lock()
+"""Held while values are told. Ray ends a process that touches its metrics while, or after, it is shut down there: so whoever
+shuts it down in a process that may have metrics holds this."""
+
 Tags = dict[str, str]
 
 
@@ -180,8 +184,7 @@ class RayInstruments:
     def _tell(self) -> None:
         while True:
             time.sleep(EVERY)
-            # Ray ends a process that touches its metrics after it was shut down there.
-            if not ray.is_initialized():
-                continue
-            for metric in tuple(self._made):
-                metric.tell()
+            with telling:
+                if ray.is_initialized():
+                    for metric in tuple(self._made):
+                        metric.tell()

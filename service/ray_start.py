@@ -125,7 +125,7 @@ def cluster(server: Server, metrics: MetricsEndpoint | None = None, **ray_option
         if metrics is not None and metrics.enabled and metrics.port:
             _check_free(metrics.host, metrics.port, "metrics")
             chosen["_metrics_export_port"] = metrics.port
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_ray_down)
         try:
             ray.init(**chosen | ray_options)
             stack.callback(serve.shutdown)
@@ -260,3 +260,12 @@ def _check_free(host: str, port: int, section: str) -> None:
             raise UnavailableError(
                 f"cannot listen at {host}:{port} ({section}.host, {section}.port): {error.strerror}"
             ) from None
+
+
+def _shut_ray_down() -> None:
+    import ray
+
+    from .ray_metrics import telling
+
+    with telling:
+        ray.shutdown()

@@ -77,3 +77,23 @@ def test_facts_move_from_one_series_to_the_next(instruments):
         ("model_info", frozenset({("name", "a")})): 0.0,
         ("model_info", frozenset({("name", "b")})): 1.0,
     }
+
+
+def test_nothing_is_told_while_ray_may_be_shutting_down(instruments, monkeypatch):
+    """Else Ray would end the process."""
+    turns = iter([None, None])
+
+    def next_turn(_):
+        next(turns)  # the last one ends the loop: StopIteration
+
+    monkeypatch.setattr(ray_metrics.time, "sleep", next_turn)
+    held = []
+    monkeypatch.setattr(
+        ray_metrics.ray, "is_initialized", lambda: held.append(ray_metrics.telling.locked()) or True
+    )
+    instruments.counter("c", "").inc()
+    with pytest.raises(StopIteration):
+        instruments._tell()
+    assert held == [True, True]
+    assert Recorder.series == {("c", frozenset()): 1.0}
+    assert not ray_metrics.telling.locked()
