@@ -27,13 +27,16 @@ from .errors import OverloadedError
 from .metrics import Metrics
 from .pipeline import FEW, Done, Work, until
 from .ray_lane import Lane
-from .ray_replicas import Call, Coded, EncoderFacts, FailedError, Ranking, Refusal, vector_of
+from .ray_replicas import Call, Coded, Detail, EncoderFacts, FailedError, Ranking, Refusal, vector_of
 
 T = TypeVar("T")
 
 LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
 HEAVY = 5_000_000  # postings of one search: of milliseconds of work, what a message costs is a small part
 APART = 16  # messages to a deployment at once when its work is heavier, so that all of its replicas have some
+TOGETHER = (
+    200  # hits of all shards: so few bring their documents, the losing ones in vain: a message costs more
+)
 SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
 
 
@@ -223,7 +226,9 @@ class Fanout:
         """As :meth:`Pipeline.search`; and UnavailableError when a shard is, unless the work allows that."""
         async with until(remaining, self._limit) as deadline:
             coded = await self._vector(work, deadline)
-            question = _question(deadline, coded.terms, coded.weights, work.k)
+            together = work.k * len(self._shards) <= TOGETHER
+            wanted = (work.k, work.explain and together, work.fetch and together)
+            question = _question(deadline, coded.terms, coded.weights, *wanted)
             answers = await asyncio.gather(
                 *(lane.ask(question) for lane in self._searches), return_exceptions=True
             )
@@ -321,11 +326,9 @@ class Fanout:
         shards, ordinals, scores, rows = _merge(rankings, work.k)
         merging = time.perf_counter_ns() - started
         self._metrics.stages({"merge": merging})
-        details: dict[tuple[int, int], Any] = {}
         looked = time.perf_counter_ns()
-        if work.explain or work.fetch:
-            details = await self._details(work, coded, shards, ordinals, scores, deadline)
-        looking = time.perf_counter_ns() - looked if details else 0
+        details = await self._details(work, coded, rankings, shards, ordinals, scores, rows, deadline)
+        looking = time.perf_counter_ns() - looked
         scale = self.engine.score_scale
         hits = [
             Hit(
@@ -334,10 +337,11 @@ class Fanout:
                 score,
                 shard,
                 ordinal,
-                *details.get((shard, ordinal), (None, None)),
+                document,
+                self._named(reasons),
             )
-            for shard, ordinal, score, row in zip(
-                shards.tolist(), ordinals.tolist(), scores.tolist(), rows.tolist(), strict=True
+            for shard, ordinal, score, row, (document, reasons) in zip(
+                shards.tolist(), ordinals.tolist(), scores.tolist(), rows.tolist(), details, strict=True
             )
         ]
         slowest = max((one.timings for one in rankings.values()), key=lambda timings: sum(timings.values()))
@@ -360,12 +364,19 @@ class Fanout:
         self,
         work: Work,
         coded: Coded,
+        rankings: dict[int, Ranking],
         shards: NDArray[np.int32],
         ordinals: NDArray[np.int64],
         scores: NDArray[np.int32],
+        rows: NDArray[np.int64],
         deadline: float,
-    ) -> dict[tuple[int, int], Any]:
-        """(shard, ordinal) -> document and contributions, from the shards that have hits."""
+    ) -> list[Detail]:
+        """Document and contributions of each hit: out of the rankings, or asked of the shards that have hits."""
+        if not (work.explain or work.fetch):
+            return [(None, None)] * len(rows)
+        came = {shard: one.details for shard, one in rankings.items() if one.details is not None}
+        if came:
+            return [came[shard][row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
         wanted = np.unique(shards).tolist()
         found = await asyncio.gather(
             *(
@@ -377,11 +388,9 @@ class Fanout:
                 for shard in wanted
             )
         )  # fmt: skip
-        return {
-            (shard, ordinal): (document, self._named(reasons))
-            for shard, some in zip(wanted, found, strict=True)
-            for ordinal, (document, reasons) in zip(ordinals[shards == shard].tolist(), some, strict=True)
-        }
+        # Of each shard they come in the order of the hits.
+        coming = {shard: iter(some) for shard, some in zip(wanted, found, strict=True)}
+        return [next(coming[shard]) for shard in shards.tolist()]
 
     def _named(self, reasons: Sequence[Any] | None) -> tuple[Any, ...] | None:
         """Contributions with their terms in letters, which shards cannot read."""

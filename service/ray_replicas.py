@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,8 +123,15 @@ _ERRORS: dict[str, type[Exception]] = {
 }  # fmt: skip
 
 
+Detail = tuple[Document | None, tuple[Contribution, ...] | None]
+"""Document and contributions of a hit, None where they were not asked for."""
+
+
 class Ranking(NamedTuple):
-    """Hits of one query in one shard, best first: ids, then ordinals int64 [n] and scores int32 [n] as bytes."""
+    """Hits of one query in one shard, best first: ids, then ordinals int64 [n] and scores int32 [n] as bytes.
+
+    ``details`` has one of each hit, or is None when they were not asked for together with the ranking.
+    """
 
     ids: list[str]
     ordinals: bytes
@@ -132,9 +140,10 @@ class Ranking(NamedTuple):
     postings: int
     clipped: int
     timings: dict[str, int]
+    details: list[Detail] | None
 
     @classmethod
-    def of(cls, answer: Answer) -> Ranking:
+    def of(cls, answer: Answer, *, detailed: bool = False) -> Ranking:
         """From the answer of a shard's engine."""
         return cls(
             [hit.id for hit in answer.hits],
@@ -144,6 +153,7 @@ class Ranking(NamedTuple):
             answer.postings,
             answer.clipped,
             answer.timings,
+            [(hit.document, hit.contributions) for hit in answer.hits] if detailed else None,
         )
 
 
@@ -347,14 +357,19 @@ class ShardReplica(_Replica):
 
         return await self._answer(call, look)
 
-    async def search(self, asked: list[tuple[Call, bytes, bytes, int]]) -> list[Ranking | Refusal]:
-        """The best ``k`` of this shard for each vector: call, terms, weights, ``k``."""
+    async def search(
+        self, asked: list[tuple[Call, bytes, bytes, int, bool, bool]]
+    ) -> list[Ranking | Refusal]:
+        """The best ``k`` of this shard for each vector: call, terms, weights, ``k``, explain, fetch."""
         return await asyncio.gather(*(self._search(*one) for one in asked))
 
-    async def _search(self, call: Call, terms: bytes, weights: bytes, k: int) -> Ranking | Refusal:
+    async def _search(
+        self, call: Call, terms: bytes, weights: bytes, k: int, explain: bool, fetch: bool
+    ) -> Ranking | Refusal:
         async def search(pipeline: Pipeline) -> Ranking:
-            work = Work(vector=vector_of(terms, weights), k=k)
-            return await pipeline.search(work, remaining=call.remaining, then=Ranking.of)
+            work = Work(vector=vector_of(terms, weights), k=k, explain=explain, fetch=fetch)
+            ranking = partial(Ranking.of, detailed=explain or fetch)
+            return await pipeline.search(work, remaining=call.remaining, then=ranking)
 
         return await self._answer(call, search)
 
@@ -379,10 +394,10 @@ class ShardReplica(_Replica):
         scores: bytes,
         explain: bool,
         fetch: bool,
-    ) -> list[tuple[Document | None, tuple[Contribution, ...] | None]] | Refusal:
+    ) -> list[Detail] | Refusal:
         """Documents and contributions of hits that this shard gave."""
 
-        async def look(pipeline: Pipeline) -> list[tuple[Document | None, tuple[Contribution, ...] | None]]:
+        async def look(pipeline: Pipeline) -> list[Detail]:
             started = time.perf_counter_ns()
             found = await asyncio.to_thread(
                 self._details, pipeline.engine, vector_of(terms, weights),
@@ -396,7 +411,7 @@ class ShardReplica(_Replica):
     def _details(
         self, engine: Engine, vector: Vector, ordinals: NDArray[np.int64], scores: NDArray[np.int32],
         explain: bool, fetch: bool,
-    ) -> list[tuple[Document | None, tuple[Contribution, ...] | None]]:  # fmt: skip
+    ) -> list[Detail]:  # fmt: skip
         queries, _ = engine.quantize(_alone(vector))
         count, none = len(ordinals), np.zeros(1, np.int64)
         result = SearchResult(

@@ -20,7 +20,7 @@ from csplade.service.engine import Engine
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics
 from csplade.service.pipeline import Work
-from csplade.service.ray_fanout import HEAVY, Catalog, Fanout, Peer
+from csplade.service.ray_fanout import HEAVY, TOGETHER, Catalog, Fanout, Peer
 from csplade.service.ray_replicas import (
     Call,
     EncoderReplica,
@@ -124,6 +124,24 @@ async def test_all_shards_together_answer_as_one_process(fanout, vector_index, r
             assert answer.missing_shards == ()
 
 
+async def test_documents_of_few_hits_come_with_the_ranking_those_of_many_after_it(
+    fanout, shards, vector_index, random_queries
+):
+    with Index.open(vector_index, threads=1) as index:
+        engine = Engine(index)
+        query = random_queries[0]
+        for k, calls in ((TOGETHER // 3, ["search"]), (TOGETHER // 3 + 1, ["search", "details"])):
+            (alone,) = engine.search(
+                SparseBatch.from_rows([(list(query), list(query.values()))]), k, explain=True
+            )
+            for handle in shards:
+                handle.calls = []
+            answer = await fanout.search(work(query, k, explain=True, fetch=True), remaining=10, then=same)
+            assert answer.hits == alone.hits
+            assert {hit.shard for hit in answer.hits} == {0, 1, 2}
+            assert all(handle.calls == calls for handle in shards)
+
+
 async def test_a_search_is_done_once_more_when_a_replica_dies(fanout, shards, random_queries):
     right = await fanout.search(work(random_queries[0]), remaining=10, then=same)
     shards[1].failures, shards[1].calls = [lost()], []
@@ -169,7 +187,7 @@ async def test_the_deadline_goes_with_every_call(fanout, shards, random_queries)
         await fanout.search(work(random_queries[0]), remaining=0.1, then=same)
     assert shards[0].cancelled == 1
     terms, weights = (part.tobytes() for part in work({1: 1.0}).vector)
-    (refusal,) = await shards[1].replica.search([(Call("1", "", 0.0), terms, weights, 5)])
+    (refusal,) = await shards[1].replica.search([(Call("1", "", 0.0), terms, weights, 5, False, False)])
     assert isinstance(refusal.error(), DeadlineError)
 
 
