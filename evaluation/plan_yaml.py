@@ -11,7 +11,9 @@ from ..service.capacity import PROCESS_BYTES
 from .plan import RECOVERY, VECTORS_ONLY, Plan
 
 QUEUE = (64, 512)  # fewest: an Encode of 64 texts must fit; most: the default
-ONGOING = 16  # of a replica, before autoscaling adds one
+REQUESTS = 16  # ongoing in a replica that does all of a request, before autoscaling adds one
+MERGED = 32  # likewise, in an ingress, which mostly waits
+MESSAGES = 4  # likewise, in an encoder: every ingress has at most 16 on their way, of up to 64 queries each
 
 
 def settings(plan: Plan) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def ray_config(plan: Plan) -> dict[str, Any]:
     deployments: list[dict[str, Any]] = []
     if apart:
         deployments.append(
-            {"name": "ingress", **_scaled(plan.replicas, 2 * ONGOING), **_actor(PROCESS_BYTES, 1, 0)}
+            {"name": "ingress", **_scaled(plan.replicas, MERGED), **_actor(PROCESS_BYTES, 1, 0)}
         )
         if question.model != VECTORS_ONLY:
             beside = (
@@ -61,7 +63,7 @@ def ray_config(plan: Plan) -> dict[str, Any]:
             )
             # An encoder gets a GPU to itself: the shards leave it no room.
             deployments.append(
-                {"name": "encoder", **_scaled(plan.replicas, ONGOING), **_actor(beside, 1, int(on_gpu))}
+                {"name": "encoder", **_scaled(plan.replicas, MESSAGES), **_actor(beside, 1, int(on_gpu))}
             )
         shard = {"num_replicas": plan.replicas, "max_replicas_per_node": 1}
         deployments += [
@@ -70,7 +72,11 @@ def ray_config(plan: Plan) -> dict[str, Any]:
         ]
     else:
         deployments.append(
-            {"name": "ingress", **_scaled(plan.replicas, ONGOING), **_actor(plan.shard_bytes, 1, int(on_gpu))}
+            {
+                "name": "ingress",
+                **_scaled(plan.replicas, REQUESTS),
+                **_actor(plan.shard_bytes, 1, int(on_gpu)),
+            }
         )
     arguments: dict[str, Any] = {"index": "/data/index", "settings": flat}
     if apart and plan.shards == 1:

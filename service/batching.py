@@ -37,6 +37,27 @@ class _Entry(Generic[W, R]):
     weighing: int = 0  # nanoseconds spent on the cost: work, not waiting
 
 
+class Pace:
+    """How fast a queue moves, so that the refused can be told when to come again."""
+
+    def __init__(self) -> None:
+        self._each = 0.0  # seconds per work, smoothed
+
+    def did(self, count: int, seconds: float) -> None:
+        """So many works took so long."""
+        each = seconds / count
+        self._each = each if not self._each else 0.8 * self._each + 0.2 * each
+
+    def refusal(self, waiting: int, wanted: int, queue: int) -> OverloadedError:
+        """The error for ``wanted`` works that found no room behind ``waiting`` ones."""
+        retry = min(max(self._each * waiting, SHORTEST_RETRY), LONGEST_RETRY)
+        return OverloadedError(
+            f"the queue is full: {waiting} wait, {wanted} more exceed batching.queue {queue}; "
+            f"try again in {retry:.2f} s",
+            retry,
+        )
+
+
 class Batcher(Generic[W, D, R]):
     """A bounded queue before one worker thread, and a pool that finishes what the worker has done.
 
@@ -66,7 +87,7 @@ class Batcher(Generic[W, D, R]):
         self._waiting: deque[_Entry[W, R]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._pace = 0.0  # seconds per work, smoothed; tells the refused when to come again
+        self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="csplade-batching", daemon=True)
         self._thread.start()
         self._pool = ThreadPoolExecutor(threads, "csplade-finish")
@@ -101,7 +122,7 @@ class Batcher(Generic[W, D, R]):
             if self._closed:
                 raise UnavailableError("the server is shutting down")
             if len(self._waiting) + len(entries) > self._settings.queue:
-                raise self._overloaded(len(entries))
+                raise self._pace.refusal(len(self._waiting), len(entries), self._settings.queue)
             self._waiting.extend(entries)
             self._metrics.queue_depth.set(len(self._waiting))
             self._wake.notify()
@@ -110,15 +131,6 @@ class Batcher(Generic[W, D, R]):
         finally:
             for entry in entries:
                 entry.future.cancel()
-
-    def _overloaded(self, wanted: int) -> OverloadedError:
-        waiting = len(self._waiting)
-        retry = min(max(self._pace * waiting, SHORTEST_RETRY), LONGEST_RETRY)
-        return OverloadedError(
-            f"the queue is full: {waiting} wait, {wanted} more exceed batching.queue {self._settings.queue}; "
-            f"try again in {retry:.2f} s",
-            retry,
-        )
 
     def _run(self) -> None:
         while True:
@@ -174,8 +186,7 @@ class Batcher(Generic[W, D, R]):
         if tokens := sum(entry.cost or 0 for entry in batch):
             self._metrics.batch_tokens.observe(tokens)
         done = self._results([entry.work for entry in batch])
-        seconds = (time.perf_counter_ns() - started) * 1e-9 / len(batch)
-        self._pace = seconds if not self._pace else 0.8 * self._pace + 0.2 * seconds
+        self._pace.did(len(batch), (time.perf_counter_ns() - started) * 1e-9)
         for entry, one in zip(batch, done, strict=True):
             waited = started - entry.arrived - entry.weighing
             self._metrics.stages({"queue": waited})

@@ -216,11 +216,13 @@ class Fanout:
     ) -> None:
         self.version, self.engine = version, engine
         self._encoder, self._shards = encoder, shards
+        self._limit, self._metrics = settings.limits.timeout_seconds, metrics
+        self._queue = settings.batching.queue
         self._searches = [self._lane(one, "search", lambda found: found.postings >= HEAVY) for one in shards]
         if encoder is not None:
             # Where queries are looked up, no network runs and the stage takes no time.
             self._texts = self._lane(encoder, "encode", lambda coded: coded[0].timings.get("encode", 0) > 0)
-        self._limit, self._metrics = settings.limits.timeout_seconds, metrics
+        self._lanes = self._searches if encoder is None else [*self._searches, self._texts]
 
     async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
         """As :meth:`Pipeline.search`; and UnavailableError when a shard is, unless the work allows that."""
@@ -229,9 +231,9 @@ class Fanout:
             together = work.k * len(self._shards) <= TOGETHER
             wanted = (work.k, work.explain and together, work.fetch and together)
             question = _question(deadline, coded.terms, coded.weights, *wanted)
-            answers = await asyncio.gather(
-                *(lane.ask(question) for lane in self._searches), return_exceptions=True
-            )
+            self._need_room(self._searches)
+            asked = [lane.ask(question) for lane in self._searches]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
             rankings = self._present(answers, allow_partial=work.allow_partial)
             answer = await self._merged(work, coded, rankings, deadline)
             if len(answer.hits) <= FEW:
@@ -283,13 +285,28 @@ class Fanout:
         """
 
         async def send(questions: Sequence[_Question]) -> list[Any]:
+            self._tell_depth()
             answers = await self._ask(peer, method, questions)
             apart = any(heavy(one) for one in answers if not isinstance(one, Exception))
             lane.messages = APART if apart else 1
             return answers
 
-        lane: Lane[_Question, Any] = Lane(send)
+        lane: Lane[_Question, Any] = Lane(send, self._queue)
         return lane
+
+    def _need_room(self, lanes: Sequence[Lane[_Question, Any]]) -> None:
+        """All or none are asked: raises OverloadedError when one of the queues is full."""
+        self._tell_depth()
+        for lane in lanes:
+            lane.need_room()
+
+    def _tell_depth(self) -> None:
+        self._metrics.queue_depth.set(max(lane.waiting for lane in self._lanes))
+
+    def _queued(self, timings: dict[str, int], waited: int) -> None:
+        """Add the wait for a message to that in the replica's own queue."""
+        timings["queue"] = timings.get("queue", 0) + waited
+        self._metrics.stages({"queue": waited})
 
     async def _ask(self, peer: Peer, method: str, questions: Sequence[_Question]) -> list[Any]:
         """The answer to each, or the error that it was refused with."""
@@ -304,19 +321,26 @@ class Fanout:
     async def _vector(self, work: Work, deadline: float) -> Coded:
         if work.vector is None:
             self.engine.need_encoder()
-            (coded,) = await self._texts.ask(_question(deadline, [work.text or ""], work.kind))
+            self._need_room([self._texts, *self._searches])
+            (coded,), waited = await self._texts.ask(_question(deadline, [work.text or ""], work.kind))
+            self._queued(coded.timings, waited)
             return coded
         return Coded(work.vector[0].tobytes(), work.vector[1].tobytes(), 0, 0, 0, {})
 
-    def _present(self, answers: Sequence[Any], *, allow_partial: bool) -> dict[int, Ranking]:
+    def _present(
+        self, answers: Sequence[tuple[Ranking, int] | BaseException], *, allow_partial: bool
+    ) -> dict[int, Ranking]:
         """The shards that answered; raises the first error that may not be passed over."""
-        lost = [one for one in answers if isinstance(one, BaseException)]
-        for error in lost:
-            if not (allow_partial and type(error) in (UnavailableError, FailedError)):
-                raise error
-        if len(lost) == len(answers):
+        rankings = {}
+        for shard, answer in enumerate(answers):
+            if not isinstance(answer, BaseException):
+                rankings[shard], waited = answer
+                self._queued(rankings[shard].timings, waited)
+            elif not (allow_partial and type(answer) in (UnavailableError, FailedError)):
+                raise answer
+        if not rankings:
             raise UnavailableError("no shard answers, try again soon")
-        return {i: one for i, one in enumerate(answers) if not isinstance(one, BaseException)}
+        return rankings
 
     async def _merged(
         self, work: Work, coded: Coded, rankings: dict[int, Ranking], deadline: float

@@ -95,10 +95,20 @@ async def shards(vector_index, settings):
 
 
 @pytest.fixture
-async def fanout(shards, vector_index, settings):
-    facts = [await handle.replica.facts(Call("1", "", None)) for handle in shards]
-    peers = [Peer(f"shard {number}", handle) for number, handle in enumerate(shards)]
-    return Fanout("1", Catalog(facts, None), None, peers, settings(vector_index), Metrics())
+async def fanout_of(shards):
+    """Makes a fan-out with some settings."""
+
+    async def make(settings, metrics=None):
+        facts = [await handle.replica.facts(Call("1", "", None)) for handle in shards]
+        peers = [Peer(f"shard {number}", handle) for number, handle in enumerate(shards)]
+        return Fanout("1", Catalog(facts, None), None, peers, settings, metrics or Metrics())
+
+    return make
+
+
+@pytest.fixture
+async def fanout(fanout_of, vector_index, settings):
+    return await fanout_of(settings(vector_index))
 
 
 def work(query, k=20, **more):
@@ -185,7 +195,8 @@ async def test_the_deadline_goes_with_every_call(fanout, shards, random_queries)
     shards[0].hold = asyncio.Event()
     with pytest.raises(DeadlineError, match=r"not answered within 0\.100 s"):
         await fanout.search(work(random_queries[0]), remaining=0.1, then=same)
-    assert shards[0].cancelled == 1
+    while not shards[0].cancelled:
+        await asyncio.sleep(0)
     terms, weights = (part.tobytes() for part in work({1: 1.0}).vector)
     (refusal,) = await shards[1].replica.search([(Call("1", "", 0.0), terms, weights, 5, False, False)])
     assert isinstance(refusal.error(), DeadlineError)
@@ -200,7 +211,39 @@ async def test_a_request_that_is_given_up_is_given_up_everywhere(fanout, shards,
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    while not all(handle.cancelled for handle in shards):
+        await asyncio.sleep(0)
     assert [handle.cancelled for handle in shards] == [1, 1, 1]
+
+
+async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
+    fanout_of, shards, vector_index, settings, random_queries
+):
+    metrics = Metrics()
+    chosen = settings(vector_index, batching__queue=2, limits__encode_texts=1, limits__stream_in_flight=1)
+    fanout = await fanout_of(chosen, metrics)
+    for handle in shards:
+        handle.hold, handle.calls = asyncio.Event(), []
+
+    def depth():
+        return metrics.registry.get_sample_value("csplade_queue_depth")
+
+    inside = []
+    for query in random_queries[:3]:
+        inside.append(asyncio.create_task(fanout.search(work(query), remaining=10, then=same)))
+        await asyncio.sleep(0)
+        while not all(handle.calls for handle in shards):
+            await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match=r"2 wait, 1 more exceed batching\.queue 2"):
+        await fanout.search(work(random_queries[3]), remaining=10, then=same)
+    assert depth() == 2
+    assert [handle.calls for handle in shards] == [["search"]] * 3
+    for handle in shards:
+        handle.hold.set()
+    first, *waited = await asyncio.gather(*inside)
+    assert all(answer.timings["queue"] > first.timings["queue"] for answer in waited)
+    assert depth() == 0
+    await fanout.search(work(random_queries[3]), remaining=10, then=same)
 
 
 async def test_light_searches_share_a_message_and_heavy_ones_go_apart(fanout, shards, random_queries):
