@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -62,9 +63,12 @@ def truth_of(path: Path, encoder) -> dict[str, list[tuple[str, int]]]:
 
 @pytest.fixture(scope="session")
 def deploy(ray_cluster, first) -> Callable[..., None]:
-    """Deploys a version as `serve deploy` does with a configuration file; other ``limits`` are other code to Serve."""
+    """Deploys a version as `serve deploy` does with a configuration file; other ``limits`` are other code to Serve.
 
-    def deploy(version: Version, **limits: int) -> None:
+    ``encoder`` are options of the encoder's deployment.
+    """
+
+    def deploy(version: Version, encoder: dict[str, Any] | None = None, **limits: int) -> None:
         from ray import serve
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
@@ -78,7 +82,9 @@ def deploy(ray_cluster, first) -> Callable[..., None]:
             "import_path": "csplade.service.ray_app:build",
             "args": {"index": str(first.index), "settings": settings},
             "deployments": [
-                {"name": name, "user_config": told} for name in ("encoder", "shard-0", "shard-1")
+                {"name": "encoder", "user_config": told} | (encoder or {"num_replicas": 1}),
+                {"name": "shard-0", "user_config": told},
+                {"name": "shard-1", "user_config": told},
             ],
         }
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
