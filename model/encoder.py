@@ -195,6 +195,10 @@ class Encoder:
         """Weight of one query impact step for an index of this model: the usual one, unless a table gives larger weights."""
         return max(QUERY_SCALE, 0.0 if self._table is None else self._table.largest / MAX_QUERY_IMPACT)
 
+    def looks_up(self, kind: Kind) -> bool:
+        """Whether texts of this kind are looked up in a table, and no network runs for them."""
+        return kind == "query" and self._table is not None
+
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:
         """Vectors of queries."""
         return self.encode(texts, "query").vectors
@@ -248,7 +252,7 @@ class Encoder:
         On a GPU nothing is waited for: ``progress`` then tells what was handed to it. With ``impact_scale`` there are impacts up
         to 4,095 in steps of that weight, the numbers of ``SparseBatch.quantize``.
         """
-        if kind == "query" and self._table is not None:
+        if self.looks_up(kind):
             return self._look_up(tokens, impact_scale, progress)
         cap = self.manifest.query_max_terms if kind == "query" else self.manifest.document_max_terms
         network, texts = self._network, len(tokens)

@@ -1,5 +1,8 @@
 """The batching worker: one thread takes whatever waits, up to a budget, and never waits for more to come.
 
+Brief works are done by the event loop itself while the worker has nothing to do: half a millisecond goes by until a
+thread has woken up and given the result back.
+
 The transport hands work in without blocking and awaits it. The queue is bounded: what does not fit is refused
 at once. What was cancelled, or whose deadline passed while it waited, is dropped before any work is done.
 """
@@ -25,6 +28,7 @@ D = TypeVar("D")
 R = TypeVar("R")
 
 SHORTEST_RETRY, LONGEST_RETRY = 0.01, 10.0  # seconds
+BRIEF = 0.002  # seconds; when works take longer than that lately, none is brief
 
 
 @dataclass(eq=False, slots=True)
@@ -33,24 +37,29 @@ class _Entry(Generic[W, R]):
     deadline: float  # of time.monotonic
     arrived: int  # of time.perf_counter_ns
     future: asyncio.Future[R]
+    thread: int  # of the future's loop
     cost: int | None = None
     weighing: int = 0  # nanoseconds spent on the cost: work, not waiting
 
 
 class Pace:
-    """How fast a queue moves, so that the refused can be told when to come again."""
+    """How fast a queue moves, so that the refused can be told when to come again.
+
+    Attributes:
+        each: seconds per work, smoothed; 0 before the first.
+    """
 
     def __init__(self) -> None:
-        self._each = 0.0  # seconds per work, smoothed
+        self.each = 0.0
 
     def did(self, count: int, seconds: float) -> None:
         """So many works took so long."""
         each = seconds / count
-        self._each = each if not self._each else 0.8 * self._each + 0.2 * each
+        self.each = each if not self.each else 0.8 * self.each + 0.2 * each
 
     def refusal(self, waiting: int, wanted: int, queue: int) -> OverloadedError:
         """The error for ``wanted`` works that found no room behind ``waiting`` ones."""
-        retry = min(max(self._each * waiting, SHORTEST_RETRY), LONGEST_RETRY)
+        retry = min(max(self.each * waiting, SHORTEST_RETRY), LONGEST_RETRY)
         return OverloadedError(
             f"the queue is full: {waiting} wait, {wanted} more exceed batching.queue {queue}; "
             f"try again in {retry:.2f} s",
@@ -67,6 +76,7 @@ class Batcher(Generic[W, D, R]):
         finish: makes the result from a work, what was done, and the nanoseconds it waited in the queue; called in a
             thread of the pool, so that the worker goes on with the next batch, unless it is light and nothing waits.
         light: tells whether finishing a work takes less time than handing it to another thread is worth.
+        brief: tells whether doing and finishing it does.
         threads: of the pool.
         settings: sizes of queue and batch.
         metrics: where depth, waiting and batch sizes are recorded.
@@ -78,14 +88,17 @@ class Batcher(Generic[W, D, R]):
         process: Callable[[Sequence[W]], Sequence[D]],
         finish: Callable[[W, D, int], R],
         light: Callable[[W], bool],
+        brief: Callable[[W], bool],
         threads: int,
         settings: Batching,
         metrics: Metrics,
     ) -> None:
-        self._weigh, self._process, self._finish, self._light = weigh, process, finish, light
+        self._weigh, self._process, self._finish = weigh, process, finish
+        self._light, self._brief = light, brief
         self._settings, self._metrics = settings, metrics
         self._waiting: deque[_Entry[W, R]] = deque()
         self._wake = threading.Condition()
+        self._working = threading.Lock()  # held by whoever does a batch
         self._closed = False
         self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="csplade-batching", daemon=True)
@@ -116,8 +129,9 @@ class Batcher(Generic[W, D, R]):
             UnavailableError: the worker is closed.
         """
         loop = asyncio.get_running_loop()
-        arrived = time.perf_counter_ns()
-        entries = [_Entry[W, R](work, deadline, arrived, loop.create_future()) for work in works]
+        arrived, thread = time.perf_counter_ns(), threading.get_ident()
+        entries = [_Entry[W, R](work, deadline, arrived, loop.create_future(), thread) for work in works]
+        here = 0 < self._pace.each <= BRIEF and all(map(self._brief, works))
         with self._wake:
             if self._closed:
                 raise UnavailableError("the server is shutting down")
@@ -125,7 +139,10 @@ class Batcher(Generic[W, D, R]):
                 raise self._pace.refusal(len(self._waiting), len(entries), self._settings.queue)
             self._waiting.extend(entries)
             self._metrics.queue_depth.set(len(self._waiting))
-            self._wake.notify()
+            if not here:
+                self._wake.notify()
+        if here:
+            loop.call_soon(self._work_here)  # with all that has come in by then
         try:
             return list(await asyncio.gather(*(entry.future for entry in entries)))
         finally:
@@ -139,11 +156,32 @@ class Batcher(Generic[W, D, R]):
                     self._wake.wait()
                 if not self._waiting:
                     return
-                count = min(len(self._waiting), self._settings.queries)
-                taken = [self._waiting.popleft() for _ in range(count)]
-            batch = self._fit([entry for entry in taken if self._alive(entry)])
-            if batch:
-                self._answer(batch)
+                taken = self._take()
+            with self._working:
+                self._do(taken)
+
+    def _work_here(self) -> None:
+        """Do a batch on the event loop, unless one is being done, or not all that waits is brief."""
+        if not self._working.acquire(blocking=False):
+            return  # whoever holds it looks again at what waits
+        try:
+            with self._wake:
+                taken = self._take() if all(self._brief(entry.work) for entry in self._waiting) else []
+            self._do(taken)
+        finally:
+            self._working.release()
+        with self._wake:
+            if self._waiting:
+                self._wake.notify()
+
+    def _take(self) -> list[_Entry[W, R]]:
+        count = min(len(self._waiting), self._settings.queries)
+        return [self._waiting.popleft() for _ in range(count)]
+
+    def _do(self, taken: Sequence[_Entry[W, R]]) -> None:
+        batch = self._fit([entry for entry in taken if self._alive(entry)])
+        if batch:
+            self._answer(batch)
 
     def _alive(self, entry: _Entry[W, R]) -> bool:
         if entry.future.cancelled():
@@ -226,6 +264,8 @@ def _settle(entry: _Entry[W, R], outcome: Exception | R) -> None:
         else:
             entry.future.set_result(outcome)
 
+    if entry.thread == threading.get_ident():
+        settle()
     # A loop that is closed has nobody waiting any more.
-    if not (loop := entry.future.get_loop()).is_closed():
+    elif not (loop := entry.future.get_loop()).is_closed():
         loop.call_soon_threadsafe(settle)

@@ -273,9 +273,12 @@ class Engine:
     def quantize(self, vectors: SparseBatch) -> tuple[ImpactBatch, NDArray[np.int64]]:
         """Queries as impacts at the index's query scale, and the number of clipped impacts of each."""
         scale = self.index.manifest.query_scale
+        impacts = vectors.quantize(scale, MAX_QUERY_IMPACT)
+        if not impacts.clipped:
+            return impacts, np.zeros(len(vectors), dtype=np.int64)
         over = np.rint(vectors.weights.astype(np.float64) / scale) > MAX_QUERY_IMPACT
         running = np.concatenate([[0], np.cumsum(over)]).astype(np.int64)
-        return vectors.quantize(scale, MAX_QUERY_IMPACT), np.diff(running[vectors.indptr])
+        return impacts, np.diff(running[vectors.indptr])
 
     def hits(
         self, queries: ImpactBatch, result: SearchResult, row: int, k: int, *, explain: bool, fetch: bool

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 Kind = Literal["query", "document"]
 FEW = 100  # hits that are made into a message in less time than it takes to change the thread
+SMALL = 1_000_000  # postings of an index of which every search is brief
+SHORT = 500  # characters of a text that is looked up in no time
 KINDS: tuple[Kind, ...] = ("query", "document")
 Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -103,7 +105,8 @@ class Pipeline:
             self._weigh,
             self._process,
             self._finish,
-            lambda work: work.k <= FEW and not work.explain,
+            _is_light,
+            self._is_brief,
             settings.server.fetch_threads,
             settings.batching,
             metrics,
@@ -164,6 +167,15 @@ class Pipeline:
         if work.vector is None:
             self.engine.need_encoder()
         return (await self._batcher.submit([work], deadline))[0]
+
+    def _is_brief(self, work: Work) -> bool:
+        """A search that takes less time than changing the thread: in few postings, with no network to run."""
+        index, encoder = self.engine.index, self.engine.encoder
+        if index.tensors is not None or index.manifest.postings > SMALL or not work.k or not _is_light(work):
+            return False
+        return work.text is None or (
+            encoder is not None and encoder.looks_up(work.kind) and len(work.text) <= SHORT
+        )
 
     def _weigh(self, works: Sequence[Work]) -> list[int]:
         """In the worker: tokenize the texts; a work costs its tokens."""
@@ -275,6 +287,10 @@ class Pipeline:
         result = self.engine.index.oracle(query, work.k)
         nanoseconds = time.perf_counter_ns() - started
         return self._answer(work, Done(done.vector, queries=query, result=result)), nanoseconds
+
+
+def _is_light(work: Work) -> bool:
+    return work.k <= FEW and not work.explain
 
 
 def _tokens(works: Sequence[Work]) -> Tokens:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from csplade.errors import UnavailableError
-from csplade.service.batching import Batcher
+from csplade.service.batching import BRIEF, Batcher
 from csplade.service.config import Batching
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics
@@ -17,7 +17,7 @@ class Work:
     """A process function that stops at its first batch until it is let go, and notes every batch."""
 
     def __init__(self, **sizes):
-        self.batches, self.weighed = [], []
+        self.batches, self.weighed, self.threads = [], [], []
         self.entered, self.release = threading.Event(), threading.Event()
         self.metrics = Metrics()
         self.batcher = Batcher(
@@ -25,6 +25,7 @@ class Work:
             self.process,
             self.finish,
             light=lambda work: work != "heavy",
+            brief=lambda work: work.startswith("brief"),
             threads=1,
             settings=Batching(**sizes),
             metrics=self.metrics,
@@ -37,6 +38,7 @@ class Work:
 
     def process(self, works):
         self.batches.append(list(works))
+        self.threads.append(threading.get_ident())
         self.entered.set()
         assert self.release.wait(30)
         if "poison" in works:
@@ -211,3 +213,58 @@ async def test_closing_finishes_what_waits_and_refuses_more(work):
     work.release.set()
     assert await asyncio.gather(first, waiting) == [["FIRST"], ["A"]]
     await closing
+
+
+async def test_brief_works_are_done_together_on_the_event_loop(work):
+    batches = work(queries=3)
+    batches.release.set()
+    here = threading.get_ident()
+    await batches.submit("brief: the first, of which nobody knows how long it takes")
+    assert here not in batches.threads
+    texts = [f"brief {i}" for i in range(3)]
+    answers = await asyncio.gather(*(batches.submit(text) for text in texts))
+    assert answers == [[text.upper()] for text in texts]
+    assert batches.batches[1:] == [texts]
+    assert batches.threads[1:] == [here]
+
+
+async def test_what_is_not_brief_takes_the_brief_with_it_to_the_worker(work):
+    batches = work()
+    batches.release.set()
+    await batches.submit("first")
+    await asyncio.gather(batches.submit("brief"), batches.submit("long"), batches.submit("brief too"))
+    assert threading.get_ident() not in batches.threads
+    assert sorted(one for batch in batches.batches for one in batch) == [
+        "brief",
+        "brief too",
+        "first",
+        "long",
+    ]
+
+
+async def test_brief_works_wait_for_a_batch_that_is_being_done(work):
+    batches = work()
+    batches.release.set()
+    await batches.submit("first")
+    batches.release.clear()
+    batches.entered.clear()
+    long = await batches.hold()
+    brief = asyncio.create_task(batches.submit("brief"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not brief.done()
+    batches.release.set()
+    assert await brief == ["BRIEF"]
+    assert await long == ["FIRST"]
+    assert batches.batches[-1] == ["brief"]
+    assert threading.get_ident() not in batches.threads
+
+
+async def test_nothing_is_brief_while_works_take_long(work):
+    batches = work()
+    first = await batches.hold()
+    await asyncio.sleep(5 * BRIEF)
+    batches.release.set()
+    await first
+    await batches.submit("brief")
+    assert threading.get_ident() not in batches.threads

@@ -1,0 +1,69 @@
+"""Where the work of a search is done: on the event loop when it is brief, else in the worker."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from csplade.index import Index
+from csplade.model import Encoder
+from csplade.service import batching, pipeline
+from csplade.service.engine import Engine
+from csplade.service.metrics import Metrics
+from csplade.service.pipeline import FEW, SHORT, Pipeline, Work
+
+VECTOR = (np.array([3, 45], np.int32), np.array([1.0, 2.0], np.float32))
+
+
+@pytest.fixture
+def done_here(settings, monkeypatch):
+    """Tells whether the event loop itself does a search, once it is known that searches take little time."""
+    monkeypatch.setattr(batching, "BRIEF", math.inf)  # however slow this machine is
+
+    async def done_here(engine, **asked):
+        threads, search = [], engine.index.search
+
+        def noting(queries, k):
+            threads.append(threading.get_ident())
+            return search(queries, k)
+
+        monkeypatch.setattr(engine.index, "search", noting)
+        running = Pipeline(engine, settings(), Metrics())
+        answers = [
+            await running.search(Work(**asked), remaining=60, then=lambda answer: answer.hits)
+            for _ in range(2)
+        ]
+        running.close()
+        assert answers[0] == answers[1]
+        assert threads[0] != threading.get_ident()  # nobody knew
+        return threads[1] == threading.get_ident()
+
+    return done_here
+
+
+@pytest.fixture
+def vectors(vector_index):
+    with Engine(Index.open(vector_index, threads=1)) as engine:
+        yield engine
+
+
+async def test_a_search_of_a_small_index_is_done_on_the_event_loop(done_here, vectors, monkeypatch):
+    assert await done_here(vectors, vector=VECTOR, k=FEW)
+    monkeypatch.setattr(pipeline, "SMALL", vectors.index.manifest.postings - 1)
+    assert not await done_here(vectors, vector=VECTOR, k=FEW)
+
+
+@pytest.mark.parametrize("more", [{"k": FEW + 1}, {"k": 1, "explain": True}])
+async def test_long_answers_are_made_elsewhere(done_here, vectors, more):
+    assert not await done_here(vectors, vector=VECTOR, **more)
+
+
+async def test_a_text_is_brief_when_it_is_short_and_looked_up(done_here, text_index, encoder, tiny_model_of):
+    with Engine(Index.open(text_index, threads=1), encoder) as engine:
+        assert not await done_here(engine, text="a river", k=5)
+    looks_up = Encoder.from_pretrained(tiny_model_of(query_encoder="lexical"), device="cpu")
+    with Engine(Index.open(text_index, threads=1)) as engine:
+        engine.encoder = looks_up
+        assert await done_here(engine, text="a river", k=5)
+        assert not await done_here(engine, text="river " * SHORT, k=5)
