@@ -111,7 +111,8 @@ class Batcher(Generic[W, D, R]):
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        self._pool.shutdown()
+        with self._working:  # until the event loop has handed over what it is doing
+            self._pool.shutdown()
 
     async def submit(self, works: Sequence[W], deadline: float) -> list[R]:
         """Queue works together, all or none, and await their results.

@@ -111,7 +111,9 @@ class Metrics:
         self.batch_tokens = histogram(
             "batch_tokens", "Tokens in a batch that has texts.", (*COUNTS, 8192.0, 16384.0)
         )
-        self.queue_depth = gauge("queue_depth", "Queries and texts that wait for the worker.")
+        self.queue_depth = gauge(
+            "queue_depth", "Queries and texts that wait for the worker; in the ingress, for a message."
+        )
         self.query_terms = histogram("query_terms", "Terms of a query as scored.", COUNTS)
         self.postings_scored = histogram("postings_scored", "Postings read for a query.", POSTINGS)
         self.truncated = counter("truncated_total", "Tokens, terms and impacts that a cap cut.", "what")

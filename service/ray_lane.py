@@ -39,7 +39,8 @@ class Lane(Generic[Q, A]):
     def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], queue: int) -> None:
         self._send, self._queue = send, queue
         self._waiting: deque[_Asked[Q, A]] = deque()
-        self._senders: set[asyncio.Task[None]] = set()
+        self._sending = 0
+        self._senders: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._pace = Pace()
 
     @property
@@ -64,7 +65,8 @@ class Lane(Generic[Q, A]):
         self.need_room()
         future: asyncio.Future[tuple[A, int]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Asked(question, future, time.perf_counter_ns()))
-        if len(self._senders) < self.messages:
+        if self._sending < self.messages:
+            self._sending += 1
             sender = asyncio.create_task(self._empty())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
@@ -76,6 +78,9 @@ class Lane(Generic[Q, A]):
             taken = [self._waiting.popleft() for _ in range(min(MOST, share))]
             if asked := [one for one in taken if not one.future.cancelled()]:
                 await self._message(asked)
+        self._sending -= (
+            1  # in the same step in which nothing waited: whoever asks from now on starts a sender
+        )
 
     async def _message(self, asked: Sequence[_Asked[Q, A]]) -> None:
         started = time.perf_counter_ns()

@@ -1,6 +1,7 @@
 """Questions that share messages: when they do, who gets which answer, and what happens to those that are given up."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -64,6 +65,19 @@ async def test_a_full_lane_has_no_room_until_a_message_has_taken_what_waits():
     assert [answer for answer, _ in outcomes] == [question**2 for question in range(4)]
     assert outcomes[0][1] < outcomes[-1][1]  # nanoseconds that each has waited
     assert lane.waiting == 0
+
+
+async def test_whatever_the_moment_a_question_comes_in_a_message_takes_it():
+    far = Far()
+    far.may.set()
+    lane, answers = Lane(far, 1), []
+    for number in range(100):  # one of them comes just when a sender has found that nothing waits
+        with suppress(OverloadedError):
+            answers.append(lane.ask(number))
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert len(await answers_of(answers)) > 10
 
 
 async def test_several_messages_share_what_waits():
