@@ -38,9 +38,7 @@ M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 
 LOOK_EVERY = 0.5  # seconds between looks at the deployments behind, and at whether the replica is ending
-NOTICE = (
-    2.0  # seconds between Ray's decision to end a replica and the end of streams, so that HAProxy knows first
-)
+NOTICE = 2.0  # seconds between Ray's decision to end a replica and the end of streams: HAProxy knows first
 PATIENCE = 0.05  # seconds before a request asks again for a version that is just being exchanged
 
 
