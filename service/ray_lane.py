@@ -73,14 +73,15 @@ class Lane(Generic[Q, A]):
         return future
 
     async def _empty(self) -> None:
-        while self._waiting:
-            share = -(-len(self._waiting) // self.messages)
-            taken = [self._waiting.popleft() for _ in range(min(MOST, share))]
-            if asked := [one for one in taken if not one.future.cancelled()]:
-                await self._message(asked)
-        self._sending -= (
-            1  # in the same step in which nothing waited: whoever asks from now on starts a sender
-        )
+        try:
+            while self._waiting:
+                share = -(-len(self._waiting) // self.messages)
+                taken = [self._waiting.popleft() for _ in range(min(MOST, share))]
+                if asked := [one for one in taken if not one.future.cancelled()]:
+                    await self._message(asked)
+        finally:
+            # In the step that found nothing waiting: whoever asks from now on starts a sender.
+            self._sending -= 1
 
     async def _message(self, asked: Sequence[_Asked[Q, A]]) -> None:
         started = time.perf_counter_ns()
