@@ -6,6 +6,7 @@ before :func:`prepare` has set what is needed.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -263,9 +264,18 @@ def _check_free(host: str, port: int, section: str) -> None:
 
 
 def _shut_ray_down() -> None:
+    """End Ray here, while no thread tells it metrics and none finds forgotten references to its objects.
+
+    Either would end the process: Ray does not bear being touched while it is shut down.
+    """
     import ray
 
     from .ray_metrics import telling
 
     with telling:
-        ray.shutdown()
+        gc.collect()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            gc.enable()

@@ -40,7 +40,9 @@ def watched(example_index, tiny_model, tmp_path_factory):
     """Address of a service on Ray, and the Prometheus that watches it."""
     ray = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for sockets
     command = [sys.executable, "-c", SERVICE, str(example_index), str(tiny_model), str(ray)]
-    environment = os.environ | {"RAY_metrics_report_interval_ms": "1000"}
+    # A cluster of this process, if there is one, has left its ports there.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = own | {"RAY_metrics_report_interval_ms": "1000"}
     log = tmp_path_factory.mktemp("ray") / "log"
     with log.open("w") as errors:
         service = subprocess.Popen(
