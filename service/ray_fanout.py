@@ -34,9 +34,7 @@ T = TypeVar("T")
 LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
 HEAVY = 5_000_000  # postings of one search: of milliseconds of work, what a message costs is a small part
 APART = 16  # messages to a deployment at once when its work is heavier, so that all of its replicas have some
-TOGETHER = (
-    200  # hits of all shards: so few bring their documents, the losing ones in vain: a message costs more
-)
+TOGETHER = 200  # hits of all shards: so few bring their documents, some in vain, because a message costs more
 SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
 
 
