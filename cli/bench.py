@@ -65,9 +65,9 @@ def score(
             )
         _score_on_device(documents, mean_terms, vocabulary, query_terms, k, seed, device, as_json)
         return
+    from ..core.vectors import ImpactBatch
     from ..evaluation import bench_score, distribution, synthetic
     from ..index import Index
-    from ..kernels.sparse import ImpactBatch
 
     def make_queries(opened: Index) -> tuple[ImpactBatch, str]:
         if vectors is not None:
@@ -232,8 +232,8 @@ def encode(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Encode passages and queries with csplade and with a plain transformers loop over the same weights."""
+    from ..core.files import read_jsonl
     from ..evaluation import bench_encode, bench_masked
-    from ..files import read_jsonl
 
     source = corpus or Path(__file__).parent.parent / "examples" / "corpus.jsonl"
     texts = [str(row.get("text", "")) for _, row in islice(read_jsonl(source), passages * tokens // 8)]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
-from ..files import file_sha256
+from ..core.files import file_sha256
 from .console import load_encoder, note, print_table, progress_bars
 
 if TYPE_CHECKING:
-    from ..evaluation.dataset import Dataset
+    from ..core.beir import Dataset
     from ..model import Encoder
     from ..service.answers import Answer, Hit
     from ..service.client import Client
@@ -43,7 +43,7 @@ def demo(
     ] = False,
 ) -> None:
     """Index the example corpus, answer questions over gRPC, show the terms that made each hit."""
-    from ..evaluation.dataset import load_dataset
+    from ..core.beir import load_dataset
     from ..index import Index
     from ..service import config
     from ..service.client import Client

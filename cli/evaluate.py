@@ -12,7 +12,7 @@ import typer
 from .console import note, print_table, progress_bars
 
 if TYPE_CHECKING:
-    from ..evaluation.dataset import Dataset
+    from ..core.beir import Dataset
     from ..evaluation.report import Row
 
 Show = Callable[[str, int, int], None]
@@ -44,8 +44,8 @@ def evaluate(
     """Measure ranking quality on a BEIR-format collection; several systems are compared in one table."""
     if not (index or target or run or bm25):
         raise typer.BadParameter("give at least one", param_hint="--index, --target, --run, --bm25")
+    from ..core.beir import load_dataset
     from ..evaluation import report
-    from ..evaluation.dataset import load_dataset
     from ..evaluation.systems import evaluate_bm25, evaluate_run
 
     dataset = load_dataset(folder, split)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .. import __version__
-from ..errors import InputError, UnavailableError
-from ..files import write_aside
+from ..core.errors import InputError, UnavailableError
+from ..core.files import write_aside
 from .console import note, print_table
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import CspladeError
+from ..core.errors import CspladeError
 
 # command -> (module below csplade.cli, attribute: a typer.Typer or a function, one-line help)
 COMMANDS = {

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .console import note, print_table
 
 GIB = 2**30
@@ -41,9 +41,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell bytes, shards, replicas, expected batch and p50 of a collection, and give the settings for it."""
+    from ..core.files import write_aside
     from ..evaluation import plan as planner
     from ..evaluation import plan_yaml
-    from ..files import write_aside
     from ..service.capacity import available_memory
 
     free = int(memory * GIB) if memory is not None else available_memory()

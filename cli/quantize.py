@@ -32,10 +32,10 @@ def quantize_report(
     plot: Annotated[Path | None, typer.Option(help="Draw a plot there: .svg or .png.")] = None,
 ) -> None:
     """Measure encoder precision x impact precision on a collection. Run again after a kill, it goes on where it was."""
+    from ..core.beir import load_dataset
+    from ..core.files import write_aside
     from ..evaluation import quantize_report as report
     from ..evaluation import quantize_show as show
-    from ..evaluation.dataset import load_dataset
-    from ..files import write_aside
 
     if plot is not None:
         show.require_plotting(plot)

@@ -47,8 +47,8 @@ def search(
         raise typer.BadParameter("go with TEXT only", param_hint="--explain, --json")
     if text is not None and integer_scores:
         raise typer.BadParameter("goes with --queries and --vectors only", param_hint="--integer-scores")
+    from ..core.beir import read_queries
     from ..evaluation.bulk import answer_texts, answer_vectors
-    from ..evaluation.dataset import read_queries
     from ..index import IndexManifest
     from ..service.engine import Engine
     from ..service.vectors import read_vectors

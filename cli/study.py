@@ -30,7 +30,7 @@ def study(
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
     """Train small models and print what adaptation, attention, losses, size, regularizers and caps do to them."""
-    from ..errors import InputError
+    from ..core.errors import InputError
     from ..evaluation.study import SCALES, Study, split_judgments
     from ..model.training.teachers import load_teacher
 

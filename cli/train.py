@@ -331,7 +331,7 @@ def table(
 
 
 def _sources(data: list[str]) -> list[Any]:
-    from ..errors import InputError
+    from ..core.errors import InputError
     from ..model.training.data import Collection
     from ..model.training.mine import read_mined
     from ..model.training.pairs import Source

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
+from ..core.machine import peak_bytes
 from ..kernels.head import head, head_reference
-from .memory import peak_bytes
 
 WAYS = ("tensors", "csplade", "naive")
 

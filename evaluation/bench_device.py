@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CspladeError
+from ..core.errors import CspladeError
+from ..core.vectors import ImpactBatch
 from ..kernels.score_blocks import LAST_ARRIVAL, Postings, Queries, choose_path
 from ..kernels.score_search import Found, search_blocks
-from ..kernels.sparse import ImpactBatch
 from ..kernels.transfer import Clock, fetch
 from . import distribution
 from .synthetic_device import collection

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..core.errors import InputError
 from ..model import Encoder, Tokens
 from ..model.load import load_head, load_merged, resolve
 from ..model.prior import saturated

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.sparse import SparseBatch
+from ..core.vectors import SparseBatch
 from ..service.config import Limits
 from ..service.engine import Engine
 from ..service.requests import search_work

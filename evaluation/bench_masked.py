@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
 from ..model import Encoder, presets
 from ..model.quantization import default_dtype
 from .bench_encode import ROUNDS, EncodeReport, Measured

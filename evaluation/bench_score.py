@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CspladeError, InputError, UnavailableError
-from ..files import read_jsonl
+from ..core.errors import CspladeError, InputError, UnavailableError
+from ..core.files import read_jsonl
+from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 from ..index import Index
-from ..kernels.sparse import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 from . import scorers
 from .scorers import Postings, Query, Scorer, TopK
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from ..errors import InputError, UnavailableError
+from ..core.beir import Dataset
+from ..core.errors import InputError, UnavailableError
 from ..service.corpus import joined_text, read_corpus
-from .dataset import Dataset
 
 K1, B = 0.9, 0.4
 

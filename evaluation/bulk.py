@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ..errors import InputError
-from ..kernels.sparse import MAX_QUERY_TERMS
+from ..core.errors import InputError
+from ..core.vectors import MAX_QUERY_TERMS
 from ..service.engine import Answer, Engine
 from ..service.vectors import VectorLine, query_lookup, to_batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.sparse import QUERY_SCALE, ImpactBatch
+from ..core.vectors import QUERY_SCALE, ImpactBatch
 
 VOCABULARY = 30_522
 # Term of rank r has probability in proportion to 1 / (r + OFFSET): a query of 43 terms then meets some four

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .dataset import Qrels
+from ..core.beir import Qrels
 
 MEASURES = ("nDCG@10", "RR@10", "Recall@100", "Recall@1000")
 

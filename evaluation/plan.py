@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..core.errors import InputError
 from ..service.capacity import ENCODER_BYTES, PROCESS_BYTES
 from . import measured
 from .distribution import probabilities

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IncompatibleError, InputError, UnavailableError
-from ..files import write_aside
-from ..kernels.sparse import MAX_DOCUMENT_IMPACT, MAX_QUERY_IMPACT, SparseBatch
+from ..core.beir import Dataset
+from ..core.errors import IncompatibleError, InputError, UnavailableError
+from ..core.files import write_aside
+from ..core.vectors import MAX_DOCUMENT_IMPACT, MAX_QUERY_IMPACT, SparseBatch
 from ..model import presets
 from ..service.corpus import joined_text, read_corpus
-from .dataset import Dataset
 from .measures import measure
 from .quantize_worker import Cost, Precision, Task, read
 

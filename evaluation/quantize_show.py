@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
 from .quantize_report import QuantizeReport, Row
 
 FORMATS = (".svg", ".png")

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CspladeError
-from ..files import write_aside
-from ..kernels.sparse import SparseBatch
-from .memory import peak_bytes
+from ..core.errors import CspladeError
+from ..core.files import write_aside
+from ..core.machine import peak_bytes
+from ..core.vectors import SparseBatch
 
 CHUNK = 64
 

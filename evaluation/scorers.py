@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.vectors import ImpactBatch
 from ..index import Index
-from ..kernels.sparse import ImpactBatch
 
 Query = tuple[NDArray[np.int32], NDArray[np.int32]]
 # Document numbers (arrival order) and scores, best first.

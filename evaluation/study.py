@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..files import begun_with
+from ..core.files import begun_with
 from ..model.load import load_tokenizer
 from ..model.manifest import FILE_NAME, Manifest
 from ..model.training.adapt import adapt

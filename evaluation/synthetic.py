@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.vectors import DOCUMENT_SCALE, SparseBatch
 from ..index import Document, Index, IndexBuilder
-from ..kernels.sparse import DOCUMENT_SCALE, SparseBatch
 from .distribution import DOCUMENT_IMPACTS, VOCABULARY, probabilities
 
 BATCH = 8192

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..core.beir import Dataset
+from ..core.errors import InputError
 from ..service.corpus import joined_text, read_corpus
 from . import bm25
-from .dataset import Dataset
 from .measures import measure
 from .report import Row
 from .trec import read_run

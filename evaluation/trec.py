@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ..errors import InputError
-from ..files import write_aside
+from ..core.errors import InputError
+from ..core.files import write_aside
 
 
 class RunWriter:

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
+from ..core.vectors import ImpactBatch
 from ..kernels.score_blocks import Postings, Queries
 from ..kernels.score_search import WORKSPACE_BYTES, Found, search_blocks
 from ..kernels.select_keys import merge_keys
-from ..kernels.sparse import ImpactBatch
 from ..kernels.transfer import Clock, fetch, upload, upload_into
 from .shard import OpenSegment, Shard
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptError, InputError
-from ..files import write_aside
+from ..core.errors import CorruptError, InputError
+from ..core.files import write_aside
 from ..kernels.score import Block
 from .manifest import FORMAT_VERSION, SegmentManifest
 

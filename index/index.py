@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IncompatibleError, InputError
+from ..core.errors import IncompatibleError, InputError
+from ..core.vectors import ImpactBatch
 from ..kernels.score import Block, check_queries
 from ..kernels.select import check_k
-from ..kernels.sparse import ImpactBatch
 from .manifest import IndexManifest
 from .oracle import exhaustive
 from .scorer import Workspace, best_keys, score_segments, unpack

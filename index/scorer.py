@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ..kernels.sparse import MAX_QUERY_TERMS
+from ..core.vectors import MAX_QUERY_TERMS
 from .format import Segment
 
 LAST_ARRIVAL = 2**32 - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptError
+from ..core.errors import CorruptError
 from .format import Segment, read_segment
 from .manifest import IndexManifest, SegmentManifest, ShardManifest
 from .store import DocumentStore

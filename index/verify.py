@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import CspladeError
-from ..kernels.sparse import MAX_QUERY_TERMS, ImpactBatch
+from ..core.errors import CspladeError
+from ..core.vectors import MAX_QUERY_TERMS, ImpactBatch
 from .builder import derive_segment
 from .format import read_segment
 from .shard import Shard

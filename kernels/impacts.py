@@ -1,4 +1,4 @@
-"""impacts: weights to integers where they lie, the numbers of :meth:`csplade.kernels.sparse.SparseBatch.quantize`."""
+"""impacts: weights to integers where they lie, the numbers of :meth:`csplade.core.vectors.SparseBatch.quantize`."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..core.errors import InputError
+from ..core.vectors import ImpactBatch
 from .launch import use_triton
 from .score import MAX_BLOCK_DOCUMENTS
-from .sparse import ImpactBatch
 
 PATHS = ("torch", "portable", "shared")
 # Documents whose best score is kept together: selection looks at tiles first. One warp reduces one tile.

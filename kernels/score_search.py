@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import score_blocks as scoring
 from . import select_keys as selection
 from .score_blocks import TILE, Postings, Queries

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 from .launch import INTERPRETED, AotCase, capability
 from .score import MAX_BLOCK_DOCUMENTS
 from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries

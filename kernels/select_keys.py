@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .launch import use_triton
 from .score_blocks import LAST_ARRIVAL, TILE, BlockScores
 from .select import check_k

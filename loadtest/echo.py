@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import grpc.aio
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 

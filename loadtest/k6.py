@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from .target import Target
 

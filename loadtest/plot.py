@@ -6,7 +6,7 @@ import io
 from importlib.util import find_spec
 from typing import Any
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 from .k6 import STAGES
 from .profiles import Overload, Result
 

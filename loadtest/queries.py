@@ -12,8 +12,8 @@ from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
-from ..errors import InputError, UnavailableError
-from ..files import read_jsonl, write_aside
+from ..core.errors import InputError, UnavailableError
+from ..core.files import read_jsonl, write_aside
 from ..v1 import retrieval_pb2 as pb
 from .target import Target
 

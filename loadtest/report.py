@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import write_aside
+from ..core.files import write_aside
 from .k6 import STAGES, Outcome, Phase
 from .profiles import Overload, Result
 

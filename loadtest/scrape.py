@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 
 LINE = re.compile(r"^(?:ray_)?([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([^ ]+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

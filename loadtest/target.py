@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 

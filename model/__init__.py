@@ -6,7 +6,7 @@ import os
 # on two cores encoding takes twice as long. Read when torch is loaded, so whoever loads it before keeps their own setting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from ..kernels.sparse import SparseBatch
+from ..core.vectors import SparseBatch
 from .encoder import Encoded, Encoder
 from .manifest import Golden, Manifest
 from .tokens import Tokens

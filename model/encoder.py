@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import InputError
+from ..core.errors import InputError
+from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from ..kernels.impacts import quantize
-from ..kernels.sparse import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from ..kernels.topk import topk
 from ..kernels.transfer import Clock, fetch, upload
 from . import golden, presets

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import IncompatibleError
+from ..core.errors import IncompatibleError
 from .manifest import Golden, Manifest
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import CorruptError, InputError
-from ..kernels.sparse import SparseBatch
+from ..core.errors import CorruptError, InputError
+from ..core.vectors import SparseBatch
 from .checkpoint import TABLE_FILE, find, first_line
 from .load import load_head, load_tokenizer, weights_hash
 from .manifest import MAX_TERMS, Manifest

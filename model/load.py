@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ..errors import CorruptError, IncompatibleError, InputError, UnavailableError
-from ..files import file_sha256
+from ..core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from ..core.files import file_sha256
 from .checkpoint import EMBEDDED as EMBEDDED
 from .checkpoint import Checkpoint, find, first_line
 from .checkpoint import resolve as resolve

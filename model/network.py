@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..errors import IncompatibleError
+from ..core.errors import IncompatibleError
 from ..kernels.head import head
 from .prior import own_share
 from .quantization import PackedHead

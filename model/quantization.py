@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
 
 # bitsandbytes reports kernels that it could fetch from a hub, and at every product that it casts to float16.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 from .config import Batching
 from .errors import DeadlineError, OverloadedError
 from .metrics import Metrics

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import grpc
 import grpc.aio
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 from . import logs
 from .errors import status_of
 from .metrics import Metrics

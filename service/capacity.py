@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UnavailableError
+from ..core.errors import UnavailableError
 from ..index import IndexManifest
 from .config import Settings
 

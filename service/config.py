@@ -20,8 +20,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from ..errors import InputError
-from ..kernels.sparse import MAX_QUERY_TERMS
+from ..core.errors import InputError
+from ..core.vectors import MAX_QUERY_TERMS
 
 PREFIX = "CSPLADE_"
 NOT_SETTINGS = {"CSPLADE_CACHE", "CSPLADE_DATA"}  # of the model loader and of tests; they share the prefix

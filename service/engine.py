@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IncompatibleError
+from ..core.errors import IncompatibleError
+from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 from ..index import Document, Index, SearchResult
-from ..kernels.sparse import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 
 if TYPE_CHECKING:
     from ..model import Encoder

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 
-from ..errors import CspladeError, IncompatibleError, InputError, UnavailableError
+from ..core.errors import CspladeError, IncompatibleError, InputError, UnavailableError
 
 
 class OverloadedError(CspladeError):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
 from ..index.device import Answers, queries_from_rows, stages
 from ..kernels.select import check_k
-from ..kernels.sparse import ImpactBatch
 from ..kernels.transfer import Clock, fetch
 from ..model import Encoder
 from ..model.encoder import Encoded

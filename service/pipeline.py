@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import SearchResult
-from ..kernels.sparse import ImpactBatch, SparseBatch
 from .batching import Batcher
 from .config import Settings
 from .engine import Answer, Engine

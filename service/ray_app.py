@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 
-from ..errors import InputError
+from ..core.errors import InputError
 from ..index import IndexManifest
 from . import config
 from .config import Settings

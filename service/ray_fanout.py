@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
-from ..errors import IncompatibleError, UnavailableError
+from ..core.errors import IncompatibleError, UnavailableError
 from ..index import IndexManifest
 from . import logs
 from .config import Settings

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import CspladeError, IncompatibleError, InputError, UnavailableError
+from ..core.errors import CspladeError, IncompatibleError, InputError, UnavailableError
+from ..core.vectors import SparseBatch
 from ..index import Document, IndexManifest, SearchResult
-from ..kernels.sparse import SparseBatch
 from . import logs
 from .config import Settings
 from .engine import Answer, Contribution, Engine

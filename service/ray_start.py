@@ -24,7 +24,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..errors import InputError, UnavailableError
+from ..core.errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from .config import MetricsEndpoint, Server, Settings
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import InputError
+from ..core.errors import InputError
 from ..v1 import retrieval_pb2 as pb
 from .config import Limits
 from .pipeline import Kind, Vector, Work

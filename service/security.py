@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .config import Security
 from .errors import KeyMissingError, KeyWrongError
 

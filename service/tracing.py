@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from .. import __version__
-from ..errors import InputError
+from ..core.errors import InputError
 from ..v1 import retrieval_pb2 as pb
 from .config import Tracing
 from .metrics import STAGES

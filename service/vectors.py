@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IncompatibleError, InputError
+from ..core.errors import IncompatibleError, InputError
+from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
 from ..index import Document
-from ..kernels.sparse import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
 from .corpus import OnBad, read_corpus
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from csplade.cli import demo
 from csplade.cli.main import app
-from csplade.evaluation.dataset import load_dataset
+from csplade.core.beir import load_dataset
 from csplade.index import Index
 from csplade.model import Encoder
 from csplade.model.base import base_directory

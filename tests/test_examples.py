@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csplade.files import read_jsonl
+from csplade.core.files import read_jsonl
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

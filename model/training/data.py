@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
-from ...files import read_jsonl
+from ...core.errors import InputError
+from ...core.files import read_jsonl
 
 
 @dataclass(frozen=True)

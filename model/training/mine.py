@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
-from ...files import begun_with, read_jsonl, sync_directory
+from ...core.errors import InputError
+from ...core.files import begun_with, read_jsonl, sync_directory
 from .data import Collection
 from .teachers import Ranker, Teacher
 

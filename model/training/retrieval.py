@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import InputError
+from ...core.errors import InputError
 from ..load import load_tokenizer
 from . import losses
 from .dev import DevSplit, WatchDev

@@ -15,7 +15,7 @@ import numpy as np
 import Stemmer
 import torch
 
-from ...errors import InputError
+from ...core.errors import InputError
 from .. import base
 from ..folding import fold_forms
 from ..load import Head, load_tokenizer, save_head, vocabulary_hash

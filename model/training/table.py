@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from ...errors import InputError
+from ...core.errors import InputError
 from ..lexical import load_table, write_table
 from ..load import load_head, load_tokenizer
 from ..manifest import Manifest

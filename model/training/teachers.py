@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, load_npz, save_npz, vstack
 from torch import Tensor
 
-from ...errors import InputError, UnavailableError
-from ...files import write_aside
-from ...kernels.sparse import SparseBatch
+from ...core.errors import InputError, UnavailableError
+from ...core.files import write_aside
+from ...core.vectors import SparseBatch
 from ..manifest import FILE_NAME
 
 K1, B = 0.9, 0.4

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ...errors import InputError
-from ...files import write_aside
+from ...core.errors import InputError
+from ...core.files import write_aside
 from ..checkpoint import TABLE_FILE
 from ..lexical import load_table
 from ..load import (

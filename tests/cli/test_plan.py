@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.evaluation import measured, plan, plan_yaml, synthetic
 from csplade.evaluation.plan import KNOWN, Question
 from csplade.index import Index, IndexManifest

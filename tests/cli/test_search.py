@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
+from csplade.core.vectors import ImpactBatch
 from csplade.evaluation.trec import read_run
 from csplade.index import Index
-from csplade.kernels.sparse import ImpactBatch
 
 
 def test_a_table_for_people(cli, small_index):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
+from csplade.core.vectors import SparseBatch
 from csplade.index import Document, IndexBuilder
-from csplade.kernels.sparse import SparseBatch
 from csplade.service import config
 
 ROOT = Path(__file__).parents[2]

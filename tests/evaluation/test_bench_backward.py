@@ -1,6 +1,6 @@
 import pytest
 
-from csplade.errors import UnavailableError
+from csplade.core.errors import UnavailableError
 from csplade.evaluation import bench_backward
 from csplade.evaluation.bench_backward import Shape, run
 

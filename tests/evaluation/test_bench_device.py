@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.errors import CspladeError
+from csplade.core.errors import CspladeError
 from csplade.evaluation import bench_device, distribution
 from csplade.evaluation.synthetic_device import collection
 from csplade.kernels.score_blocks import Queries

@@ -1,6 +1,6 @@
 import pytest
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.evaluation import bench_masked
 
 TEXTS = ["rain falls on the mountains and feeds a river", "bread rises when yeast turns sugar into gas", " "]

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from csplade.errors import CspladeError, InputError
+from csplade.core.errors import CspladeError, InputError
 from csplade.evaluation import bench_score, distribution, scorers, synthetic
 from csplade.index import Index
 

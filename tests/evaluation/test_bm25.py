@@ -1,7 +1,7 @@
 import pytest
 
+from csplade.core.beir import load_dataset
 from csplade.evaluation import bm25
-from csplade.evaluation.dataset import load_dataset
 from csplade.evaluation.measures import measure
 
 pytest.importorskip("bm25s")

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from csplade.errors import IncompatibleError, InputError, UnavailableError
+from csplade.core.beir import load_dataset
+from csplade.core.errors import IncompatibleError, InputError, UnavailableError
+from csplade.core.vectors import SparseBatch
 from csplade.evaluation import quantize_report, quantize_show
-from csplade.evaluation.dataset import load_dataset
 from csplade.evaluation.quantize_report import FLOAT, run
 from csplade.evaluation.quantize_worker import Precision
-from csplade.kernels.sparse import SparseBatch
 
 FP32 = Precision("fp32", dtype="float32")
 INT8 = Precision("int8 + head", "int8", head=True)

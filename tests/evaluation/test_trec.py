@@ -1,6 +1,6 @@
 import pytest
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.evaluation.trec import read_run, write_run
 
 

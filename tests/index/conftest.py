@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
 from csplade.index import Document, IndexBuilder
-from csplade.kernels.sparse import QUERY_SCALE, ImpactBatch, SparseBatch
 
 VOCABULARY = 200
 

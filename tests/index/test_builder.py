@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csplade.errors import CorruptError, InputError, UnavailableError
+from csplade.core.errors import CorruptError, InputError, UnavailableError
+from csplade.core.vectors import SparseBatch
 from csplade.index import Document, Index, IndexBuilder
 from csplade.index.store import DocumentStore
-from csplade.kernels.sparse import SparseBatch
 
 # Builds 120 documents in 2 shards and kills itself before the Nth call of a C function made by the package;
 # prints the names of all those calls when N is 0. Every write, commit, fsync and rename is such a call.
@@ -20,7 +20,7 @@ CHILD = """
 import os, signal, sys
 import numpy as np
 from csplade.index import Document, IndexBuilder
-from csplade.kernels.sparse import SparseBatch
+from csplade.core.vectors import SparseBatch
 
 path, fatal = sys.argv[1], int(sys.argv[2])
 calls = []

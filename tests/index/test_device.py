@@ -7,10 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csplade.errors import InputError, UnavailableError
+from csplade.core.errors import InputError, UnavailableError
+from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
 from csplade.index import Index
 from csplade.index.device import DeviceIndex, find_device, queries_from_rows, stages
-from csplade.kernels.sparse import QUERY_SCALE, ImpactBatch, SparseBatch
 from csplade.kernels.transfer import Clock, fetch
 
 FIELDS = ("indptr", "shards", "ordinals", "scores", "matched", "postings")

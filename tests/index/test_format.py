@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from csplade.errors import CorruptError, InputError
+from csplade.core.errors import CorruptError, InputError
 from csplade.index import Index, repair
 from csplade.index.format import Segment, make_block, read_segment
 from csplade.index.manifest import IndexManifest

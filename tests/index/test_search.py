@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csplade.errors import IncompatibleError, InputError
+from csplade.core.errors import IncompatibleError, InputError
+from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
 from csplade.index import Index
 from csplade.kernels.score import score
 from csplade.kernels.select import merge, select
-from csplade.kernels.sparse import QUERY_SCALE, ImpactBatch, SparseBatch
 
 FIELDS = ("indptr", "shards", "ordinals", "scores", "matched", "postings")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from csplade.core.vectors import ImpactBatch
 from csplade.index.format import Segment, make_block
 from csplade.kernels.launch import INTERPRETED, triton
 from csplade.kernels.score_blocks import Postings
-from csplade.kernels.sparse import ImpactBatch
 
 NORESERVE = 0x4000  # Linux: address space without a promise of memory
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from csplade.kernels.impacts import quantize
-from csplade.kernels.sparse import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 
 DEVICES = [
     "cpu",

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
+from csplade.core.vectors import ImpactBatch
 from csplade.kernels.score import Block, check_queries, score
-from csplade.kernels.sparse import ImpactBatch
 
 
 def to_block(dense):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
+from csplade.core.vectors import ImpactBatch
 from csplade.index.scorer import Workspace, best_keys, score_segments
 from csplade.kernels import score_triton
 from csplade.kernels.score import score
 from csplade.kernels.score_blocks import TILE, Postings, Queries, score_blocks
 from csplade.kernels.score_search import Found, search_blocks
 from csplade.kernels.select_keys import merge_keys, unpack_keys
-from csplade.kernels.sparse import ImpactBatch
 
 NOTHING = np.zeros(0, np.uint8)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from csplade.core.vectors import ImpactBatch
 from csplade.kernels.launch import INTERPRETED, compiled_environment
 from csplade.kernels.score_blocks import TILE, Queries, score_blocks
 from csplade.kernels.score_shared import SHARED_BYTES, fits
 from csplade.kernels.score_triton import Plan
-from csplade.kernels.sparse import ImpactBatch
 
 pytest.importorskip("triton")
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.kernels.select import merge, select
 
 

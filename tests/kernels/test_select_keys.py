@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.kernels.score_blocks import LAST_ARRIVAL
 from csplade.kernels.select_keys import merge_keys, select_keys, unpack_keys
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from csplade.core.vectors import SparseBatch
 from csplade.kernels.launch import INTERPRETED, tl
-from csplade.kernels.sparse import SparseBatch
 from csplade.kernels.topk import topk, topk_reference, topk_triton
 
 FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped")

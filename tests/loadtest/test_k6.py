@@ -2,7 +2,7 @@
 
 import pytest
 
-from csplade.errors import InputError, UnavailableError
+from csplade.core.errors import InputError, UnavailableError
 from csplade.loadtest import k6
 from csplade.loadtest.k6 import Latency, Load
 from csplade.loadtest.target import Target

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.loadtest.queries import Queries, prepare, read_mix, read_queries, read_requests
 from csplade.v1 import retrieval_pb2 as pb
 

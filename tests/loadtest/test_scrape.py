@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from csplade.errors import UnavailableError
+from csplade.core.errors import UnavailableError
 from csplade.loadtest.scrape import Scraper, growth, parse
 
 TEXT = """# HELP csplade_requests_total Requests answered.

@@ -1,6 +1,6 @@
 import pytest
 
-from csplade.errors import CorruptError, UnavailableError
+from csplade.core.errors import CorruptError, UnavailableError
 from csplade.model import base
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from csplade.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from csplade.core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
 from csplade.model import Encoder, Manifest
 
 TEXTS = [

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from csplade.errors import CorruptError, InputError
-from csplade.kernels.sparse import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
+from csplade.core.errors import CorruptError, InputError
+from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from csplade.model import Encoder, Manifest, golden
 from csplade.model.lexical import QueryTable, train_idf
 from csplade.model.tokens import Tokens

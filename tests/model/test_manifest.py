@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from csplade.errors import CorruptError, InputError
+from csplade.core.errors import CorruptError, InputError
 from csplade.model import Golden, Manifest
 
 GOLDEN = Golden(kind="query", text="a", terms=(1, 5), weights=(0.5, 1.25))

@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import nn
 
-from csplade.errors import IncompatibleError
+from csplade.core.errors import IncompatibleError
 from csplade.model import Manifest
 from csplade.model.load import Head, build_network
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from csplade.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from csplade.core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
 from csplade.model import Encoder, Manifest, golden, presets
 from csplade.model.checkpoint import resolve
 

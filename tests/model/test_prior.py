@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.model import Encoder, Manifest
 from csplade.model.prior import own_share
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.model.training.teachers import PairScorer, Ranker, load_teacher
 
 sentence_transformers = pytest.importorskip("sentence_transformers")

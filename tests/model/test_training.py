@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.model import Encoder, Manifest
 from csplade.model.checkpoint import TABLE_FILE
 from csplade.model.golden import certify

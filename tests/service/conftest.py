@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
+from csplade.core.vectors import SparseBatch
 from csplade.index import Document, Index, IndexBuilder
-from csplade.kernels.sparse import SparseBatch
 from csplade.service import config
 
 TOPICS = ["rivers", "hash", "energy", "sunlight", "birds", "maps", "iron", "kilometres"]

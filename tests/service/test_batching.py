@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from csplade.errors import UnavailableError
+from csplade.core.errors import UnavailableError
 from csplade.service import batching
 from csplade.service.batching import BRIEF, Batcher
 from csplade.service.config import Batching

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.service.config import Section, Settings, load
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "csplade.yaml"

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from csplade.errors import IncompatibleError, InputError
+from csplade.core.errors import IncompatibleError, InputError
+from csplade.core.vectors import SparseBatch
 from csplade.index import Index
-from csplade.kernels.sparse import SparseBatch
 from csplade.service.engine import Engine
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.index import Index
 from csplade.model import Encoder
 from csplade.service import fused

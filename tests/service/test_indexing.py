@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.index import Index
 from csplade.service import indexing
 from csplade.service.indexing import build_from_corpus, build_from_vectors

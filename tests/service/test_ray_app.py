@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from csplade.errors import CorruptError, InputError
+from csplade.core.errors import CorruptError, InputError
 from csplade.index import IndexManifest
 from csplade.service import ray_start
 from csplade.service.ray_app import BASE_BYTES, RayArguments, build

@@ -13,9 +13,9 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from ray.exceptions import ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
-from csplade.errors import IncompatibleError, UnavailableError
+from csplade.core.errors import IncompatibleError, UnavailableError
+from csplade.core.vectors import SparseBatch
 from csplade.index import Index
-from csplade.kernels.sparse import SparseBatch
 from csplade.service.engine import Engine
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics

@@ -4,7 +4,7 @@ import urllib.request
 
 import pytest
 
-from csplade.errors import IncompatibleError
+from csplade.core.errors import IncompatibleError
 from csplade.index import Index
 from csplade.service.client import Client
 from csplade.service.engine import Engine

@@ -6,7 +6,7 @@ import sys
 import grpc
 import pytest
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.index import Index
 from csplade.service import config
 from csplade.service.client import Client, ServiceError

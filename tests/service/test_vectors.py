@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from csplade.errors import InputError
+from csplade.core.errors import InputError
 from csplade.service.vectors import VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
 
 

@@ -8,8 +8,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from csplade.core.vectors import SparseBatch
 from csplade.index import Index
-from csplade.kernels.sparse import SparseBatch
 from csplade.service.client import ServiceError
 from csplade.service.engine import Engine
 from csplade.service.server import SERVICE_NAME

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
-from ..files import read_jsonl
+from .errors import InputError
+from .files import read_jsonl
 
 Qrels = dict[str, dict[str, int]]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from .errors import InputError
 
 DOCUMENT_SCALE = 0.02
 QUERY_SCALE = 0.00125

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from csplade.errors import InputError
-from csplade.kernels.sparse import MAX_DOCUMENT_IMPACT, SparseBatch
+from csplade.core.errors import InputError
+from csplade.core.vectors import MAX_DOCUMENT_IMPACT, SparseBatch
 
 
 def test_rows_are_sorted_by_term():

@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from csplade.errors import InputError
-from csplade.files import begun_with, read_jsonl, write_aside
+from csplade.core.errors import InputError
+from csplade.core.files import begun_with, read_jsonl, write_aside
 
 
 @pytest.mark.parametrize(

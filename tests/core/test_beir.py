@@ -1,7 +1,7 @@
 import pytest
 
-from csplade.errors import InputError
-from csplade.evaluation.dataset import load_dataset
+from csplade.core.beir import load_dataset
+from csplade.core.errors import InputError
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
