@@ -196,7 +196,7 @@ def kernels(
 
 
 def _compile_kernels(capabilities: list[int] | None, names: list[str] | None, as_json: bool) -> None:
-    from ..kernels import compile as aot
+    from ..kernels.runtime import aot
 
     chosen = [case for case in aot.cases() if not names or case.name.startswith(tuple(names))]
     if not chosen:

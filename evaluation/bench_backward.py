@@ -18,7 +18,7 @@ import torch
 
 from ..core.errors import UnavailableError
 from ..core.machine import peak_bytes
-from ..kernels.head import head, head_reference
+from ..kernels.head.api import head, head_reference
 
 WAYS = ("tensors", "csplade", "naive")
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..core.errors import CspladeError
 from ..core.vectors import ImpactBatch
-from ..kernels.score_blocks import LAST_ARRIVAL, Postings, Queries, choose_path
-from ..kernels.score_search import Found, search_blocks
-from ..kernels.transfer import Clock, fetch
+from ..kernels.runtime.transfer import Clock, fetch
+from ..kernels.score.api import LAST_ARRIVAL, Postings, Queries, choose_path
+from ..kernels.score.search import Found, search_blocks
 from . import distribution
 from .synthetic_device import collection
 from .timing import Ceilings, graph_of, hardware, wall_milliseconds

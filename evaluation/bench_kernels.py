@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels.head import head, head_reference
-from ..kernels.score_blocks import Postings, Queries, choose_path, score_blocks
-from ..kernels.select_keys import select_blocks
-from ..kernels.topk import topk
+from ..kernels.head.api import head, head_reference
+from ..kernels.score.api import Postings, Queries, choose_path, score_blocks
+from ..kernels.select.api import select_blocks
+from ..kernels.topk.api import topk
 from . import distribution
 from .synthetic_device import collection
 from .timing import Ceilings, hardware, milliseconds, peak_bytes

@@ -63,7 +63,7 @@ def machine_code(rehearse: bool) -> Table:
     import torch
 
     # Absolute here and below: this file runs as a script of a checkout, where nothing is installed.
-    from csplade.kernels import compile as aot
+    from csplade.kernels.runtime import aot
 
     major, minor = (9, 0) if rehearse else torch.cuda.get_device_capability()
     chosen = [case for case in aot.cases() if not rehearse or case.name.startswith("select/expand")]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.score import MAX_BLOCK_DOCUMENTS
-from ..kernels.score_blocks import Postings
+from ..kernels.score.api import Postings
+from ..kernels.score.reference import MAX_BLOCK_DOCUMENTS
 from .distribution import DOCUMENT_IMPACTS, probabilities
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import CorruptError, InputError, UnavailableError
 from ..core.files import sync_directory
 from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
-from ..kernels.score import MAX_BLOCK_DOCUMENTS
+from ..kernels.score.reference import MAX_BLOCK_DOCUMENTS
 from .format import Segment, make_block, read_segment, write_segment
 from .manifest import BUILDING_FILE, FORMAT_VERSION, INDEX_FILE, IndexManifest, SegmentManifest, ShardManifest
 from .store import Document, DocumentStore

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..core.errors import InputError, UnavailableError
 from ..core.vectors import ImpactBatch
-from ..kernels.score_blocks import Postings, Queries
-from ..kernels.score_search import WORKSPACE_BYTES, Found, search_blocks
-from ..kernels.select_keys import merge_keys
-from ..kernels.transfer import Clock, fetch, upload, upload_into
+from ..kernels.runtime.transfer import Clock, fetch, upload, upload_into
+from ..kernels.score.api import Postings, Queries
+from ..kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
+from ..kernels.select.api import merge_keys
 from .shard import OpenSegment, Shard
 
 DTYPES = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import CorruptError, InputError
 from ..core.files import write_aside
-from ..kernels.score import Block
+from ..kernels.score.reference import Block
 from .manifest import FORMAT_VERSION, SegmentManifest
 
 # Tensors start on this boundary of the file, so that a mapping of it can be read with aligned loads.

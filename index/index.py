@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ..core.errors import IncompatibleError, InputError
 from ..core.vectors import ImpactBatch
-from ..kernels.score import Block, check_queries
-from ..kernels.select import check_k
+from ..kernels.score.cpu import Workspace, best_keys, score_segments, unpack
+from ..kernels.score.reference import Block, check_queries
+from ..kernels.select.reference import check_k
 from .manifest import IndexManifest
 from .oracle import exhaustive
-from .scorer import Workspace, best_keys, score_segments, unpack
 from .shard import Shard
 from .store import Document, DocumentStore
 from .verify import VerifyReport, verify

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..core.errors import IncompatibleError
-from ..kernels.head import head
+from ..kernels.head.api import head
 from .prior import own_share
 from .quantization import PackedHead
 

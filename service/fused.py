@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
 from ..index.device import Answers, queries_from_rows, stages
-from ..kernels.select import check_k
-from ..kernels.transfer import Clock, fetch
+from ..kernels.runtime.transfer import Clock, fetch
+from ..kernels.select.reference import check_k
 from ..model import Encoder
 from ..model.encoder import Encoded
 from ..model.tokens import Kind, Tokens

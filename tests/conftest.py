@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Without a GPU, Triton kernels are interpreted on the CPU; kernels/launch.py tells why this stands before anything imports triton.
+# Without a GPU, Triton kernels are interpreted on the CPU; kernels/runtime/launch.py tells why this stands before anything imports triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...kernels.head import head
+from ...kernels.head.api import head
 from ..load import load_tokenizer
 from ..prior import K1, B
 from ..tokens import tokenize

@@ -7,8 +7,8 @@ import torch
 from csplade.core.errors import CspladeError
 from csplade.evaluation import bench_device, distribution
 from csplade.evaluation.synthetic_device import collection
-from csplade.kernels.score_blocks import Queries
-from csplade.kernels.score_search import search_blocks
+from csplade.kernels.score.api import Queries
+from csplade.kernels.score.search import search_blocks
 
 CPU = torch.device("cpu")
 

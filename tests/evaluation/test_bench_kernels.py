@@ -8,8 +8,8 @@ import torch
 
 from csplade.evaluation import bench_kernels, distribution
 from csplade.evaluation.synthetic_device import collection
-from csplade.kernels.launch import compiled_environment
-from csplade.kernels.score_blocks import Queries, score_blocks
+from csplade.kernels.runtime.launch import compiled_environment
+from csplade.kernels.score.api import Queries, score_blocks
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from csplade.core.errors import IncompatibleError, InputError
 from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
 from csplade.index import Index
-from csplade.kernels.score import score
-from csplade.kernels.select import merge, select
+from csplade.kernels.score.reference import score
+from csplade.kernels.select.reference import merge, select
 
 FIELDS = ("indptr", "shards", "ordinals", "scores", "matched", "postings")
 

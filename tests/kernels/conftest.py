@@ -8,15 +8,15 @@ import torch
 
 from csplade.core.vectors import ImpactBatch
 from csplade.index.format import Segment, make_block
-from csplade.kernels.launch import INTERPRETED, triton
-from csplade.kernels.score_blocks import Postings
+from csplade.kernels.runtime.launch import INTERPRETED, triton
+from csplade.kernels.score.api import Postings
 
 NORESERVE = 0x4000  # Linux: address space without a promise of memory
 
 
 @pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def kernel_device(request: pytest.FixtureRequest) -> str:
-    """Where a test puts the tensors it gives to Triton kernels; a process either interprets or compiles, kernels/launch.py."""
+    """Where a test puts the tensors it gives to Triton kernels; a process either interprets or compiles, kernels/runtime/launch.py."""
     if triton is None:
         pytest.skip("triton is not installed")
     if request.param == "interpreter":

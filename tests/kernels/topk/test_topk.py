@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from csplade.core.vectors import SparseBatch
-from csplade.kernels.launch import INTERPRETED, tl
-from csplade.kernels.topk import topk, topk_reference, topk_triton
+from csplade.kernels.runtime.launch import INTERPRETED, tl
+from csplade.kernels.topk.api import topk, topk_reference, topk_triton
 
 FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped")
 DENORMAL = float(np.float32(1e-45))

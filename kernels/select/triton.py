@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import AotCase, jit, tl
-from .score_blocks import LAST_ARRIVAL, TILE, BlockScores
+from ..runtime.launch import AotCase, jit, tl
+from ..score.api import LAST_ARRIVAL, TILE, BlockScores
 
 # Keys that a program looks at together, the bits of a key that it decides about in one pass (9 passes make 63), and
 # its warps.

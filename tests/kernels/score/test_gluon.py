@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from csplade.core.vectors import ImpactBatch
-from csplade.kernels.launch import INTERPRETED, compiled_environment
-from csplade.kernels.score_blocks import TILE, Queries, score_blocks
-from csplade.kernels.score_shared import SHARED_BYTES, fits
-from csplade.kernels.score_triton import Plan
+from csplade.kernels.runtime.launch import INTERPRETED, compiled_environment
+from csplade.kernels.score.api import TILE, Queries, score_blocks
+from csplade.kernels.score.gluon import SHARED_BYTES, fits
+from csplade.kernels.score.triton import Plan
 
 pytest.importorskip("triton")
 
@@ -25,7 +25,7 @@ launch, Fault = machine["launch"], machine["Fault"]
 COMPILE = """
 import sys
 from pathlib import Path
-from csplade.kernels.score_shared import AOT
+from csplade.kernels.score.gluon import AOT
 for case in AOT:
     for capability in (80, 90, 100):
         compiled = case.compile(capability)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import AotCase, jit, tl
-from .score import MAX_BLOCK_DOCUMENTS
-from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
+from ..runtime.launch import AotCase, jit, tl
+from .api import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
+from .reference import MAX_BLOCK_DOCUMENTS
 
 # Query terms that the plan looks up together, and among which a chunk's term is found together.
 TERMS = 64

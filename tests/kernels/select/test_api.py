@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from csplade.core.errors import InputError
-from csplade.kernels.score_blocks import LAST_ARRIVAL
-from csplade.kernels.select_keys import merge_keys, select_keys, unpack_keys
+from csplade.kernels.score.api import LAST_ARRIVAL
+from csplade.kernels.select.api import merge_keys, select_keys, unpack_keys
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.vectors import MAX_QUERY_IMPACT
+from ...core.vectors import MAX_QUERY_IMPACT
+from ..runtime.launch import AotCase, jit, tl, triton, use_triton
 from .impacts import quantize
-from .launch import AotCase, jit, tl, triton, use_triton
 
 MAX_K = 1024
 MAX_V = 262_144

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..core.errors import UnavailableError
-from .launch import INTERPRETED, AotCase, capability
-from .score import MAX_BLOCK_DOCUMENTS
-from .score_blocks import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
-from .score_triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, alive_stride, empty_scores
+from ...core.errors import UnavailableError
+from ..runtime.launch import INTERPRETED, AotCase, capability
+from .api import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
+from .reference import MAX_BLOCK_DOCUMENTS
+from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, alive_stride, empty_scores
 
 try:
     from triton.experimental import gluon

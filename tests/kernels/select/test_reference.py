@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csplade.core.errors import InputError
-from csplade.kernels.select import merge, select
+from csplade.kernels.select.reference import merge, select
 
 
 def rows(hits):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.kernels.transfer import Clock, fetch, upload, upload_into
+from csplade.kernels.runtime.transfer import Clock, fetch, upload, upload_into
 
 DEVICES = [
     "cpu",
@@ -31,7 +31,7 @@ def test_fetch_gives_every_tensor_back_aligned(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_uploads_arrive_whole(device, monkeypatch):
-    monkeypatch.setattr("csplade.kernels.transfer.STAGING_BYTES", 1000)
+    monkeypatch.setattr("csplade.kernels.runtime.transfer.STAGING_BYTES", 1000)
     rng = np.random.default_rng(1)
     for count in (0, 1, 499, 500, 501, 4321):
         array = rng.integers(0, 60_000, count).astype(np.uint16)

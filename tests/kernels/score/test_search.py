@@ -6,12 +6,12 @@ import torch
 
 from csplade.core.errors import InputError
 from csplade.core.vectors import ImpactBatch
-from csplade.index.scorer import Workspace, best_keys, score_segments
-from csplade.kernels import score_triton
-from csplade.kernels.score import score
-from csplade.kernels.score_blocks import TILE, Postings, Queries, score_blocks
-from csplade.kernels.score_search import Found, search_blocks
-from csplade.kernels.select_keys import merge_keys, unpack_keys
+from csplade.kernels.score.api import TILE, Postings, Queries, score_blocks
+from csplade.kernels.score.cpu import Workspace, best_keys, score_segments
+from csplade.kernels.score.reference import score
+from csplade.kernels.score.reference import triton as score_triton
+from csplade.kernels.score.search import Found, search_blocks
+from csplade.kernels.select.api import merge_keys, unpack_keys
 
 NOTHING = np.zeros(0, np.uint8)
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
-from ..core.errors import UnavailableError
+from ...core.errors import UnavailableError
 from .launch import INTERPRETED, AotCase, triton
 
 # Compute capabilities of A100, H100 and H200, B200.

@@ -1,7 +1,7 @@
 """score_blocks: a batch of queries against many blocks on one device, exact in int32.
 
 ``scores[q, b, d] = sum over shared terms of query impact * document impact``, for documents that are alive, else 0: the
-numbers of :func:`csplade.kernels.score.score`. Three ways give the same bytes (``PATHS``):
+numbers of :func:`csplade.kernels.score.reference.score`. Three ways give the same bytes (``PATHS``):
 
 - ``torch``: plain torch, term by term, on any device; the twin that tests compare with.
 - ``portable``: Triton, global atomics; runs in the interpreter too (``score_triton.py``).
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError
-from ..core.vectors import ImpactBatch
-from .launch import use_triton
-from .score import MAX_BLOCK_DOCUMENTS
+from ...core.errors import InputError
+from ...core.vectors import ImpactBatch
+from ..runtime.launch import use_triton
+from .reference import MAX_BLOCK_DOCUMENTS
 
 PATHS = ("torch", "portable", "shared")
 # Documents whose best score is kept together: selection looks at tiles first. One warp reduces one tile.
@@ -166,7 +166,7 @@ def choose_path(postings: Postings) -> str:
     """The fastest path there is for these postings: see the module."""
     if not use_triton(postings.terms):
         return "torch"
-    from . import score_shared
+    from . import gluon as score_shared
 
     return "shared" if score_shared.fits(postings) else "portable"
 
@@ -209,11 +209,11 @@ def score_blocks(
     check_alive(alive, len(queries), postings)
     if path == "torch" or not len(queries) or not postings.blocks:
         return score_blocks_torch(queries, postings, alive)
-    from . import score_triton
+    from . import triton as score_triton
 
     if path == "portable":
         return score_triton.score_blocks(queries, postings, alive)
-    from . import score_shared
+    from . import gluon as score_shared
 
     return score_shared.score_blocks(queries, postings, alive)
 

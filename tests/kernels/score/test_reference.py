@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from csplade.core.errors import InputError
 from csplade.core.vectors import ImpactBatch
-from csplade.kernels.score import Block, check_queries, score
+from csplade.kernels.score.reference import Block, check_queries, score
 
 
 def to_block(dense):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError
-from . import score_blocks as scoring
-from . import select_keys as selection
-from .score_blocks import TILE, Postings, Queries
-from .select import check_k
+from ...core.errors import InputError
+from ..select import api as selection
+from ..select.reference import check_k
+from . import api as scoring
+from .api import TILE, Postings, Queries
 
 # Scores of 8.8 M documents take 35 MB per query, so this holds some fifty queries at once.
 WORKSPACE_BYTES = 2 * 2**30

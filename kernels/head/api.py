@@ -30,9 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .head_triton import AOT as AOT
-from .head_triton import NO_TOKEN, pool, sum_rows
-from .launch import use_triton
+from ..runtime.launch import use_triton
+from .triton import AOT as AOT
+from .triton import NO_TOKEN, pool, sum_rows
 
 TILE = 2048
 

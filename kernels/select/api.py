@@ -26,10 +26,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError
-from .launch import use_triton
-from .score_blocks import LAST_ARRIVAL, TILE, BlockScores
-from .select import check_k
+from ...core.errors import InputError
+from ..runtime.launch import use_triton
+from ..score.api import LAST_ARRIVAL, TILE, BlockScores
+from .reference import check_k
 
 PATHS = ("torch", "triton")
 
@@ -63,7 +63,7 @@ def select_keys(
         picked keys reach among the row's keys (at least 1, not itself a key).
     """
     if _check_path(path, keys) == "triton":
-        from . import select_triton
+        from . import triton as select_triton
 
         return select_triton.select_keys(keys, k, counts)
     if counts is not None:
@@ -100,7 +100,7 @@ def select_blocks(
     first_key = LAST_ARRIVAL - (first_ordinal * shards + shard)
     if _check_path(path, scores.scores) == "torch":
         return merge_keys([_every_key(scores, first_key, shards)], k)
-    from . import select_triton
+    from . import triton as select_triton
 
     tiles, _, least = select_triton.select_keys(scores.tiles, min(k, scores.tiles.shape[1]))
     candidates, counts = select_triton.expand_tiles(scores, tiles, least, first_key, shards)

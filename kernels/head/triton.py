@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch import MAX_CAPABILITY, AotCase, capability, jit, tl, triton
+from ..runtime.launch import MAX_CAPABILITY, AotCase, capability, jit, tl, triton
 
 # Lower half of a packed winner (bits << 32 | NO_TOKEN - token): among equal maxima the first token is the largest number.
 NO_TOKEN = 0x7FFFFFFF

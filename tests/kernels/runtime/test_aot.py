@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from csplade.kernels import compile as aot
-from csplade.kernels.launch import compiled_environment
+from csplade.kernels.runtime import aot
+from csplade.kernels.runtime.launch import compiled_environment
 
 pytest.importorskip("triton")
 
@@ -13,8 +13,8 @@ pytest.importorskip("triton")
 CASES = """
 import json
 import triton, triton.language as tl
-from csplade.kernels.compile import compile_all
-from csplade.kernels.launch import AotCase
+from csplade.kernels.runtime.aot import compile_all
+from csplade.kernels.runtime.launch import AotCase
 
 @triton.jit
 def add(source, target, count, B: tl.constexpr):

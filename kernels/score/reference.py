@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
-from ..core.vectors import MAX_QUERY_IMPACT, MAX_QUERY_TERMS, ImpactBatch
+from ...core.errors import InputError
+from ...core.vectors import MAX_QUERY_IMPACT, MAX_QUERY_TERMS, ImpactBatch
 
 MAX_BLOCK_DOCUMENTS = 1 << 14
 

@@ -3,9 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from csplade.kernels.head import fused_head, head, head_reference
-from csplade.kernels.head_triton import NO_TOKEN, Tile, pool, sum_rows
-from csplade.kernels.launch import INTERPRETED, capability
+from csplade.kernels.head.api import fused_head, head, head_reference
+from csplade.kernels.head.triton import NO_TOKEN, Tile, pool, sum_rows
+from csplade.kernels.runtime.launch import INTERPRETED, capability
 
 HALF = [
     torch.float16,

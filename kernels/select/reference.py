@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
+from ...core.errors import InputError
 
 MAX_K = 10_000
 

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from csplade.kernels.launch import compiled_environment
+from csplade.kernels.runtime.launch import compiled_environment
 
 pytest.importorskip("triton")
 
 COMPILE = """
 import json, sys
 from csplade.kernels import head, topk
-from csplade.kernels.compile import compile_all
+from csplade.kernels.runtime.aot import compile_all
 print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [int(sys.argv[1])])]))
 """
 
@@ -28,7 +28,8 @@ print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [
     ],
 )
 def test_every_kernel_compiles_without_spills(capability, product):
-    from csplade.kernels import head, topk
+    from csplade.kernels.head.api import api as head
+    from csplade.kernels.topk.api import api as topk
 
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, str(capability)],
