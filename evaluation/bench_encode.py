@@ -17,7 +17,7 @@ import torch
 
 from ..core.errors import InputError
 from ..model import Encoder, Tokens
-from ..model.load import load_head, load_merged, resolve
+from ..model.checkpoint.load import load_head, load_merged, resolve
 from ..model.prior import saturated
 from ..model.quantization import default_dtype
 

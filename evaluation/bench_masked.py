@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError, UnavailableError
-from ..model import Encoder, presets
+from ..model import Encoder
+from ..model.checkpoint import presets
 from ..model.quantization import default_dtype
 from .bench_encode import ROUNDS, EncodeReport, Measured
 

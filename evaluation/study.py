@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.files import begun_with
-from ..model.load import load_tokenizer
-from ..model.manifest import FILE_NAME, Manifest
+from ..model.checkpoint.load import load_tokenizer
+from ..model.checkpoint.manifest import FILE_NAME, Manifest
 from ..model.training.adapt import adapt
 from ..model.training.calibrate import calibrate
 from ..model.training.data import Collection

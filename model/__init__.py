@@ -7,8 +7,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ..core.vectors import SparseBatch
+from .checkpoint.manifest import Golden, Manifest
 from .encoder import Encoded, Encoder
-from .manifest import Golden, Manifest
 from .tokens import Tokens
 
 __all__ = ["Encoded", "Encoder", "Golden", "Manifest", "SparseBatch", "Tokens"]

@@ -19,11 +19,12 @@ from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from ..kernels.runtime.transfer import Clock, fetch, upload
 from ..kernels.topk.api import topk
 from ..kernels.topk.impacts import quantize
-from . import golden, presets
-from .checkpoint import EMBEDDED, find
+from . import golden
+from .checkpoint import presets
+from .checkpoint.layout import EMBEDDED, find
+from .checkpoint.load import load_network
+from .checkpoint.manifest import Manifest
 from .lexical import QueryTable, load_table
-from .load import load_network
-from .manifest import Manifest
 from .network import SparseNetwork
 from .quantization import default_dtype, weight_bytes
 from .tokens import Kind, Tokens, tokenize

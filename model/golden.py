@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import IncompatibleError
-from .manifest import Golden, Manifest
+from .checkpoint.manifest import Golden, Manifest
 
 if TYPE_CHECKING:
     from .encoder import Encoder

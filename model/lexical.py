@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ..core.errors import CorruptError, InputError
 from ..core.vectors import SparseBatch
-from .checkpoint import TABLE_FILE, find, first_line
-from .load import load_head, load_tokenizer, weights_hash
-from .manifest import MAX_TERMS, Manifest
+from .checkpoint.layout import TABLE_FILE, find, first_line
+from .checkpoint.load import load_head, load_tokenizer, weights_hash
+from .checkpoint.manifest import MAX_TERMS, Manifest
 from .tokens import Tokens, tokenize
 
 CHUNK = 1000

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from .manifest import Manifest
+from .checkpoint.manifest import Manifest
 
 Kind = Literal["query", "document"]
 

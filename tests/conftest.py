@@ -40,8 +40,8 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from csplade.model import Manifest
+    from csplade.model.checkpoint.load import vocabulary_hash, weights_hash
     from csplade.model.golden import TEXTS, certify
-    from csplade.model.load import vocabulary_hash, weights_hash
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -10,8 +10,8 @@ from csplade.cli.main import app
 from csplade.core.beir import load_dataset
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.model.base import base_directory
-from csplade.model.load import EMBEDDED
+from csplade.model.checkpoint.base import base_directory
+from csplade.model.checkpoint.load import EMBEDDED
 from csplade.service import config
 from csplade.service.client import Client
 from csplade.service.engine import Engine

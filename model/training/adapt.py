@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..load import load_tokenizer
+from ..checkpoint.load import load_tokenizer
 from . import losses
 from .data import packed
 from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run

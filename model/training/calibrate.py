@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...kernels.head.api import head
-from ..load import load_tokenizer
+from ..checkpoint.load import load_tokenizer
 from ..prior import K1, B
 from ..tokens import tokenize
 from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from ..manifest import Manifest
+from ..checkpoint.manifest import Manifest
 from ..tokens import Kind, tokenize
 from .data import Collection
 from .mine import Mined

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.errors import InputError
-from ..load import load_tokenizer
+from ..checkpoint.load import load_tokenizer
 from . import losses
 from .dev import DevSplit, WatchDev
 from .mine import Mined

@@ -16,10 +16,10 @@ import Stemmer
 import torch
 
 from ...core.errors import InputError
-from .. import base
+from ..checkpoint import base
+from ..checkpoint.load import Head, load_tokenizer, save_head, vocabulary_hash
+from ..checkpoint.manifest import Manifest
 from ..folding import fold_forms
-from ..load import Head, load_tokenizer, save_head, vocabulary_hash
-from ..manifest import Manifest
 
 
 def start(

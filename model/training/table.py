@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ...core.errors import InputError
+from ..checkpoint.load import load_head, load_tokenizer
+from ..checkpoint.manifest import Manifest
 from ..lexical import load_table, write_table
-from ..load import load_head, load_tokenizer
-from ..manifest import Manifest
 from ..prior import saturated
 from ..tokens import tokenize
 from .pairs import Source

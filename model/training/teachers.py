@@ -21,7 +21,7 @@ from torch import Tensor
 from ...core.errors import InputError, UnavailableError
 from ...core.files import write_aside
 from ...core.vectors import SparseBatch
-from ..manifest import FILE_NAME
+from ..checkpoint.manifest import FILE_NAME
 
 K1, B = 0.9, 0.4
 BLOCK = 1024  # passages encoded between two saves

@@ -15,9 +15,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...core.errors import InputError
 from ...core.files import write_aside
-from ..checkpoint import TABLE_FILE
-from ..lexical import load_table
-from ..load import (
+from ..checkpoint.layout import TABLE_FILE
+from ..checkpoint.load import (
     Head,
     base_of,
     build_network,
@@ -27,7 +26,8 @@ from ..load import (
     save_head,
     weights_hash,
 )
-from ..manifest import Manifest
+from ..checkpoint.manifest import Manifest
+from ..lexical import load_table
 from ..network import SparseNetwork
 from ..quantization import default_dtype
 

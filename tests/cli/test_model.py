@@ -1,7 +1,7 @@
 import json
 
 from csplade.model import Encoder, Manifest
-from csplade.model.presets import PRESETS
+from csplade.model.checkpoint.presets import PRESETS
 
 
 def foreign(directory):

@@ -60,7 +60,7 @@ def test_model_bytes_are_those_of_a_loaded_one(tiny_model, quantization):
 
 
 def test_the_embedded_model_is_known_as_it_is():
-    from csplade.model import base
+    from csplade.model.checkpoint.layout import base
 
     config_of_base = json.loads((base.pull() / "config.json").read_text())
     known, full = KNOWN["embedded"], plan.shape(str(base.pull()))

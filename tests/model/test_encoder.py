@@ -206,7 +206,7 @@ def test_a_quantization_that_the_device_cannot_do_is_one_line(tiny_model, monkey
     def refuse(*_):
         raise NotImplementedError("no kernel for this\nsecond line")
 
-    monkeypatch.setattr("csplade.model.load.quantize_linears", refuse)
+    monkeypatch.setattr("csplade.model.checkpoint.load.quantize_linears", refuse)
     with pytest.raises(
         UnavailableError, match="quantization nf4 does not run on cpu: no kernel for this; choose another"
     ) as caught:

@@ -7,7 +7,7 @@ from torch import nn
 
 from csplade.core.errors import IncompatibleError
 from csplade.model import Manifest
-from csplade.model.load import Head, build_network
+from csplade.model.checkpoint.load import Head, build_network
 
 SMALL = {
     "vocab_size": 64,

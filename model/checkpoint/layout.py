@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from ...core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
 from . import base
 from .manifest import Manifest
 

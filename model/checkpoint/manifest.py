@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core.errors import CorruptError, InputError
-from ..core.files import write_aside
+from ...core.errors import CorruptError, InputError
+from ...core.files import write_aside
 
 FILE_NAME = "csplade.json"
 FORMAT_VERSION = 1

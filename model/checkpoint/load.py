@@ -21,14 +21,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ..core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
-from ..core.files import file_sha256
-from .checkpoint import EMBEDDED as EMBEDDED
-from .checkpoint import Checkpoint, find, first_line
-from .checkpoint import resolve as resolve
+from ...core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from ...core.files import file_sha256
+from ..network import MaskedLMBody, SparseNetwork
+from ..quantization import quantize_linears
+from .layout import EMBEDDED as EMBEDDED
+from .layout import Checkpoint, find, first_line
+from .layout import resolve as resolve
 from .manifest import Manifest
-from .network import MaskedLMBody, SparseNetwork
-from .quantization import quantize_linears
 
 # peft asks transformers by a name that it is about to drop.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from ..core.errors import IncompatibleError, InputError
-from .checkpoint import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
+from ...core.errors import IncompatibleError, InputError
+from .layout import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
 from .load import check_tokenizer, foreign_weights_hash, load_tokenizer, read_tokenizer, vocabulary_hash
 from .manifest import FILE_NAME, MAX_TERMS, Manifest
 
