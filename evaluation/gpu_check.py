@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = (
     "tests/kernels",
-    "tests/index/test_device.py",
+    "tests/index/read/test_device.py",
     "tests/service/test_fused.py",
 )
 # The headline collection, and one of an encoder with a large vocabulary.

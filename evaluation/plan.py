@@ -117,7 +117,7 @@ def shape(model: str) -> Shape | None:
 
 
 def index_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str, int]:
-    """Bytes of an index by part, as :class:`~csplade.index.device.DeviceIndex` names them.
+    """Bytes of an index by part, as :class:`~csplade.index.read.device.DeviceIndex` names them.
 
     Args:
         documents: how many.

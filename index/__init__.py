@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .builder import IndexBuilder, repair
-    from .index import Index, SearchResult
-    from .manifest import IndexManifest
-    from .store import Document
-    from .verify import VerifyReport
+    from .maintenance import VerifyReport
+    from .read.reader import Index, SearchResult
+    from .storage.documents import Document
+    from .storage.manifest import IndexManifest
+    from .write.build import IndexBuilder, repair
 
 __all__ = [
     "Document",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
-from ..index.device import Answers, queries_from_rows, stages
+from ..index.read.device import Answers, queries_from_rows, stages
 from ..kernels.runtime.transfer import Clock, fetch
 from ..kernels.select.reference import check_k
 from ..model import Encoder

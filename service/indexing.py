@@ -18,8 +18,8 @@ import numpy as np
 from ..core.errors import IncompatibleError, InputError
 from ..core.vectors import DOCUMENT_SCALE, SparseBatch
 from ..index import Document, IndexBuilder, IndexManifest
-from ..index.manifest import BUILDING_FILE, INDEX_FILE
-from ..index.store import DocumentStore
+from ..index.storage.documents import DocumentStore
+from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
 from .corpus import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys, Lookup, VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
 

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ...core.vectors import MAX_QUERY_TERMS
-from ...index.format import Segment
+from ...index.storage.segment import Segment
 
 LAST_ARRIVAL = 2**32 - 1
 # Documents looked at together when a block is scanned: one maximum decides about a chunk, then a piece of it.

@@ -59,11 +59,14 @@ def test_build_info_verify(cli, tmp_path, many_vectors, whole):
     ("function", "calls"),
     [
         ("os:replace", 1),  # the very first file is still aside
-        ("csplade.index.builder:IndexBuilder.add", 1),
-        ("csplade.index.store:DocumentStore.insert", 5),  # inside an addition, after a shard of it
-        ("csplade.index.builder:IndexBuilder.add", 3),
-        ("csplade.index.builder:IndexBuilder.finish", 1),
-        ("csplade.index.builder:write_segment", 2),
+        ("csplade.index.write.build:IndexBuilder.add", 1),
+        (
+            "csplade.index.storage.documents:DocumentStore.insert",
+            5,
+        ),  # inside an addition, after a shard of it
+        ("csplade.index.write.build:IndexBuilder.add", 3),
+        ("csplade.index.write.build:IndexBuilder.finish", 1),
+        ("csplade.index.write.build:write_segment", 2),
         ("os:replace", 8),  # all is derived, only the name of the manifest is missing
     ],
 )
@@ -88,7 +91,7 @@ def test_killed_twice_while_encoding(cli, killed, tmp_path, tiny_model, monkeypa
     )
     arguments = ("index", "build", "--corpus", corpus, "--model", tiny_model, "--shards", 2)
     assert cli(*arguments, "--out", tmp_path / "whole").code == 0
-    killed("csplade.index.store:DocumentStore.insert", 3, *arguments, "--out", tmp_path / "index")
+    killed("csplade.index.storage.documents:DocumentStore.insert", 3, *arguments, "--out", tmp_path / "index")
     resumed = cli(*arguments, "--out", tmp_path / "index", "--resume")
     assert resumed.code == 0
     assert "256 documents were there from before" in resumed.err
@@ -117,7 +120,7 @@ def test_a_full_disk(cli, tmp_path, many_vectors, whole):
 def test_resume_wants_the_same_input(fails, cli, killed, lines, tmp_path, many_vectors):
     path = tmp_path / "index"
     arguments = ("index", "build", "--vectors", many_vectors, "--out", path)
-    killed("csplade.index.builder:IndexBuilder.add", 2, *arguments)
+    killed("csplade.index.write.build:IndexBuilder.add", 2, *arguments)
     assert "shards 1, now it is 2" in fails(*arguments, "--shards", 2, "--resume")
     assert "query scale" in fails(*arguments, "--query-scale", 0.5, "--resume")
 

@@ -10,7 +10,7 @@ from csplade.core.errors import InputError
 from csplade.evaluation import measured, plan, plan_yaml, synthetic
 from csplade.evaluation.plan import KNOWN, Question
 from csplade.index import Index, IndexManifest
-from csplade.index.device import DeviceIndex
+from csplade.index.read.device import DeviceIndex
 from csplade.service import capacity, config
 
 GIB = 2**30

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from csplade.core.vectors import ImpactBatch
-from csplade.index.format import Segment, make_block
+from csplade.index.storage.segment import Segment, make_block
 from csplade.kernels.runtime.launch import INTERPRETED, triton
 from csplade.kernels.score.api import Postings
 

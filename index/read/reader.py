@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import IncompatibleError, InputError
-from ..core.vectors import ImpactBatch
-from ..kernels.score.cpu import Workspace, best_keys, score_segments, unpack
-from ..kernels.score.reference import Block, check_queries
-from ..kernels.select.reference import check_k
-from .manifest import IndexManifest
+from ...core.errors import IncompatibleError, InputError
+from ...core.vectors import ImpactBatch
+from ...kernels.score.cpu import Workspace, best_keys, score_segments, unpack
+from ...kernels.score.reference import Block, check_queries
+from ...kernels.select.reference import check_k
+from ..maintenance import VerifyReport, verify
+from ..storage.documents import Document, DocumentStore
+from ..storage.manifest import IndexManifest
 from .oracle import exhaustive
-from .shard import Shard
-from .store import Document, DocumentStore
-from .verify import VerifyReport, verify
+from .snapshot import Shard
 
 if TYPE_CHECKING:
     from .device import Answers, DeviceIndex

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.errors import InputError, UnavailableError
-from ..core.vectors import ImpactBatch
-from ..kernels.runtime.transfer import Clock, fetch, upload, upload_into
-from ..kernels.score.api import Postings, Queries
-from ..kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
-from ..kernels.select.api import merge_keys
-from .shard import OpenSegment, Shard
+from ...core.errors import InputError, UnavailableError
+from ...core.vectors import ImpactBatch
+from ...kernels.runtime.transfer import Clock, fetch, upload, upload_into
+from ...kernels.score.api import Postings, Queries
+from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
+from ...kernels.select.api import merge_keys
+from .snapshot import OpenSegment, Shard
 
 DTYPES = {
     "block_documents": torch.int32,

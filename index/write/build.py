@@ -13,13 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import CorruptError, InputError, UnavailableError
-from ..core.files import sync_directory
-from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
-from ..kernels.score.reference import MAX_BLOCK_DOCUMENTS
-from .format import Segment, make_block, read_segment, write_segment
-from .manifest import BUILDING_FILE, FORMAT_VERSION, INDEX_FILE, IndexManifest, SegmentManifest, ShardManifest
-from .store import Document, DocumentStore
+from ...core.errors import CorruptError, InputError, UnavailableError
+from ...core.files import sync_directory
+from ...core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
+from ...kernels.score.reference import MAX_BLOCK_DOCUMENTS
+from ..storage.documents import Document, DocumentStore
+from ..storage.manifest import (
+    BUILDING_FILE,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    IndexManifest,
+    SegmentManifest,
+    ShardManifest,
+)
+from ..storage.segment import Segment, make_block, read_segment, write_segment
 
 # 16 blocks of 2^14 documents with 119 postings each: some 100 MB, the most the builder holds in memory.
 SEGMENT_BLOCKS = 16

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import CorruptError, InputError, UnavailableError
+from ...core.errors import CorruptError, InputError, UnavailableError
 
 STORE_FILE = "documents.sqlite"
 # SQLite's names of errors that are the disk's or another process's and leave the file as it was.

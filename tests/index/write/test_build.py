@@ -12,7 +12,7 @@ import pytest
 from csplade.core.errors import CorruptError, InputError, UnavailableError
 from csplade.core.vectors import SparseBatch
 from csplade.index import Document, Index, IndexBuilder
-from csplade.index.store import DocumentStore
+from csplade.index.storage.documents import DocumentStore
 
 # Builds 120 documents in 2 shards and kills itself before the Nth call of a C function made by the package;
 # prints the names of all those calls when N is 0. Every write, commit, fsync and rename is such a call.

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CorruptError, InputError
-from ..core.files import write_aside
+from ...core.errors import CorruptError, InputError
+from ...core.files import write_aside
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file
 
 from csplade.core.errors import CorruptError, InputError
 from csplade.index import Index, repair
-from csplade.index.format import Segment, make_block, read_segment
-from csplade.index.manifest import IndexManifest
+from csplade.index.storage.manifest import IndexManifest
+from csplade.index.storage.segment import Segment, make_block, read_segment
 
 
 @pytest.fixture

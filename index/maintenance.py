@@ -9,12 +9,12 @@ import numpy as np
 
 from ..core.errors import CspladeError
 from ..core.vectors import MAX_QUERY_TERMS, ImpactBatch
-from .builder import derive_segment
-from .format import read_segment
-from .shard import Shard
+from .read.snapshot import Shard
+from .storage.segment import read_segment
+from .write.build import derive_segment
 
 if TYPE_CHECKING:
-    from .index import Index
+    from .read.reader import Index
 
 SAMPLE_K = 1000
 

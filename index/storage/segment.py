@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import CorruptError, InputError
-from ..core.files import write_aside
-from ..kernels.score.reference import Block
+from ...core.errors import CorruptError, InputError
+from ...core.files import write_aside
+from ...kernels.score.reference import Block
 from .manifest import FORMAT_VERSION, SegmentManifest
 
 # Tensors start on this boundary of the file, so that a mapping of it can be read with aligned loads.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .store import DocumentStore
+from ..storage.documents import DocumentStore
 
 CHUNK = 4096
 

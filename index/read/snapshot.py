@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import CorruptError
-from .format import Segment, read_segment
-from .manifest import IndexManifest, SegmentManifest, ShardManifest
-from .store import DocumentStore
+from ...core.errors import CorruptError
+from ..storage.documents import DocumentStore
+from ..storage.manifest import IndexManifest, SegmentManifest, ShardManifest
+from ..storage.segment import Segment, read_segment
 
 ALL_ALIVE = np.zeros(0, dtype=np.uint8)
 
