@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client.client import Client
     from .index import Index
     from .model import Encoder
-    from .service.client import Client
     from .service.engine import Engine
 
 __version__ = "0.1.0"

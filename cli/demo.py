@@ -15,10 +15,10 @@ from ..core.files import file_sha256
 from .console import load_encoder, note, print_table, progress_bars
 
 if TYPE_CHECKING:
+    from ..client.client import Client
+    from ..client.results import Answer, Hit
     from ..core.beir import Dataset
     from ..model import Encoder
-    from ..service.answers import Answer, Hit
-    from ..service.client import Client
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -43,10 +43,10 @@ def demo(
     ] = False,
 ) -> None:
     """Index the example corpus, answer questions over gRPC, show the terms that made each hit."""
+    from ..client.client import Client
     from ..core.beir import load_dataset
     from ..index import Index
     from ..service import config
-    from ..service.client import Client
     from ..service.engine import Engine
     from ..service.server import running
 

@@ -86,8 +86,8 @@ def _index(dataset: Dataset, path: Path, model: str | None, k: int, sample: int,
 def _target(
     dataset: Dataset, target: str, k: int, show: Show, *, key: str | None, tls: bool, ca: Path | None
 ) -> Row:
+    from ..client.client import Client
     from ..evaluation.systems import evaluate_target
-    from ..service.client import Client
 
     with Client(target, key=key, tls=tls, ca=ca) as client:
         return evaluate_target(dataset, client, k, name=target, progress=_labelled(show, target))

@@ -19,7 +19,7 @@ from .report import Row
 from .trec import read_run
 
 if TYPE_CHECKING:
-    from ..service.client import Client
+    from ..client.client import Client
     from ..service.engine import Engine
 
 Progress = Callable[[int, int], None]

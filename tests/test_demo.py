@@ -7,13 +7,13 @@ from typer.testing import CliRunner
 
 from csplade.cli import demo
 from csplade.cli.main import app
+from csplade.client.client import Client
 from csplade.core.beir import load_dataset
 from csplade.index import Index
 from csplade.model import Encoder
 from csplade.model.checkpoint.base import base_directory
 from csplade.model.checkpoint.load import EMBEDDED
 from csplade.service import config
-from csplade.service.client import Client
 from csplade.service.engine import Engine
 from csplade.service.indexing import build_from_corpus
 from csplade.service.server import running

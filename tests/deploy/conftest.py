@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from csplade.client.client import Client, ServiceError
 from csplade.index import Index
 from csplade.model import Encoder
 from csplade.service import config
-from csplade.service.client import Client, ServiceError
 from csplade.service.engine import Engine
 from csplade.service.indexing import build_from_corpus
 from csplade.service.server import Server, running

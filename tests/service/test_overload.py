@@ -10,8 +10,8 @@ import grpc
 import psutil
 import pytest
 
+from csplade.client.client import AsyncClient, ServiceError
 from csplade.index import Index
-from csplade.service.client import AsyncClient, ServiceError
 from csplade.service.engine import Engine
 from csplade.service.server import Server
 from csplade.v1 import retrieval_pb2 as pb

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from csplade.client.client import AsyncClient, Client, ServiceError
 from csplade.service import logs
-from csplade.service.client import AsyncClient, Client, ServiceError
 from csplade.service.engine import Engine
 from csplade.service.server import SERVICE_NAME, Server, running
 from csplade.v1 import retrieval_pb2 as pb

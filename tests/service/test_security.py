@@ -10,8 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from csplade.client.client import AsyncClient, Client, ServiceError
 from csplade.core.errors import InputError, UnavailableError
-from csplade.service.client import AsyncClient, Client, ServiceError
 from csplade.service.errors import KeyMissingError, KeyWrongError
 from csplade.service.security import Keys
 from csplade.service.server import running

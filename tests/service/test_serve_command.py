@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from csplade.service.client import Client, ServiceError
+from csplade.client.client import Client, ServiceError
 from csplade.service.server import SERVICE_NAME
 
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]

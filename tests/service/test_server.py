@@ -4,9 +4,9 @@ import urllib.request
 
 import pytest
 
+from csplade.client.client import Client
 from csplade.core.errors import IncompatibleError
 from csplade.index import Index
-from csplade.service.client import Client
 from csplade.service.engine import Engine
 from csplade.service.server import running
 

@@ -6,10 +6,10 @@ import sys
 import grpc
 import pytest
 
+from csplade.client.client import Client, ServiceError
 from csplade.core.errors import InputError
 from csplade.index import Index
 from csplade.service import config
-from csplade.service.client import Client, ServiceError
 from csplade.service.config import Tracing
 from csplade.service.engine import Engine
 from csplade.service.server import running
@@ -115,7 +115,7 @@ def test_nothing_of_opentelemetry_is_loaded_where_nothing_is_traced(vector_index
     code = f"""
 import sys
 from csplade.service import config
-from csplade.service.client import Client
+from csplade.client.client import Client
 from csplade.service.server import running
 flags = {{"index": {str(vector_index)!r}, "server.port": 0, "metrics.enabled": False}}
 with running(config.load(None, flags)) as server, Client(server.address) as client:

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from csplade.client.client import Client, ServiceError
 from csplade.index import Document, Index, IndexBuilder
-from csplade.service.client import Client, ServiceError
 from csplade.service.engine import Engine
 
 NAME = "faults"

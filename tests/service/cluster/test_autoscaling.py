@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from csplade.service.client import Client
+from csplade.client.client import Client
 
 from .conftest import NAME, QUERIES
 

@@ -11,7 +11,7 @@ import urllib.request
 import psutil
 import pytest
 
-from csplade.service.client import Client
+from csplade.client.client import Client
 from csplade.service.ray_start import free_port
 
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
+from csplade.client.client import AsyncClient, Client
 from csplade.index import Document, IndexBuilder
-from csplade.service.client import AsyncClient, Client
 from csplade.service.server import running
 
 LIMITS = {

@@ -8,9 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from csplade.client.client import ServiceError
 from csplade.core.vectors import SparseBatch
 from csplade.index import Index
-from csplade.service.client import ServiceError
 from csplade.service.engine import Engine
 from csplade.service.server import SERVICE_NAME
 from csplade.v1 import retrieval_pb2 as pb

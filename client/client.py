@@ -17,8 +17,8 @@ import grpc.aio
 from ..core.errors import CspladeError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
-from . import answers
-from .answers import Answer, Encoding, Info, Verification
+from . import results as answers
+from .results import Answer, Encoding, Info, Verification
 
 __all__ = ["AsyncClient", "Client", "Query", "ServiceError"]
 

@@ -12,7 +12,7 @@ class Blocked:
 BLOCKED = set(%r)
 sys.meta_path.insert(0, Blocked())
 from csplade import Client
-from csplade.service.client import AsyncClient, ServiceError
+from csplade.client.client import AsyncClient, ServiceError
 with Client("127.0.0.1:1", timeout=5) as client:
     try:
         client.search("text")
