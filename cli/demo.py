@@ -85,8 +85,8 @@ def _load(model: str) -> Encoder:
 def _build(dataset: Dataset, encoder: Encoder) -> Path:
     """The index of the examples by this encoder, kept in the cache for the next time."""
     from ..index import IndexManifest
+    from ..ingest.build import build_from_corpus
     from ..model.checkpoint import base
-    from ..service.indexing import build_from_corpus
 
     key = f"{encoder.fingerprint[:16]}-{file_sha256(dataset.corpus)[:16]}-{__version__}"
     index = base.cache_directory() / "demo" / key

@@ -32,7 +32,7 @@ def encode(
         raise typer.BadParameter(
             "cannot be .gz, it is written line by line; compress it after", param_hint="--output"
         )
-    from ..service.encoding import encode_file
+    from ..ingest.encode import encode_file
 
     with progress_bars("texts") as progress:
         report = encode_file(

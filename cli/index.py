@@ -62,7 +62,7 @@ def build(
         raise typer.BadParameter("--terms and the scales go with --vectors", param_hint="--corpus")
     if vectors is not None and quantization != "auto":
         raise typer.BadParameter("goes with --corpus", param_hint="--quantization")
-    from ..service.indexing import build_from_corpus, build_from_vectors
+    from ..ingest.build import build_from_corpus, build_from_vectors
 
     on_bad = BadLines() if skip_bad else None
     with progress_bars("docs") as progress:

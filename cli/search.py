@@ -50,8 +50,8 @@ def search(
     from ..core.beir import read_queries
     from ..evaluation.bulk import answer_texts, answer_vectors
     from ..index import IndexManifest
+    from ..ingest.vectors import read_vectors
     from ..service.engine import Engine
-    from ..service.vectors import read_vectors
 
     # what is asked is read first: an error in it should not wait for a model to load
     manifest = IndexManifest.open(index)
@@ -74,7 +74,7 @@ def search(
 def _write(
     answers: Iterable[tuple[str, Answer]], total: int, output: Path, tag: str, integer_scores: bool
 ) -> None:
-    from ..evaluation.trec import write_run
+    from ..ingest.trec import write_run
 
     counts = dict.fromkeys(
         (

@@ -288,10 +288,10 @@ def idf(
     ] = 0.0,
 ) -> None:
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays as it is."""
+    from ..ingest.jsonl import joined_text, read_corpus
     from ..model import golden
     from ..model.checkpoint.layout import resolve
     from ..model.lexical import train_idf
-    from ..service.corpus import joined_text, read_corpus
     from .console import progress_bars
 
     total = sum(1 for path in corpus for _ in read_corpus(path))

@@ -9,7 +9,7 @@ from statistics import median
 
 from ..core.beir import Dataset
 from ..core.errors import InputError, UnavailableError
-from ..service.corpus import joined_text, read_corpus
+from ..ingest.jsonl import joined_text, read_corpus
 
 K1, B = 0.9, 0.4
 

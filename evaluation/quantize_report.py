@@ -27,8 +27,8 @@ from ..core.beir import Dataset
 from ..core.errors import IncompatibleError, InputError, UnavailableError
 from ..core.files import write_aside
 from ..core.vectors import MAX_DOCUMENT_IMPACT, MAX_QUERY_IMPACT, SparseBatch
+from ..ingest.jsonl import joined_text, read_corpus
 from ..model.checkpoint import presets
-from ..service.corpus import joined_text, read_corpus
 from .measures import measure
 from .quantize_worker import Cost, Precision, Task, read
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from ..core.beir import Dataset
 from ..core.errors import InputError
-from ..service.corpus import joined_text, read_corpus
+from ..ingest.jsonl import joined_text, read_corpus
+from ..ingest.trec import read_run
 from . import bm25
 from .measures import measure
 from .report import Row
-from .trec import read_run
 
 if TYPE_CHECKING:
     from ..client.client import Client

@@ -145,8 +145,8 @@ def small_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_index(tmp_path_factory, small_corpus, tiny_model):
     """The small corpus, indexed in two shards with the tiny model."""
+    from csplade.ingest.build import build_from_corpus
     from csplade.model import Encoder
-    from csplade.service.indexing import build_from_corpus
 
     path = tmp_path_factory.mktemp("index") / "small"
     build_from_corpus(small_corpus, path, Encoder.from_pretrained(tiny_model), shards=2)

@@ -10,8 +10,8 @@ from csplade.index import IndexManifest
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, small_corpus, tiny_model):
     """The bytes of a file of vectors that was written without a break."""
+    from csplade.ingest.encode import encode_file
     from csplade.model import Encoder
-    from csplade.service.encoding import encode_file
 
     path = tmp_path_factory.mktemp("whole") / "vectors.jsonl"
     report = encode_file(small_corpus, path, Encoder.from_pretrained(tiny_model))
@@ -110,8 +110,8 @@ def test_terms_as_ids(cli, tmp_path, small_corpus, tiny_model, whole):
 
 
 def test_a_term_without_a_string_of_its_own(tmp_path, small_corpus, tiny_model, monkeypatch):
+    from csplade.ingest.encode import encode_file
     from csplade.model import Encoder
-    from csplade.service.encoding import encode_file
 
     encoder = Encoder.from_pretrained(tiny_model)
     monkeypatch.setattr(encoder, "token", lambda term: "same")

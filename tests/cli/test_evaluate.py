@@ -100,7 +100,7 @@ def test_a_run_of_another_collection(fails, cli, dataset, tmp_path):
 
 
 def test_bad_input(fails, dataset, small_index, tmp_path, many_vectors):
-    from csplade.service.indexing import build_from_vectors
+    from csplade.ingest.build import build_from_vectors
 
     assert "no such folder" in fails("evaluate", tmp_path / "no", "--bm25")
     assert "splits that are there: test" in fails("evaluate", dataset, "--split", "dev", "--bm25")

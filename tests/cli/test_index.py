@@ -25,7 +25,7 @@ def contents(index):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, many_vectors):
     """The contents of an index that was built without a break."""
-    from csplade.service.indexing import build_from_vectors
+    from csplade.ingest.build import build_from_vectors
 
     path = tmp_path_factory.mktemp("whole") / "index"
     build_from_vectors(many_vectors, path, shards=3)
@@ -259,7 +259,7 @@ def test_documents_keep_what_their_lines_say(lines, tmp_path, tiny_model, cli):
     ],
 )
 def test_spoilt_indexes(fails, tmp_path, many_vectors, change, message):
-    from csplade.service.indexing import build_from_vectors
+    from csplade.ingest.build import build_from_vectors
 
     path = tmp_path / "index"
     build_from_vectors(many_vectors, path, shards=3)
@@ -270,7 +270,7 @@ def test_spoilt_indexes(fails, tmp_path, many_vectors, change, message):
 
 
 def test_verify_repairs_segments(fails, cli, tmp_path, many_vectors, whole):
-    from csplade.service.indexing import build_from_vectors
+    from csplade.ingest.build import build_from_vectors
 
     path = tmp_path / "index"
     build_from_vectors(many_vectors, path, shards=3)
@@ -281,7 +281,7 @@ def test_verify_repairs_segments(fails, cli, tmp_path, many_vectors, whole):
 
 
 def test_verify_finds_a_store_that_differs(cli, tmp_path, many_vectors):
-    from csplade.service.indexing import build_from_vectors
+    from csplade.ingest.build import build_from_vectors
 
     path = tmp_path / "index"
     build_from_vectors(many_vectors, path)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from csplade.core.vectors import ImpactBatch
-from csplade.evaluation.trec import read_run
 from csplade.index import Index
+from csplade.ingest.trec import read_run
 
 
 def test_a_table_for_people(cli, small_index):
@@ -45,7 +45,7 @@ def test_bulk_texts_rank_like_single_ones(cli, lines, small_index, tmp_path):
 
 @pytest.fixture(scope="module")
 def string_index(tmp_path_factory, many_vectors):
-    from csplade.service.indexing import build_from_vectors
+    from csplade.ingest.build import build_from_vectors
 
     path = tmp_path_factory.mktemp("strings") / "index"
     build_from_vectors(many_vectors, path, shards=2)

@@ -17,10 +17,10 @@ import yaml
 
 from csplade.client.client import Client, ServiceError
 from csplade.index import Index
+from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.service import config
 from csplade.service.engine import Engine
-from csplade.service.indexing import build_from_corpus
 from csplade.service.server import Server, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -66,8 +66,8 @@ def step() -> Callable[..., Step]:
 
 @pytest.fixture(scope="session")
 def examples_index(tiny_model, tmp_path_factory) -> Path:
+    from csplade.ingest.build import build_from_corpus
     from csplade.model import Encoder
-    from csplade.service.indexing import build_from_corpus
 
     path = tmp_path_factory.mktemp("examples") / "index"
     build_from_corpus(EXAMPLES / "corpus.jsonl", path, Encoder.from_pretrained(tiny_model), shards=2)

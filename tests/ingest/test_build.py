@@ -4,8 +4,8 @@ import pytest
 
 from csplade.core.errors import InputError
 from csplade.index import Index
-from csplade.service import indexing
-from csplade.service.indexing import build_from_corpus, build_from_vectors
+from csplade.ingest import build as indexing
+from csplade.ingest.build import build_from_corpus, build_from_vectors
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ..core.errors import IncompatibleError, InputError
 from ..core.files import sync_directory, write_aside
 from ..core.vectors import SparseBatch
 from ..index import Document
-from .corpus import CHUNK, OnBad, joined_text, read_corpus
+from .jsonl import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 import pytest
 
 from csplade.core.errors import InputError
-from csplade.evaluation.trec import read_run, write_run
+from csplade.ingest.trec import read_run, write_run
 
 
 def test_round_trip_keeps_the_order_of_ties(tmp_path):

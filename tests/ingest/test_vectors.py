@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from csplade.core.errors import InputError
-from csplade.service.vectors import VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
+from csplade.ingest.vectors import VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ..core.errors import IncompatibleError, InputError
 from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
 from ..index import Document
-from .corpus import OnBad, read_corpus
+from .jsonl import OnBad, read_corpus
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from ..service.engine import Engine
 
 Keys = Literal["ids", "tokens"]
 Lookup = Callable[[str], int | None]

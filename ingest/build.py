@@ -20,7 +20,7 @@ from ..core.vectors import DOCUMENT_SCALE, SparseBatch
 from ..index import Document, IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
-from .corpus import CHUNK, OnBad, joined_text, read_corpus
+from .jsonl import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys, Lookup, VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
 
 if TYPE_CHECKING:
