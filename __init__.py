@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.client import Client
+    from .engine.collection import Engine
     from .index import Index
     from .model import Encoder
-    from .service.engine import Engine
 
 __version__ = "0.1.0"
 __all__ = ["Client", "Encoder", "Engine", "Index"]

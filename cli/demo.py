@@ -45,9 +45,9 @@ def demo(
     """Index the example corpus, answer questions over gRPC, show the terms that made each hit."""
     from ..client.client import Client
     from ..core.beir import load_dataset
+    from ..engine.collection import Engine
     from ..index import Index
     from ..service import config
-    from ..service.engine import Engine
     from ..service.server import running
 
     dataset = load_dataset(EXAMPLES)

@@ -75,8 +75,8 @@ def evaluate(
 
 
 def _index(dataset: Dataset, path: Path, model: str | None, k: int, sample: int, show: Show) -> Row:
+    from ..engine.collection import Engine
     from ..evaluation.systems import evaluate_index
-    from ..service.engine import Engine
 
     with Engine.open(path, model=model) as engine:
         progress = _labelled(show, path.resolve().name)

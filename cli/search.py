@@ -14,7 +14,7 @@ from .console import Quantization, note, print_table, progress_bars
 from .index import Directory
 
 if TYPE_CHECKING:
-    from ..service.engine import Answer, Engine, Hit
+    from ..engine.collection import Answer, Engine, Hit
 
 SNIPPET = 100  # characters of a document shown in the table
 REASONS = 6  # contributions shown in the table
@@ -48,10 +48,10 @@ def search(
     if text is not None and integer_scores:
         raise typer.BadParameter("goes with --queries and --vectors only", param_hint="--integer-scores")
     from ..core.beir import read_queries
-    from ..evaluation.bulk import answer_texts, answer_vectors
+    from ..engine.bulk import answer_texts, answer_vectors
+    from ..engine.collection import Engine
     from ..index import IndexManifest
     from ..ingest.vectors import read_vectors
-    from ..service.engine import Engine
 
     # what is asked is read first: an error in it should not wait for a model to load
     manifest = IndexManifest.open(index)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..core.vectors import SparseBatch
+from ..engine.collection import Engine
 from ..service.config import Limits
-from ..service.engine import Engine
 from ..service.requests import search_work
 
 WARM = 20  # queries before the clock counts

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = (
     "tests/kernels",
     "tests/index/read/test_device.py",
-    "tests/service/test_fused.py",
+    "tests/engine/test_device_plan.py",
 )
 # The headline collection, and one of an encoder with a large vocabulary.
 PASSAGES = {"documents": 8_800_000, "mean_terms": 119, "query_terms": 43, "k": 1000}

@@ -20,7 +20,7 @@ from .report import Row
 
 if TYPE_CHECKING:
     from ..client.client import Client
-    from ..service.engine import Engine
+    from ..engine.collection import Engine
 
 Progress = Callable[[int, int], None]
 """Called with queries done and queries in all."""

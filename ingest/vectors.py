@@ -20,7 +20,7 @@ from ..index import Document
 from .jsonl import OnBad, read_corpus
 
 if TYPE_CHECKING:
-    from ..service.engine import Engine
+    from ..engine.collection import Engine
 
 Keys = Literal["ids", "tokens"]
 Lookup = Callable[[str], int | None]

@@ -1,6 +1,6 @@
 """The pipeline of the ingress: encode in one deployment, search all shards at once, merge.
 
-It stands where a single process has its :class:`~csplade.service.pipeline.Pipeline`, for the same servicer.
+It stands where a single process has its :class:`~csplade.engine.local.Pipeline`, for the same servicer.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
 from ..core.errors import IncompatibleError, UnavailableError
+from ..engine.collection import Answer, Hit
+from ..engine.local import FEW, Done, Work, until
 from ..index import IndexManifest
 from . import logs
 from .config import Settings
-from .engine import Answer, Hit
 from .errors import OverloadedError
 from .metrics import Metrics
-from .pipeline import FEW, Done, Work, until
 from .ray_lane import Lane
 from .ray_replicas import Call, Coded, Detail, EncoderFacts, FailedError, Ranking, Refusal, vector_of
 

@@ -17,12 +17,12 @@ from google.protobuf.message import Message
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from ..engine.local import Pipeline
 from ..v1 import retrieval_pb2 as pb
 from . import logs
 from .boundary import Boundary
 from .config import Settings
 from .metrics import Metrics
-from .pipeline import Pipeline
 from .ray_fanout import Catalog, Fanout, Peer
 from .ray_grpc import AbortedError, RayContext, is_draining
 from .ray_metrics import RayInstruments

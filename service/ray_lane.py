@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from .batching import Pace
+from ..engine.batching import Pace
 
 Q = TypeVar("Q")
 A = TypeVar("A")

@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict
 
 from ..core.errors import CspladeError, IncompatibleError, InputError, UnavailableError
 from ..core.vectors import SparseBatch
+from ..engine.collection import Answer, Contribution, Engine
+from ..engine.local import Done, Kind, Pipeline, Vector, Work
 from ..index import Document, IndexManifest, SearchResult
 from . import logs
 from .config import Settings
-from .engine import Answer, Contribution, Engine
 from .errors import DeadlineError, OverloadedError
 from .metrics import Metrics
-from .pipeline import Done, Kind, Pipeline, Vector, Work
 from .ray_metrics import RayInstruments
 from .server import open_engine
 

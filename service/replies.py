@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
+from ..engine.collection import Answer, Engine, Hit
+from ..engine.local import Done
 from ..v1 import retrieval_pb2 as pb
 from .config import Settings
-from .engine import Answer, Engine, Hit
-from .pipeline import Done
 
 DISTRIBUTIONS = ("grpcio", "protobuf", "numpy", "numba", "torch", "triton", "transformers", "tokenizers")
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..core.errors import InputError
+from ..engine.local import Kind, Vector, Work
 from ..v1 import retrieval_pb2 as pb
 from .config import Limits
-from .pipeline import Kind, Vector, Work
 
 DEFAULT_K = 10
 

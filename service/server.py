@@ -20,13 +20,13 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from ..core.errors import InputError, UnavailableError
+from ..engine.collection import Engine
+from ..engine.local import Pipeline
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from .boundary import Boundary
 from .config import Settings
-from .engine import Engine
 from .metrics import Metrics
-from .pipeline import Pipeline
 from .security import Keys, server_credentials
 from .servicer import RetrievalServicer
 from .tracing import tracer

@@ -14,15 +14,15 @@ import grpc
 import grpc.aio
 
 from ..core.errors import InputError, UnavailableError
+from ..engine.collection import Answer
+from ..engine.local import Done, Pipeline, Work
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import logs, replies, requests, tracing
 from .boundary import Boundary
 from .config import Settings
-from .engine import Answer
 from .errors import status_of
 from .metrics import Metrics
-from .pipeline import Done, Pipeline, Work
 
 log = logging.getLogger(__name__)
 

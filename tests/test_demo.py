@@ -9,13 +9,13 @@ from csplade.cli import demo
 from csplade.cli.main import app
 from csplade.client.client import Client
 from csplade.core.beir import load_dataset
+from csplade.engine.collection import Engine
 from csplade.index import Index
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.model.checkpoint.base import base_directory
 from csplade.model.checkpoint.load import EMBEDDED
 from csplade.service import config
-from csplade.service.engine import Engine
 from csplade.service.server import running
 
 NDCG_FLOOR = 0.50  # of the embedded model, which gives 0.526; to be raised with it

@@ -55,8 +55,8 @@ def test_index_service_and_run_agree(cli, dataset, small_index, served, tmp_path
 
 
 def test_flops_by_their_definition(cli, dataset, small_index):
+    from csplade.engine.collection import Engine
     from csplade.index import Index
-    from csplade.service.engine import Engine
 
     outcome = cli("evaluate", dataset, "--index", small_index, "--sample", 0, "--json")
     (row,) = json.loads(outcome.out)["systems"]

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from csplade.client.client import Client, ServiceError
+from csplade.engine.collection import Engine
 from csplade.index import Index
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.service import config
-from csplade.service.engine import Engine
 from csplade.service.server import Server, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

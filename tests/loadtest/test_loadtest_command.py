@@ -71,10 +71,10 @@ def test_soak_and_overload_need_a_rate(command, server):
 
 @pytest.mark.slow
 def test_overload_is_refused_and_seen_to_pass(examples_index, tmp_path):
+    from csplade.engine.collection import Engine
     from csplade.index import Index
     from csplade.loadtest import queries
     from csplade.service import config
-    from csplade.service.engine import Engine
     from csplade.service.server import running
 
     class Slow:

@@ -122,7 +122,7 @@ class HeldIndex:
 @pytest.fixture
 def held(vector_index):
     """A held index and an opener that serves it."""
-    from csplade.service.engine import Engine
+    from csplade.engine.collection import Engine
 
     index = HeldIndex(Index.open(vector_index, threads=1))
     yield SimpleNamespace(index=index, opener=lambda settings: Engine(index))

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from csplade.client.client import AsyncClient, ServiceError
+from csplade.engine.collection import Engine
 from csplade.index import Index
-from csplade.service.engine import Engine
 from csplade.service.server import Server
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc

@@ -15,11 +15,11 @@ from ray.serve.exceptions import BackPressureError
 
 from csplade.core.errors import IncompatibleError, UnavailableError
 from csplade.core.vectors import SparseBatch
+from csplade.engine.collection import Engine
+from csplade.engine.local import Work
 from csplade.index import Index
-from csplade.service.engine import Engine
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics
-from csplade.service.pipeline import Work
 from csplade.service.ray_fanout import HEAVY, TOGETHER, Catalog, Fanout, Peer
 from csplade.service.ray_replicas import (
     Call,

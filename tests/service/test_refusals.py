@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from csplade.client.client import AsyncClient, Client, ServiceError
+from csplade.engine.collection import Engine
 from csplade.service import logs
-from csplade.service.engine import Engine
 from csplade.service.server import SERVICE_NAME, Server, running
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc

@@ -6,8 +6,8 @@ import pytest
 
 from csplade.client.client import Client
 from csplade.core.errors import IncompatibleError
+from csplade.engine.collection import Engine
 from csplade.index import Index
-from csplade.service.engine import Engine
 from csplade.service.server import running
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from csplade.client.client import Client, ServiceError
 from csplade.core.errors import InputError
+from csplade.engine.collection import Engine
 from csplade.index import Index
 from csplade.service import config
 from csplade.service.config import Tracing
-from csplade.service.engine import Engine
 from csplade.service.server import running
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from csplade.client.client import Client, ServiceError
+from csplade.engine.collection import Engine
 from csplade.index import Document, Index, IndexBuilder
-from csplade.service.engine import Engine
 
 NAME = "faults"
 QUERIES = ["rivers in winter", "birds at sea", "iron and stone", "maps by night"]

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from csplade.core.errors import InputError
+from csplade.engine import device_plan as fused
+from csplade.engine.collection import Engine
+from csplade.engine.local import Pipeline, Work
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.service import fused
 from csplade.service.config import Settings
-from csplade.service.engine import Engine
 from csplade.service.metrics import Metrics
-from csplade.service.pipeline import Pipeline, Work
 
 TEXTS = ["sunlight in summer", "", "iron", "where do rivers go at night", "word " * 200]
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

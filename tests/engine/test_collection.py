@@ -5,8 +5,8 @@ import pytest
 
 from csplade.core.errors import IncompatibleError, InputError
 from csplade.core.vectors import SparseBatch
+from csplade.engine.collection import Engine
 from csplade.index import Index
-from csplade.service.engine import Engine
 
 
 @pytest.fixture(scope="module")

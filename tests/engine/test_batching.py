@@ -6,8 +6,8 @@ import time
 import pytest
 
 from csplade.core.errors import UnavailableError
-from csplade.service import batching
-from csplade.service.batching import BRIEF, Batcher
+from csplade.engine import batching
+from csplade.engine.batching import BRIEF, Batcher
 from csplade.service.config import Batching
 from csplade.service.errors import DeadlineError, OverloadedError
 from csplade.service.metrics import Metrics

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_TERMS
 from ..ingest.vectors import VectorLine, query_lookup, to_batch
-from ..service.engine import Answer, Engine
+from .collection import Answer, Engine
 
 BATCH = 64
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import SearchResult
+from ..service.config import Settings
+from ..service.errors import DeadlineError, OverloadedError
+from ..service.metrics import Metrics
 from .batching import Batcher
-from .config import Settings
-from .engine import Answer, Engine
-from .errors import DeadlineError, OverloadedError
-from .metrics import Metrics
+from .collection import Answer, Engine
 
 if TYPE_CHECKING:
     from ..model.encoder import Encoded

@@ -23,7 +23,7 @@ from ..index import Document, Index, SearchResult
 if TYPE_CHECKING:
     from ..model import Encoder
     from ..model.tokens import Kind, Tokens
-    from .fused import Ranked
+    from .device_plan import Ranked
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +138,7 @@ class Engine:
             named = model or (index.manifest.encoder or {}).get("model")
             if not with_encoder or named is None:
                 return cls(index)
-            from ..model import (
-                Encoder,  # torch and transformers: seconds that a vector-only server need not spend
-            )
+            from ..model import Encoder
 
             encoder = Encoder.from_pretrained(
                 named, device=device, quantization=quantization, threads=encoder_threads
@@ -203,7 +201,7 @@ class Engine:
 
     def rank_tokens(self, tokens: Tokens, kind: Kind, k: int) -> Ranked:
         """Encode texts and rank documents for them on the device they share; see :func:`.fused.rank`."""
-        from .fused import rank  # torch and transformers, as above
+        from .device_plan import rank  # torch and transformers, as above
 
         return rank(self.need_encoder(), self.index, tokens, kind, k)
 

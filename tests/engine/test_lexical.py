@@ -5,9 +5,9 @@ import urllib.request
 import pytest
 
 from csplade.client.client import Client
+from csplade.engine.collection import Engine
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
-from csplade.service.engine import Engine
 from csplade.service.server import running
 
 

@@ -6,12 +6,13 @@ import threading
 import numpy as np
 import pytest
 
+from csplade.engine import batching
+from csplade.engine import local as pipeline
+from csplade.engine.collection import Engine
+from csplade.engine.local import FEW, SHORT, Pipeline, Work
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.service import batching, pipeline
-from csplade.service.engine import Engine
 from csplade.service.metrics import Metrics
-from csplade.service.pipeline import FEW, SHORT, Pipeline, Work
 
 VECTOR = (np.array([3, 45], np.int32), np.array([1.0, 2.0], np.float32))
 

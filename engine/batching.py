@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..core.errors import UnavailableError
-from .config import Batching
-from .errors import DeadlineError, OverloadedError
-from .metrics import Metrics
+from ..service.config import Batching
+from ..service.errors import DeadlineError, OverloadedError
+from ..service.metrics import Metrics
 
 W = TypeVar("W")
 D = TypeVar("D")
