@@ -58,6 +58,6 @@ VOLUME /cache
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "csplade.service.probe", "localhost:50051"]
+    CMD ["python", "-m", "csplade.service.grpc.probe", "localhost:50051"]
 ENTRYPOINT ["csplade"]
 CMD ["serve"]

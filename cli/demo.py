@@ -47,8 +47,8 @@ def demo(
     from ..core.beir import load_dataset
     from ..engine.collection import Engine
     from ..index import Index
-    from ..service import config
-    from ..service.server import running
+    from ..service import settings as config
+    from ..service.grpc.server import running
 
     dataset = load_dataset(EXAMPLES)
     encoder = _load(model)

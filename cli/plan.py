@@ -44,7 +44,7 @@ def plan(
     from ..core.files import write_aside
     from ..evaluation import plan as planner
     from ..evaluation import plan_yaml
-    from ..service.capacity import available_memory
+    from ..service.memory import available_memory
 
     free = int(memory * GIB) if memory is not None else available_memory()
     if free is None:

@@ -37,7 +37,7 @@ def serve(
     options: list[str] = typer.Option([], "--set", help="Any other setting, as KEY=VALUE; repeatable."),
 ) -> None:
     """Serve an index over gRPC until SIGTERM; prints host:port on standard output once it is ready."""
-    from ..service import config as settings_of
+    from ..service import settings as settings_of
 
     flags = {
         "index": index,
@@ -63,15 +63,16 @@ def serve(
             raise InputError(f"--set {option}: must be KEY=VALUE, for example limits.k=100")
         flags[key] = value
     settings = settings_of.load(config, flags)
-    from ..service import capacity, logs  # only now: a wrong setting need not wait for what a server needs
+    from ..service import memory as capacity
+    from ..service.telemetry import logs  # only now: a wrong setting need not wait for what a server needs
 
     logs.configure(settings.logging.level)
     capacity.check_memory(settings)
     if ray:
-        from ..service.ray_start import serve_on_ray
+        from ..service.ray.cluster import serve_on_ray
 
         serve_on_ray(settings, on_ready=typer.echo)
         return
-    from ..service import server as service
+    from ..service.grpc import server as service
 
     asyncio.run(service.serve(settings, on_ready=lambda server: typer.echo(server.address)))

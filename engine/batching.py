@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..core.errors import UnavailableError
-from ..service.config import Batching
-from ..service.errors import DeadlineError, OverloadedError
-from ..service.metrics import Metrics
+from ..service.grpc.status import DeadlineError, OverloadedError
+from ..service.settings import Batching
+from ..service.telemetry.metrics import Metrics
 
 W = TypeVar("W")
 D = TypeVar("D")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import SearchResult
-from ..service.config import Settings
-from ..service.errors import DeadlineError, OverloadedError
-from ..service.metrics import Metrics
+from ..service.grpc.status import DeadlineError, OverloadedError
+from ..service.settings import Settings
+from ..service.telemetry.metrics import Metrics
 from .batching import Batcher
 from .collection import Answer, Engine
 

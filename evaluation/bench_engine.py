@@ -11,8 +11,8 @@ import numpy as np
 
 from ..core.vectors import SparseBatch
 from ..engine.collection import Engine
-from ..service.config import Limits
-from ..service.requests import search_work
+from ..service.grpc.requests import search_work
+from ..service.settings import Limits
 
 WARM = 20  # queries before the clock counts
 

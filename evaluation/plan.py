@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import InputError
-from ..service.capacity import ENCODER_BYTES, PROCESS_BYTES
+from ..service.memory import ENCODER_BYTES, PROCESS_BYTES
 from . import measured
 from .distribution import probabilities
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..service.capacity import PROCESS_BYTES
+from ..service.memory import PROCESS_BYTES
 from .plan import RECOVERY, VECTORS_ONLY, Plan
 
 QUEUE = (64, 512)  # fewest: an Encode of 64 texts must fit; most: the default
@@ -87,15 +87,15 @@ def ray_config(plan: Plan) -> dict[str, Any]:
         "grpc_options": {
             "port": 50051,
             "grpc_servicer_functions": [
-                "csplade.service.ray_grpc:add_retrieval_service",
-                "csplade.service.ray_grpc:add_health_service",
+                "csplade.service.ray.grpc_context:add_retrieval_service",
+                "csplade.service.ray.grpc_context:add_health_service",
             ],
         },
         "applications": [
             {
                 "name": "csplade",
                 "route_prefix": "/",
-                "import_path": "csplade.service.ray_app:build",
+                "import_path": "csplade.service.ray.app:build",
                 "args": arguments,
                 "deployments": deployments,
             }

@@ -15,8 +15,8 @@ from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.model.checkpoint.base import base_directory
 from csplade.model.checkpoint.load import EMBEDDED
-from csplade.service import config
-from csplade.service.server import running
+from csplade.service import settings as config
+from csplade.service.grpc.server import running
 
 NDCG_FLOOR = 0.50  # of the embedded model, which gives 0.526; to be raised with it
 

@@ -11,7 +11,8 @@ from csplade.evaluation import measured, plan, plan_yaml, synthetic
 from csplade.evaluation.plan import KNOWN, Question
 from csplade.index import Index, IndexManifest
 from csplade.index.read.device import DeviceIndex
-from csplade.service import capacity, config
+from csplade.service import memory as capacity
+from csplade.service import settings as config
 
 GIB = 2**30
 BENCHMARKS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -149,7 +150,7 @@ def test_the_yaml_of_a_cluster_is_taken_by_ray_and_by_the_application(model):
         *(f"shard-{i}" for i in range(made.shards)),
     ]
     config.load(None, application.args["settings"])
-    from csplade.service.ray_app import RayArguments
+    from csplade.service.ray.app import RayArguments
 
     assert RayArguments(**application.args).index == Path("/data/index")
 

@@ -20,8 +20,8 @@ from csplade.engine.collection import Engine
 from csplade.index import Index
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
-from csplade.service import config
-from csplade.service.server import Server, running
+from csplade.service import settings as config
+from csplade.service.grpc.server import Server, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EXAMPLES = Path(__file__).parents[2] / "examples"

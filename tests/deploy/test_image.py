@@ -17,7 +17,7 @@ import yaml
 
 from csplade.core.vectors import SparseBatch
 from csplade.index import Document, IndexBuilder
-from csplade.service import config
+from csplade.service import settings as config
 
 ROOT = Path(__file__).parents[2]
 IGNORED = [

@@ -24,7 +24,7 @@ SINGLE_ONLY = "process_"
 SERVICE = """
 import sys
 from csplade.service import config
-from csplade.service.ray_start import cluster, free_port, run
+from csplade.service.ray.cluster import cluster, free_port, run
 flags = dict(zip(("index", "model.path"), sys.argv[1:3]))
 settings = config.load(None, flags | {"server.port": 0, "scoring.threads": 1, "model.threads": 1})
 ray = {"include_dashboard": True, "dashboard_port": free_port(), "_temp_dir": sys.argv[3]}

@@ -8,9 +8,9 @@ import pytest
 from csplade.core.errors import UnavailableError
 from csplade.engine import batching
 from csplade.engine.batching import BRIEF, Batcher
-from csplade.service.config import Batching
-from csplade.service.errors import DeadlineError, OverloadedError
-from csplade.service.metrics import Metrics
+from csplade.service.grpc.status import DeadlineError, OverloadedError
+from csplade.service.settings import Batching
+from csplade.service.telemetry.metrics import Metrics
 
 LATER = 60.0
 

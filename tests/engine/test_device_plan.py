@@ -11,8 +11,8 @@ from csplade.engine.collection import Engine
 from csplade.engine.local import Pipeline, Work
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.service.config import Settings
-from csplade.service.metrics import Metrics
+from csplade.service.settings import Settings
+from csplade.service.telemetry.metrics import Metrics
 
 TEXTS = ["sunlight in summer", "", "iron", "where do rivers go at night", "word " * 200]
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -8,7 +8,7 @@ from csplade.client.client import Client
 from csplade.engine.collection import Engine
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
-from csplade.service.server import running
+from csplade.service.grpc.server import running
 
 
 @pytest.fixture(scope="module")

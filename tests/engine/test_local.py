@@ -12,7 +12,7 @@ from csplade.engine.collection import Engine
 from csplade.engine.local import FEW, SHORT, Pipeline, Work
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.service.metrics import Metrics
+from csplade.service.telemetry.metrics import Metrics
 
 VECTOR = (np.array([3, 45], np.int32), np.array([1.0, 2.0], np.float32))
 

@@ -77,8 +77,8 @@ def examples_index(tiny_model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def server(examples_index) -> Iterator[Any]:
     """The single process on loopback, with metrics; its ``address`` and ``metrics_address``."""
-    from csplade.service import config
-    from csplade.service.server import running
+    from csplade.service import settings as config
+    from csplade.service.grpc.server import running
 
     flags = {"index": examples_index, "server.port": 0, "metrics.port": 0, "logging.requests": False}
     with running(config.load(flags=flags)) as one:

@@ -74,8 +74,8 @@ def test_overload_is_refused_and_seen_to_pass(examples_index, tmp_path):
     from csplade.engine.collection import Engine
     from csplade.index import Index
     from csplade.loadtest import queries
-    from csplade.service import config
-    from csplade.service.server import running
+    from csplade.service import settings as config
+    from csplade.service.grpc.server import running
 
     class Slow:
         """An index that can do twenty searches a second."""

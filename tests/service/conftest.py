@@ -13,7 +13,7 @@ import pytest
 
 from csplade.core.vectors import SparseBatch
 from csplade.index import Document, Index, IndexBuilder
-from csplade.service import config
+from csplade.service import settings as config
 
 TOPICS = ["rivers", "hash", "energy", "sunlight", "birds", "maps", "iron", "kilometres"]
 TIMES = ["winter", "summer", "night", "day", "sea", "stone"]
@@ -181,7 +181,7 @@ def open_collector():
 def ray_cluster(settings):
     """The address of a Ray cluster on this machine, for all tests that need one."""
     pytest.importorskip("ray", reason="Ray is not installed")
-    from csplade.service.ray_start import cluster
+    from csplade.service.ray.cluster import cluster
 
     with cluster(settings().server) as address:
         yield address

@@ -79,7 +79,7 @@ def deploy(ray_cluster, first) -> Callable[..., None]:
         application = {
             "name": NAME,
             "route_prefix": f"/{NAME}",
-            "import_path": "csplade.service.ray_app:build",
+            "import_path": "csplade.service.ray.app:build",
             "args": {"index": str(first.index), "settings": settings},
             "deployments": [
                 {"name": "encoder", "user_config": told} | (encoder or {"num_replicas": 1}),
@@ -99,7 +99,7 @@ def deploy(ray_cluster, first) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def application(ray_cluster, deploy, first) -> str:
     """The address of the application, which serves the first version; its name is NAME."""
-    from csplade.service.ray_start import wait_until_serving
+    from csplade.service.ray.cluster import wait_until_serving
 
     deploy(first)
     wait_until_serving(ray_cluster, NAME, 180)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from csplade.client.client import Client
-from csplade.service.ray_start import free_port
+from csplade.service.ray.cluster import free_port
 
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]
 

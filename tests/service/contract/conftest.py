@@ -9,7 +9,7 @@ import pytest
 
 from csplade.client.client import AsyncClient, Client
 from csplade.index import Document, IndexBuilder
-from csplade.service.server import running
+from csplade.service.grpc.server import running
 
 LIMITS = {
     "limits__explain_k": 20,
@@ -71,7 +71,7 @@ def start(request, settings) -> Callable[..., Service]:
             return Service(server.address, key=KEY if "security__keys_file" in values else None)
 
         def on_ray(name: str, index, **values) -> Service:
-            from csplade.service.ray_start import run
+            from csplade.service.ray.cluster import run
 
             address = request.getfixturevalue("ray_cluster")
             run(settings(index, scoring__threads=1, model__threads=1, **values), address, name=name)

@@ -12,7 +12,7 @@ from csplade.client.client import ServiceError
 from csplade.core.vectors import SparseBatch
 from csplade.engine.collection import Engine
 from csplade.index import Index
-from csplade.service.server import SERVICE_NAME
+from csplade.service.grpc.server import SERVICE_NAME
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
 

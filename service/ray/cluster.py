@@ -1,0 +1,281 @@
+"""Ray and the application on this machine alone: ``csplade serve --ray``.
+
+Ray reads its environment when it is imported, and everything it starts inherits it: nothing here imports Ray
+before :func:`prepare` has set what is needed.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ...core.errors import InputError, UnavailableError
+from ...v1 import retrieval_pb2 as pb
+from ..settings import MetricsEndpoint, Server, Settings
+
+log = logging.getLogger(__name__)
+
+APPLICATION = "csplade"
+NEEDED = {  # replicas serve gRPC themselves, behind HAProxy, on the event loop that takes the requests
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+}
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing of a request goes through it
+START_SECONDS = 300.0
+PORTS = 200  # for the replicas of one cluster, of each kind
+
+
+def prepare(scratch: Path) -> list[str]:
+    """Set the environment that Ray Serve needs for speed, and that keeps several of it apart on one machine.
+
+    Args:
+        scratch: an empty directory for HAProxy's files.
+
+    Returns:
+        Names of the settings that are needed and that the user has switched off.
+    """
+    for name, value in NEEDED.items():
+        os.environ.setdefault(name, value)
+    os.environ |= {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+    }
+    defaults = {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+        # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in a moment.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        # On a busy machine the proxy takes its time; Ray would kill it after five seconds, and give up.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        # A HAProxy that died is noticed after three checks.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    # Replicas of two clusters on one machine would share these ports, and each other's requests: Ray binds them with
+    # SO_REUSEPORT, and begins at the same number everywhere.
+    ports = free_ports(2 * PORTS)
+    for kind, first in (("GRPC", ports), ("HTTP", ports + PORTS)):
+        defaults[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
+        defaults[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + PORTS - 1)
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    return [name for name, value in NEEDED.items() if os.environ[name] != value]
+
+
+@contextmanager
+def cluster(server: Server, metrics: MetricsEndpoint | None = None, **ray_options: Any) -> Iterator[str]:
+    """Ray with Serve, started here and gone at the end of the block.
+
+    Args:
+        server: where to listen.
+        metrics: where this machine's agent of Ray answers ``/metrics``, on all interfaces; by default at any free port.
+        ray_options: for ``ray.init``, over those chosen here.
+
+    Yields:
+        ``host:port`` of gRPC.
+
+    Raises:
+        InputError: Ray is not installed.
+        UnavailableError: the port is taken, or Ray does not start.
+    """
+    with ExitStack() as stack:
+        scratch = Path(tempfile.mkdtemp(prefix="csplade-"))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        off = prepare(scratch)
+        if off:
+            log.warning("requests take longer without %s=1", "=1 and ".join(off))
+        port = server.port or free_port()
+        _check_free(server.host, port, "server")
+        try:
+            import ray
+            from ray import serve
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'csplade[ray]'") from None
+
+        from .grpc_context import SERVICER_FUNCTIONS
+
+        chosen: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": 64,  # counted, not reserved: all replicas fit, and while they are replaced twice as many
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "_temp_dir": str(scratch / "ray"),
+            "_metrics_export_port": free_port(),
+        }
+        if metrics is not None and metrics.enabled and metrics.port:
+            _check_free(metrics.host, metrics.port, "metrics")
+            chosen["_metrics_export_port"] = metrics.port
+        stack.callback(_shut_ray_down)
+        try:
+            ray.init(**chosen | ray_options)
+            stack.callback(serve.shutdown)
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": server.host, "port": free_port()},
+                grpc_options={
+                    "port": port,
+                    "grpc_servicer_functions": SERVICER_FUNCTIONS,
+                    "enable_reflection": server.reflection,
+                },
+            )
+        except Exception as error:  # Ray raises plain exceptions here
+            raise UnavailableError(f"Ray does not start: {' '.join(str(error).split())}") from error
+        yield f"{server.host}:{port}"
+
+
+def run(
+    settings: Settings,
+    address: str,
+    *,
+    name: str = APPLICATION,
+    apart: bool | None = None,
+    version: str = "1",
+) -> None:
+    """Run an application on the cluster, until it is ready.
+
+    Args:
+        settings: the whole tree.
+        address: of the cluster's gRPC.
+        name: of the application.
+        apart: see :class:`~csplade.service.ray.app.RayArguments`.
+        version: likewise.
+
+    Raises:
+        InputError, CorruptError: see :func:`~csplade.service.ray.app.build`.
+        UnavailableError: the application does not come up.
+    """
+    from ray import serve
+
+    from .app import RayArguments, build
+
+    arguments = RayArguments(settings=settings.model_dump(mode="json"), apart=apart, version=version)
+    try:
+        serve.run(build(arguments), name=name, route_prefix=f"/{name}")
+    except RuntimeError as error:
+        raise UnavailableError(f"Ray cannot run the application: {error}") from None
+    wait_until_serving(address, name, START_SECONDS)
+
+
+def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: bool | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and take Ray down.
+
+    Args:
+        settings: the whole tree.
+        on_ready: called with ``host:port`` once everything is loaded.
+        apart: as for :func:`run`.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    output = sys.stdout
+    try:
+        # Ray tells the driver's standard output of its own affairs; ours has the address and nothing else.
+        with redirect_stdout(sys.stderr), cluster(settings.server, settings.metrics) as address:
+            run(settings, address, apart=apart)
+            log.info("serving on Ray", extra={"address": address})
+            for number in before:  # Ray's own, set by ray.init, would end the process at once
+                signal.signal(number, stop)
+            with redirect_stdout(output):
+                on_ready(address)
+            try:
+                while True:
+                    signal.pause()
+            except KeyboardInterrupt:
+                log.info("draining")
+        log.info("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_until_serving(address: str, application: str, seconds: float) -> None:
+    """Ask grpc.health.v1 until the service is ready. Raises UnavailableError when it is not in time."""
+    name = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
+    request = health_pb2.HealthCheckRequest(service=name)
+    end, last = time.monotonic() + seconds, "nothing answers"
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < end:
+            try:
+                status = stub.Check(request, timeout=5, metadata=(("application", application),)).status
+                if status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+                last = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+            except grpc.RpcError as error:
+                last = error.code().name
+            time.sleep(0.1)
+    raise UnavailableError(f"{address} is not ready after {seconds:.0f} s: {last}")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def free_ports(count: int) -> int:
+    """The first of so many consecutive TCP ports of this machine that were free a moment ago, drawn at random."""
+    while True:
+        # Below the ports that outgoing connections take.
+        first = random.randrange(10_000, 32_000 - count)
+        with ExitStack() as probes, suppress(OSError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+def _check_free(host: str, port: int, section: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot listen at {host}:{port} ({section}.host, {section}.port): {error.strerror}"
+            ) from None
+
+
+def _shut_ray_down() -> None:
+    """End Ray here, while no thread tells it metrics and none finds forgotten references to its objects.
+
+    Either would end the process: Ray does not bear being touched while it is shut down.
+    """
+    import ray
+
+    from .metrics import telling
+
+    with telling:
+        gc.collect()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            gc.enable()

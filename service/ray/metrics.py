@@ -1,0 +1,190 @@
+"""The metrics of csplade through Ray: every node's agent exports them for the replicas that live there.
+
+Recording one value through Ray takes a tenth of a millisecond, so values are added up here and told every few
+seconds. A histogram is told as Prometheus reads it: gauges of its cumulative buckets, its sum and its count. Ray puts
+``ray_`` before each name and labels of its own (node, worker, session) beside ours; the scrape configuration takes the
+prefix off again, so that dashboards and rules know one set of names. An agent forgets a gauge that is not set again,
+so all of them are, every time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from itertools import accumulate
+from typing import Any, Generic, Protocol, TypeVar
+
+import ray
+from prometheus_client.utils import floatToGoString
+from ray.util import metrics
+
+EVERY = 5.0  # seconds between two times that values are told
+
+telling = threading.Lock()
+"""Held while values are told. Ray ends a process that touches its metrics while, or after, it is shut down there: so whoever
+shuts it down in a process that may have metrics holds this."""
+
+Tags = dict[str, str]
+
+
+class _Value(Protocol):
+    def tell(self) -> None:
+        """Hand to Ray what was recorded."""
+
+
+V = TypeVar("V", bound=_Value)
+
+
+class _Labelled(Generic[V]):
+    """A metric behind the interface of prometheus_client: one value for each set of labels.
+
+    Args:
+        make: makes the value of some labels.
+        labels: their names.
+    """
+
+    def __init__(self, make: Callable[[Tags], V], labels: tuple[str, ...]) -> None:
+        self._make, self._names = make, labels
+        self._values: dict[tuple[str, ...], V] = {}
+        self._lock = threading.Lock()
+
+    def labels(self, *values: str) -> V:
+        with self._lock:
+            if values not in self._values:
+                self._values[values] = self._make(dict(zip(self._names, values, strict=True)))
+            return self._values[values]
+
+    def __getattr__(self, name: str) -> Any:
+        """``inc``, ``set`` and ``observe`` of a metric without labels."""
+        return getattr(self.labels(), name)
+
+    def tell(self) -> None:
+        for value in tuple(self._values.values()):
+            value.tell()
+
+
+class _Count:
+    def __init__(self, metric: metrics.Counter, tags: Tags) -> None:
+        self._metric, self._tags = metric, tags
+        self._total = self._told = 0.0
+        self._lock = threading.Lock()
+
+    def inc(self, amount: float = 1.0) -> None:
+        with self._lock:
+            self._total += amount
+
+    def tell(self) -> None:
+        total = self._total
+        if total > self._told:
+            self._metric.inc(total - self._told, self._tags)
+            self._told = total
+
+
+class _Level:
+    def __init__(
+        self, metric: metrics.Gauge, tags: Tags, function: Callable[[], float] | None = None
+    ) -> None:
+        self._metric, self._tags, self._function = metric, tags, function
+        self._latest: float | None = None
+
+    def set(self, value: float) -> None:
+        self._latest = value
+
+    def tell(self) -> None:
+        value = self._latest if self._function is None else self._function()
+        if value is not None:
+            self._metric.set(value, self._tags)
+
+
+class _Distribution:
+    def __init__(
+        self,
+        bounds: tuple[float, ...],
+        bucket: metrics.Gauge,
+        sums: metrics.Gauge,
+        counts: metrics.Gauge,
+        tags: Tags,
+    ) -> None:
+        self._bounds, self._tags = bounds, tags
+        self._bucket, self._sum_gauge, self._count_gauge = bucket, sums, counts
+        self._buckets = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, value: float) -> None:
+        with self._lock:
+            self._buckets[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+
+    def tell(self) -> None:
+        with self._lock:
+            running, total = list(accumulate(self._buckets)), self._sum
+        for bound, count in zip((*self._bounds, float("inf")), running, strict=True):
+            self._bucket.set(count, {**self._tags, "le": floatToGoString(bound)})
+        self._sum_gauge.set(total, self._tags)
+        self._count_gauge.set(running[-1], self._tags)
+
+
+class _Info:
+    """A gauge that is 1, with facts as labels."""
+
+    def __init__(self, name: str, text: str, gauge: Callable[..., _Labelled[_Level]]) -> None:
+        self._name, self._text, self._gauge = name, text, gauge
+        self._last: _Level | None = None
+
+    def info(self, facts: Mapping[str, str]) -> None:
+        if self._last is not None:
+            self._last.set(0.0)
+        self._last = self._gauge(f"{self._name}_info", self._text, *facts).labels(*facts.values())
+        self._last.set(1.0)
+
+
+class RayInstruments:
+    """Makes metrics that Ray exports; see :class:`~csplade.service.telemetry.metrics.Instruments`."""
+
+    def __init__(self) -> None:
+        self._made: list[_Labelled[Any]] = []
+        threading.Thread(target=self._tell, name="csplade-metrics", daemon=True).start()
+
+    def counter(self, name: str, text: str, *labels: str) -> _Labelled[_Count]:
+        """A counter."""
+        metric = metrics.Counter(name, text, tag_keys=labels)
+        return self._known(_Labelled(lambda tags: _Count(metric, tags), labels))
+
+    def gauge(self, name: str, text: str, *labels: str) -> _Labelled[_Level]:
+        """A gauge."""
+        metric = metrics.Gauge(name, text, tag_keys=labels)
+        return self._known(_Labelled(lambda tags: _Level(metric, tags), labels))
+
+    def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> _Labelled[_Level]:
+        """A gauge that asks the function every five seconds."""
+        metric = metrics.Gauge(name, text)
+        gauge = self._known(_Labelled(lambda tags: _Level(metric, tags, function), ()))
+        gauge.labels()
+        return gauge
+
+    def histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> _Labelled[_Distribution]:
+        """A histogram."""
+        bucket = metrics.Gauge(f"{name}_bucket", text, tag_keys=(*labels, "le"))
+        sums, counts = (metrics.Gauge(f"{name}_{part}", text, tag_keys=labels) for part in ("sum", "count"))
+        return self._known(_Labelled(lambda tags: _Distribution(buckets, bucket, sums, counts, tags), labels))
+
+    def info(self, name: str, text: str) -> _Info:
+        """Facts as labels of a gauge that is 1."""
+        return _Info(name, text, self.gauge)
+
+    def _known(self, metric: _Labelled[V]) -> _Labelled[V]:
+        self._made.append(metric)
+        return metric
+
+    def _tell(self) -> None:
+        while True:
+            time.sleep(EVERY)
+            with telling:
+                if ray.is_initialized():
+                    for metric in tuple(self._made):
+                        metric.tell()

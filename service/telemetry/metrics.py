@@ -1,0 +1,179 @@
+"""The one place where metric names stand. Seconds and plain counts; few labels, of bounded values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from ...index import IndexManifest
+
+STAGES = ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch")
+SECONDS = tuple(round(15e-6 * 1.5**step, 9) for step in range(35))  # 15 us to 14.6 s
+COUNTS = tuple(2.0**step for step in range(13))  # 1 to 4,096
+POSTINGS = tuple(4.0**step for step in range(2, 16))  # 16 to 10^9
+
+disable_created_metrics()
+
+
+class Instruments(Protocol):
+    """Makes metrics of the kinds there are; what they return works like the classes of prometheus_client."""
+
+    def counter(self, name: str, text: str, *labels: str) -> Any:
+        """Has ``inc``, after ``labels`` if there are any."""
+
+    def gauge(self, name: str, text: str, *labels: str) -> Any:
+        """Has ``set``."""
+
+    def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Any:
+        """A gauge that tells what the function returns."""
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
+        """Has ``observe``."""
+
+    def info(self, name: str, text: str) -> Any:
+        """Has ``info``, which takes a mapping of label to value."""
+
+
+class PrometheusInstruments:
+    """Instruments in a registry of their own, beside those of the process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A counter."""
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """A gauge."""
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Gauge:
+        """A gauge that asks the function at every scrape."""
+        gauge = self.gauge(name, text)
+        gauge.set_function(function)
+        return gauge
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        """A histogram."""
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def info(self, name: str, text: str) -> Info:
+        """An info metric; ``_info`` comes after its name."""
+        return Info(name, text, registry=self.registry)
+
+
+class Metrics:
+    """All metrics of one server.
+
+    Args:
+        instruments: what they are made of; by default Prometheus metrics in ``registry``.
+    """
+
+    def __init__(self, instruments: Instruments | None = None) -> None:
+        if instruments is None:
+            instruments = PrometheusInstruments()
+            self.registry = instruments.registry
+        make = instruments
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return make.counter(f"csplade_{name}", text, *labels)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return make.gauge(f"csplade_{name}", text, *labels)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return make.histogram(f"csplade_{name}", text, buckets, *labels)
+
+        self.requests = counter("requests_total", "Requests answered.", "method", "code")
+        self.request_seconds = histogram(
+            "request_seconds", "Time from a request's arrival to its answer.", SECONDS, "method"
+        )
+        self.stage_seconds = histogram(
+            "stage_seconds",
+            "Time in a stage: queue and fetch per request, the others per batch.",
+            SECONDS,
+            "stage",
+        )
+        self.batch_queries = histogram("batch_queries", "Queries and texts in a batch.", COUNTS)
+        self.batch_tokens = histogram(
+            "batch_tokens", "Tokens in a batch that has texts.", (*COUNTS, 8192.0, 16384.0)
+        )
+        self.queue_depth = gauge(
+            "queue_depth", "Queries and texts that wait for the worker; in the ingress, for a message."
+        )
+        self.query_terms = histogram("query_terms", "Terms of a query as scored.", COUNTS)
+        self.postings_scored = histogram("postings_scored", "Postings read for a query.", POSTINGS)
+        self.truncated = counter("truncated_total", "Tokens, terms and impacts that a cap cut.", "what")
+        self.index_documents = gauge("index_documents", "Documents in a shard.", "shard")
+        self.index_postings = gauge("index_postings", "Postings in a shard.", "shard")
+        self.index_bytes = gauge("index_bytes", "Bytes of a shard's segments.", "shard")
+        self.index_generation = gauge("index_generation", "Generation of a shard.", "shard")
+        self.model_info = make.info("csplade_model", "The loaded encoder.")
+        self.verify_mismatches = counter("verify_mismatches_total", "Ranks that Verify found to differ.")
+        self.device_memory = make.gauge_of(
+            "csplade_device_memory_bytes", "Accelerator memory in use by this process.", _device_memory
+        )
+        self.device_memory_limit = make.gauge_of(
+            "csplade_device_memory_limit_bytes", "All memory of that accelerator.", _device_memory_limit
+        )
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        for what in ("tokens", "terms", "impacts"):
+            self.truncated.labels(what)
+
+    def answered(self, method: str, code: str, seconds: float) -> None:
+        """Record one answered request."""
+        self.requests.labels(method, code).inc()
+        self.request_seconds.labels(method).observe(seconds)
+
+    def index(self, manifest: IndexManifest) -> None:
+        """Record what the index holds, shard by shard."""
+        for shard in manifest.shards:
+            label = str(shard.shard)
+            self.index_documents.labels(label).set(shard.documents)
+            self.index_postings.labels(label).set(shard.postings)
+            self.index_bytes.labels(label).set(shard.bytes)
+            self.index_generation.labels(label).set(shard.generation)
+
+    def stages(self, timings: Mapping[str, int]) -> None:
+        """Record stage times in nanoseconds; a stage of 0 did not happen."""
+        for stage, nanoseconds in timings.items():
+            if nanoseconds:
+                self.stage_seconds.labels(stage).observe(nanoseconds * 1e-9)
+
+    def cuts(self, tokens: int, terms: int, impacts: int) -> None:
+        """Record what was cut from one text or query."""
+        for what, count in (("tokens", tokens), ("terms", terms), ("impacts", impacts)):
+            if count:
+                self.truncated.labels(what).inc(count)
+
+
+def _cuda() -> Any | None:
+    """torch.cuda, if torch is loaded at all and there is a GPU."""
+    torch = sys.modules.get("torch")
+    return None if torch is None or not torch.cuda.is_available() else torch.cuda
+
+
+def _device_memory() -> float:
+    """Bytes that torch holds on the GPU, 0 without one."""
+    cuda = _cuda()
+    return 0.0 if cuda is None else float(cuda.memory_reserved())
+
+
+def _device_memory_limit() -> float:
+    """Bytes of the GPU, 0 without one."""
+    cuda = _cuda()
+    return 0.0 if cuda is None else float(cuda.get_device_properties(cuda.current_device()).total_memory)

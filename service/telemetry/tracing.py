@@ -1,0 +1,170 @@
+"""OpenTelemetry spans: one of each request, and below it one of each stage. Off unless ``tracing.endpoint`` is set.
+
+Stages are measured as durations anyhow, so their spans are made when the answer is ready: laid end to end in the
+order in which they happen, from the start of the request on. Lengths are measured; what lies between stages (threads
+that hand over) comes at the end. Where nothing is traced, OpenTelemetry is not even imported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from ... import __version__
+from ...core.errors import InputError
+from ...v1 import retrieval_pb2 as pb
+from ..settings import Tracing
+from .metrics import STAGES
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
+EXPORT_SECONDS = 5  # that one export may take; what waits meanwhile is bounded, and its loss is logged
+
+# What OpenTelemetry's conventions call an error of a server; the other codes are the caller's.
+FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+
+_current: ContextVar[Trace | None] = ContextVar("trace", default=None)
+
+
+def tracer(settings: Tracing) -> Tracer | None:
+    """What makes the spans that the settings ask for; None when they ask for none.
+
+    Raises:
+        InputError: OpenTelemetry is not installed.
+    """
+    if settings.endpoint is None:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"tracing.endpoint is set, but {error.name} is not installed: pip install 'csplade[tracing]'"
+        ) from None
+    return Tracer(OTLPSpanExporter(settings.endpoint, timeout=EXPORT_SECONDS), settings.ratio)
+
+
+class Tracer:
+    """Makes spans and hands them to an exporter, in a thread of its own.
+
+    Args:
+        exporter: where they go.
+        ratio: share of the requests to trace, of those whose caller has not decided it (W3C ``traceparent``).
+    """
+
+    def __init__(self, exporter: SpanExporter, ratio: float) -> None:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(ratio)),
+            resource=Resource.create({"service.name": "csplade", "service.version": __version__}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._spans = self._provider.get_tracer("csplade", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    @contextmanager
+    def request(self, method: str, metadata: Mapping[str, Any], request_id: str) -> Iterator[Trace]:
+        """The span of an rpc; it is the current one inside the block.
+
+        Args:
+            method: name of the rpc.
+            metadata: the caller's, which may hold ``traceparent`` and ``tracestate``.
+            request_id: that the log speaks of.
+        """
+        from opentelemetry.trace import SpanKind
+
+        facts = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        span = self._spans.start_span(
+            f"{SERVICE}/{method}",
+            self._propagator.extract(metadata),
+            SpanKind.SERVER,
+            facts | {"csplade.request_id": request_id},
+        )
+        with _entered(Trace(self._spans, span)) as trace:
+            yield trace
+
+    def close(self) -> None:
+        """Send what waits; blocks for some seconds when nobody takes it."""
+        self._provider.shutdown()
+
+
+class Trace:
+    """A span that is going on, and those below it.
+
+    Args:
+        spans: OpenTelemetry's tracer.
+        span: its span.
+    """
+
+    def __init__(self, spans: Any, span: Any) -> None:
+        self._spans, self._span = spans, span
+        self._started = time.time_ns()
+
+    def below(self, name: str) -> Trace:
+        """A span below this one that begins now."""
+        return Trace(self._spans, self._spans.start_span(name, self._context()))
+
+    def stages(self, timings: pb.Timings) -> None:
+        """Spans below this one of the stages that took any time; ``timings`` in nanoseconds."""
+        if not self._span.is_recording():
+            return
+        at = self._started
+        for stage in STAGES:
+            if nanoseconds := getattr(timings, stage):
+                self._spans.start_span(stage, self._context(), start_time=at).end(at + nanoseconds)
+                at += nanoseconds
+
+    def code(self, code: grpc.StatusCode, complaint: str = "") -> None:
+        """Note how it went."""
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code.name in FAULTS:
+            self._span.set_status(StatusCode.ERROR, complaint or code.name)
+
+    def end(self) -> None:
+        """It is over now."""
+        self._span.end()
+
+    def _context(self) -> Any:
+        from opentelemetry.trace import set_span_in_context
+
+        return set_span_in_context(self._span)
+
+
+def stages(timings: pb.Timings) -> None:
+    """Spans of the stages of what is being answered here, if it is traced."""
+    if (trace := _current.get()) is not None:
+        trace.stages(timings)
+
+
+@contextmanager
+def part(name: str) -> Iterator[Trace | None]:
+    """A span of a part of a request, the current one inside the block; None where nothing is traced."""
+    if (trace := _current.get()) is None:
+        yield None
+        return
+    with _entered(trace.below(name)) as inner:
+        yield inner
+
+
+@contextmanager
+def _entered(trace: Trace) -> Iterator[Trace]:
+    token = _current.set(trace)
+    try:
+        yield trace
+    finally:
+        _current.reset(token)
+        trace.end()

@@ -1,0 +1,185 @@
+"""More work than there is time, clients that do not read, connections that come and go: nothing piles up."""
+
+import asyncio
+import os
+import resource
+import sys
+import time
+
+import grpc
+import psutil
+import pytest
+
+from csplade.client.client import AsyncClient, ServiceError
+from csplade.engine.collection import Engine
+from csplade.index import Index
+from csplade.service.grpc.server import Server
+from csplade.v1 import retrieval_pb2 as pb
+from csplade.v1 import retrieval_pb2_grpc as rpc
+
+SERVICE_SECONDS = 0.01  # what a search takes here: 100 a second
+QUEUE = 20
+
+
+class SlowIndex(Index):
+    """Takes the same time for every search, and counts them."""
+
+    searched = 0
+
+    def search(self, queries, k):
+        self.searched += len(queries)
+        time.sleep(SERVICE_SECONDS)
+        return super().search(queries, k)
+
+
+@pytest.fixture
+async def slow(vector_index, settings):
+    """A server of 100 queries a second, and its index."""
+    index = SlowIndex.open(vector_index, threads=1)
+    chosen = settings(
+        batching__queries=1, batching__queue=QUEUE, limits__encode_texts=1, limits__stream_in_flight=8,
+        logging__requests=False,
+    )  # fmt: skip
+    server = Server(chosen, lambda _: Engine(index))
+    await server.start()
+    await server.load()
+    yield server, index
+    await server.drain()
+
+
+def census():
+    """Tasks of this loop, and open files of this process."""
+    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+
+async def back_to(before, slack=2):
+    """Wait until there are no more tasks and files than before, but for a few of grpc's own."""
+    for _ in range(1000):
+        if all(now <= then + slack for now, then in zip(census(), before, strict=True)):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def test_four_times_too_much_is_refused_at_once_and_leaves_nothing(slow, random_queries):
+    server, _ = slow
+    process, seconds, rate = psutil.Process(), 3.0, 400
+    accepted, refused, strange = [], [], []
+
+    async def ask(client, query):
+        started = time.perf_counter()
+        try:
+            await client.search(query, timeout=30)
+            accepted.append(time.perf_counter() - started)
+        except ServiceError as error:
+            (refused if error.code == "RESOURCE_EXHAUSTED" else strange).append(error)
+
+    async with AsyncClient(server.address) as client:
+        await client.search(random_queries[0])
+        before, tasks = process.memory_info().rss, set()
+        start = time.perf_counter()
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+            tasks.add(asyncio.create_task(ask(client, random_queries[number % 50])))
+        # Only what waits in the queue is still to be answered.
+        stopped = time.perf_counter()
+        await asyncio.gather(*tasks)
+        assert time.perf_counter() - stopped < 5
+        await client.search(random_queries[0], timeout=5)
+    assert not strange
+    assert len(refused) > len(accepted) > 10
+    assert all(0.01 <= error.retry_after <= 10 for error in refused)
+    # Whoever is let in waits for the queue before it at most; ten times that is for a busy machine.
+    assert max(accepted) < 10 * (QUEUE + 2) * SERVICE_SECONDS
+    assert process.memory_info().rss - before < 64 * 2**20
+    assert server.metrics.queue_depth._value.get() == 0
+
+
+async def test_a_client_that_does_not_read_is_not_worked_for(slow):
+    server, index = slow
+    before = census()
+    sent = 0
+    vector = pb.SparseVector(indices=list(range(0, 500, 2)), values=[1.0] * 250)
+    request = pb.SearchRequest(query=pb.Query(vector=vector), k=300, explain=True)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stream = rpc.RetrievalServiceStub(channel).SearchStream()
+
+        async def send():
+            nonlocal sent
+            for sequence in range(5000):
+                await stream.write(pb.SearchStreamRequest(sequence=sequence, request=request))
+                sent += 1
+
+        sending = asyncio.create_task(send())
+        searched = -1
+        while searched != index.searched:  # until nothing more is done
+            searched = index.searched
+            await asyncio.sleep(1.0)
+        assert 8 <= searched < 200
+        assert sent < 5000
+        async with AsyncClient(server.address) as other:  # while others are served
+            assert (await other.search({1: 1.0}, timeout=5)).hits
+        sending.cancel()
+        stream.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    assert await back_to(before)
+
+
+async def test_streams_that_are_dropped_or_half_closed_leave_nothing(slow, random_queries):
+    server, _ = slow
+    before = census()
+    one = pb.SearchStreamRequest(
+        request=pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[1.0])))
+    )
+    for _ in range(5):
+        async with grpc.aio.insecure_channel(
+            server.address, [("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            stub = rpc.RetrievalServiceStub(channel)
+            streams = [stub.SearchStream() for _ in range(20)]
+            for stream in streams:
+                await stream.write(one)
+            for stream in streams[:10]:
+                await stream.done_writing()
+            await asyncio.sleep(0.05)  # some are answered, most are not; then the connection goes
+    assert await back_to(before)
+    async with AsyncClient(server.address) as client:
+        assert (await client.search(random_queries[0])).hits
+
+
+CONNECT = """
+import socket, sys
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sockets = []
+for number in range(count):
+    one = socket.create_connection((host, port), timeout=60)
+    if number % 3 == 1:
+        one.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n")  # and never a frame
+    elif number % 3 == 2:
+        one.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    sockets.append(one)
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+async def test_ten_thousand_connections_that_say_nothing_or_nonsense_leave_nothing(slow, random_queries):
+    server, _ = slow
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 11_000:
+        pytest.skip(f"this user may open {hard} files, 11,000 are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 11_000), hard))
+    host, port = server.address.rsplit(":", 1)
+    before = census()
+    command = [sys.executable, "-c", CONNECT, host, port, "10000"]
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert await child.stdout.readline() == b"connected\n"
+    async with AsyncClient(server.address) as client:
+        assert (await client.search(random_queries[0], timeout=10)).hits
+    assert census()[0] - before[0] < 100  # none of them is a task
+    child.stdin.close()
+    await child.wait()
+    assert await back_to(before)

@@ -1,0 +1,198 @@
+"""TLS, mutual TLS, and API keys."""
+
+import datetime
+import ipaddress
+import os
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from csplade.client.client import AsyncClient, Client, ServiceError
+from csplade.core.errors import InputError, UnavailableError
+from csplade.service.auth import Keys
+from csplade.service.grpc.server import running
+from csplade.service.grpc.status import KeyMissingError, KeyWrongError
+from csplade.v1 import retrieval_pb2 as pb
+from csplade.v1 import retrieval_pb2_grpc as rpc
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    """Two authorities; a server's and a client's certificate of the first, a client's of the second."""
+    directory = tmp_path_factory.mktemp("pki")
+    ours, theirs = authority(directory, "ours"), authority(directory, "theirs")
+    return SimpleNamespace(
+        ca=ours.certificate,
+        server=leaf(directory, "server", ours),
+        client=leaf(directory, "client", ours),
+        stranger=leaf(directory, "stranger", theirs),
+        other_ca=theirs.certificate,
+    )
+
+
+def authority(directory, name):
+    return certify(directory, name, None)
+
+
+def leaf(directory, name, issuer):
+    return certify(directory, name, issuer)
+
+
+def certify(directory, name, issuer):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    )
+    if issuer:
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    certificate = builder.sign(issuer.key if issuer else key, hashes.SHA256())
+    paths = SimpleNamespace(
+        certificate=directory / f"{name}.pem", private=directory / f"{name}.key", subject=subject, key=key
+    )
+    paths.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths.private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return paths
+
+
+def tls(pki, **more):
+    return {
+        "security__tls_certificate": pki.server.certificate,
+        "security__tls_key": pki.server.private,
+        **more,
+    }
+
+
+def test_tls(pki, vector_index, settings):
+    with running(settings(vector_index, **tls(pki))) as server:
+        with Client(server.address, ca=pki.ca) as client:
+            assert client.search({1: 1.0}).matched > 0
+        for wrong in (Client(server.address, timeout=5), Client(server.address, ca=pki.other_ca, timeout=5)):
+            with wrong as client, pytest.raises(ServiceError, match="UNAVAILABLE"):
+                client.info()
+
+
+async def test_mutual_tls(pki, vector_index, settings):
+    with running(settings(vector_index, **tls(pki, security__client_ca=pki.ca))) as server:
+        async with AsyncClient(
+            server.address, ca=pki.ca, certificate=pki.client.certificate, private_key=pki.client.private
+        ) as client:
+            assert (await client.info()).index["documents"] == 300
+        for own in ({}, {"certificate": pki.stranger.certificate, "private_key": pki.stranger.private}):
+            async with AsyncClient(server.address, ca=pki.ca, timeout=5, **own) as client:
+                with pytest.raises(ServiceError, match="UNAVAILABLE"):
+                    await client.info()
+
+
+@pytest.fixture
+def keys_file(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("# for the tests\nfirst-key\n\n  second-key  \n")
+    return path
+
+
+def replace(path, content):
+    """Swap a file as an operator should: written aside and renamed."""
+    aside = path.with_suffix(".part")
+    aside.write_text(content)
+    os.replace(aside, path)
+
+
+def test_keys_over_the_wire(keys_file, vector_index, settings):
+    def code(key):
+        with Client(server.address, key=key) as client:
+            try:
+                client.search({1: 1.0})
+                return "OK"
+            except ServiceError as error:
+                return error.code
+
+    with running(settings(vector_index, security__keys_file=keys_file)) as server:
+        assert [code(key) for key in ("first-key", "second-key", None, "third-key", "first-ke")] == [
+            "OK", "OK", "UNAUTHENTICATED", "PERMISSION_DENIED", "PERMISSION_DENIED",
+        ]  # fmt: skip
+        replace(keys_file, "third-key\n")
+        assert [code(key) for key in ("first-key", "third-key")] == ["PERMISSION_DENIED", "OK"]
+        with grpc.insecure_channel(server.address) as channel:
+            assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1
+            assert ProtoReflectionDescriptorDatabase(channel).get_services()
+            with pytest.raises(grpc.RpcError) as error:
+                list(rpc.RetrievalServiceStub(channel).SearchStream(iter([pb.SearchStreamRequest()])))
+            assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "first-key" not in error.value.details()
+
+
+def test_keys_are_bearer_tokens(keys_file):
+    keys = Keys(keys_file)
+    keys.check("Bearer first-key")
+    keys.check("bearer second-key")
+    for missing in (None, "", "first-key", "Basic first-key", "Bearer "):
+        with pytest.raises(KeyMissingError):
+            keys.check(missing)
+    for wrong in ("Bearer # for the tests", "Bearer second-key-and-more", "Bearer ü"):
+        with pytest.raises(KeyWrongError):
+            keys.check(wrong)
+
+
+def test_a_keys_file_that_went_away_leaves_the_keys_in_force(keys_file):
+    keys = Keys(keys_file)
+    keys_file.unlink()
+    keys.check("Bearer first-key")
+    replace(keys_file, "")
+    with pytest.raises(KeyWrongError):
+        keys.check("Bearer first-key")
+    replace(keys_file, "first-key")
+    keys.check("Bearer first-key")
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"security__keys_file": "none"}, r"security\.keys_file: .*none: No such file"),
+        ({"security__keys_file": "empty"}, r"security\.keys_file: .*empty holds no key"),
+        (
+            {"security__tls_certificate": "none", "security__tls_key": "none"},
+            r"security\.tls_key: .*No such file",
+        ),
+        (
+            {"security__tls_certificate": "empty", "security__tls_key": "empty"},
+            r"security\.tls_key: .*no PEM file",
+        ),
+    ],
+)
+def test_files_that_do_not_serve_are_named(tmp_path, settings, vector_index, values, complaint):
+    (tmp_path / "empty").touch()
+    values = {key: tmp_path / name for key, name in values.items()}
+    with pytest.raises(InputError, match=complaint), running(settings(vector_index, **values)):
+        pass
+
+
+def test_a_taken_port_is_named(settings, vector_index):
+    with running(settings(vector_index, metrics__enabled=True)) as server:
+        port, metrics_port = (int(one.rpartition(":")[2]) for one in (server.address, server.metrics_address))
+        for values, complaint in [
+            ({"server__port": port}, r"cannot listen at 127\.0\.0\.1:\d+ \(server\.host, server\.port\)"),
+            ({"metrics__enabled": True, "metrics__port": metrics_port}, r"\(metrics\.host, metrics\.port\)"),
+        ]:
+            with pytest.raises(UnavailableError, match=complaint), running(settings(vector_index, **values)):
+                pass
