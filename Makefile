@@ -62,7 +62,7 @@ study: $(READY) ## train toy models and print the tables of docs/study.md
 	$(BIN)/csplade study --work build/study $(ARGS)
 
 gpu-check: ## check and time the kernels on this machine's GPU, nothing installed (ARGS='--out DIR'; --rehearse without a GPU)
-	$(PYTHON) evaluation/gpu_check.py $(ARGS)
+	$(PYTHON) bench/gpu_check.py $(ARGS)
 
 # The wheel takes 190 MB, most of it symbols and profilers; what compiling and launching needs fits into 50.
 gpu-triton: ## pack the pinned Triton as build/triton.tar.xz, to carry to a GPU machine (GPU_PYTHON=3.12)

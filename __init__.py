@@ -1,6 +1,7 @@
 """csplade: learned sparse retrieval with causal language models, exact and explained.
 
-The public names are loaded on first use, so that ``from csplade import Client`` needs only grpcio and protobuf.
+The public names are loaded on first use, so that ``from csplade import Client`` needs only grpcio
+and protobuf.
 """
 
 from importlib import import_module
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Client", "Encoder", "Engine", "Index"]
 
-_HOMES = {"Client": ".service.client", "Encoder": ".model", "Engine": ".service.engine", "Index": ".index"}
+_HOMES = {
+    "Client": ".client.client",
+    "Encoder": ".model",
+    "Engine": ".engine.collection",
+    "Index": ".index",
+}
 
 
 def __getattr__(name: str) -> Any:

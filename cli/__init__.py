@@ -10,5 +10,7 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        sys.exit("csplade: the command line needs more than the client: pip install 'csplade[server]'")
+        sys.exit(
+            "csplade: the command line needs more than the client: pip install 'csplade[server]'"
+        )
     main()

@@ -31,13 +31,20 @@ def score(
     index: Annotated[
         Path | None, typer.Option(help="An index to score; else a synthetic collection is made.")
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Documents of the synthetic collection.")] = 300_000,
-    mean_terms: Annotated[float, typer.Option(min=1, max=10_000, help="Mean terms of its documents.")] = 119,
+    documents: Annotated[
+        int, typer.Option(min=1, help="Documents of the synthetic collection.")
+    ] = 300_000,
+    mean_terms: Annotated[
+        float, typer.Option(min=1, max=10_000, help="Mean terms of its documents.")
+    ] = 119,
     vectors: Annotated[
-        Path | None, typer.Option(help="Real query vectors, Anserini JSON lines; else synthetic queries.")
+        Path | None,
+        typer.Option(help="Real query vectors, Anserini JSON lines; else synthetic queries."),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="How many queries.")] = 50,
-    query_terms: Annotated[int, typer.Option(min=1, max=2048, help="Terms of a synthetic query.")] = 43,
+    query_terms: Annotated[
+        int, typer.Option(min=1, max=2048, help="Terms of a synthetic query.")
+    ] = 43,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query.")] = 1000,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the second column; default all cores.")
@@ -49,7 +56,8 @@ def score(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Make the synthetic collection on this device (cuda, cuda:1, cpu) and time searches there instead."
+            help="Make the synthetic collection on this device (cuda, cuda:1, cpu) and time "
+            "searches there instead."
         ),
     ] = None,
     vocabulary: Annotated[
@@ -57,7 +65,9 @@ def score(
     ] = 30_522,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score queries with csplade and with what people use now: same postings, same queries, medians."""
+    """Score queries with csplade and with what people use now: same postings, same queries,
+    medians.
+    """
     if device is not None:
         if index is not None or vectors is not None:
             raise typer.BadParameter(
@@ -65,16 +75,22 @@ def score(
             )
         _score_on_device(documents, mean_terms, vocabulary, query_terms, k, seed, device, as_json)
         return
+    from ..bench import distribution, synthetic
+    from ..bench import score as bench_score
     from ..core.vectors import ImpactBatch
-    from ..evaluation import bench_score, distribution, synthetic
     from ..index import Index
 
     def make_queries(opened: Index) -> tuple[ImpactBatch, str]:
         if vectors is not None:
             return bench_score.load_queries(vectors, opened, queries)
         chances = None if index is None else synthetic.term_shares(opened)
-        batch = distribution.queries(queries, query_terms, seed + 1, chances, opened.manifest.query_scale)
-        return batch, f"synthetic, seed {seed + 1}: {queries} queries of {len(batch.terms) // queries} terms"
+        batch = distribution.queries(
+            queries, query_terms, seed + 1, chances, opened.manifest.query_scale
+        )
+        return (
+            batch,
+            f"synthetic, seed {seed + 1}: {queries} queries of {len(batch.terms) // queries} terms",
+        )
 
     with tempfile.TemporaryDirectory() as directory, progress_bars("steps") as show:
         path, collection = index, f"index {index}"
@@ -137,7 +153,7 @@ def _score_on_device(
     device: str,
     as_json: bool,
 ) -> None:
-    from ..evaluation import bench_device
+    from ..bench import device as bench_device
     from ..index.read.device import find_device
 
     with progress_bars("steps") as show:
@@ -158,26 +174,32 @@ def kernels(
     compile_only: Annotated[
         bool,
         typer.Option(
-            help="Compile every kernel ahead of time and tell what its machine code holds; needs no GPU."
+            help="Compile every kernel ahead of time and tell what its machine code holds; needs "
+            "no GPU."
         ),
     ] = False,
     capability: Annotated[
-        list[int] | None, typer.Option(help="Compile for sm_N; may be repeated. Default 80, 90 and 100.")
+        list[int] | None,
+        typer.Option(help="Compile for sm_N; may be repeated. Default 80, 90 and 100."),
     ] = None,
     case: Annotated[
-        list[str] | None, typer.Option(help="Compile only cases whose name begins so; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Compile only cases whose name begins so; may be repeated."),
     ] = None,
     op: Annotated[
-        list[str] | None, typer.Option(help="Time only head, topk, score or select; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Time only head, topk, score or select; may be repeated."),
     ] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:1 ..., or cpu at small sizes.")] = "cuda",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time every kernel beside its floor and what people use instead, or (--compile-only) look into its machine code."""
+    """Time every kernel beside its floor and what people use instead, or (--compile-only) look into
+    its machine code.
+    """
     if compile_only:
         _compile_kernels(capability, case, as_json)
         return
-    from ..evaluation import bench_kernels
+    from ..bench import kernels as bench_kernels
     from ..index.read.device import find_device
 
     if unknown := set(op or ()) - set(bench_kernels.OPS):
@@ -195,7 +217,9 @@ def kernels(
         note(line)
 
 
-def _compile_kernels(capabilities: list[int] | None, names: list[str] | None, as_json: bool) -> None:
+def _compile_kernels(
+    capabilities: list[int] | None, names: list[str] | None, as_json: bool
+) -> None:
     from ..kernels.runtime import aot
 
     chosen = [case for case in aot.cases() if not names or case.name.startswith(tuple(names))]
@@ -215,14 +239,18 @@ def _compile_kernels(capabilities: list[int] | None, names: list[str] | None, as
 
 @app.command()
 def encode(
-    model: Annotated[str, typer.Option(help="`embedded` or a causal-LM model directory.")] = "embedded",
+    model: Annotated[
+        str, typer.Option(help="`embedded` or a causal-LM model directory.")
+    ] = "embedded",
     corpus: Annotated[
         Path | None,
         typer.Option(help="JSON lines to take text from; else the example corpus.", dir_okay=False),
     ] = None,
     passages: Annotated[int, typer.Option(min=16, help="Passages at most.")] = 96,
     tokens: Annotated[int, typer.Option(min=12, help="Tokens of every passage.")] = 128,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; default all cores.")
+    ] = None,
     masked_lm: Annotated[
         Literal["tiny", "distilbert", "bert-base"] | None,
         typer.Option(
@@ -231,12 +259,17 @@ def encode(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Encode passages and queries with csplade and with a plain transformers loop over the same weights."""
+    """Encode passages and queries with csplade and with a plain transformers loop over the same
+    weights.
+    """
+    from ..bench import encode as bench_encode
+    from ..bench import masked as bench_masked
     from ..core.files import read_jsonl
-    from ..evaluation import bench_encode, bench_masked
 
     source = corpus or Path(__file__).parent.parent / "examples" / "corpus.jsonl"
-    texts = [str(row.get("text", "")) for _, row in islice(read_jsonl(source), passages * tokens // 8)]
+    texts = [
+        str(row.get("text", "")) for _, row in islice(read_jsonl(source), passages * tokens // 8)
+    ]
     threads = threads or len(os.sched_getaffinity(0))
     if masked_lm is None:
         report = bench_encode.run(model, texts, tokens, passages, threads=threads)
@@ -248,14 +281,21 @@ def encode(
     print_table(
         ["encoder", "ratio", "passages/s", "query ms"],
         [
-            [one.name, f"{one.ratio:.2f}", f"{one.passages_per_second:.1f}", f"{one.query_milliseconds:.1f}"]
+            [
+                one.name,
+                f"{one.ratio:.2f}",
+                f"{one.passages_per_second:.1f}",
+                f"{one.query_milliseconds:.1f}",
+            ]
             for one in report.encoders
         ],
         left=["encoder"],
     )
     note(
-        f"{report.model}: {report.passages} passages of {report.tokens} tokens, queries of {report.query_tokens}; "
-        f"{report.hardware}, {report.threads} threads; medians, ratio of rates; least cosine {report.cosine:.4f}"
+        f"{report.model}: {report.passages} passages of {report.tokens} tokens, queries of "
+        f"{report.query_tokens}; "
+        f"{report.hardware}, {report.threads} threads; medians, ratio of rates; least cosine "
+        f"{report.cosine:.4f}"
     )
 
 
@@ -270,7 +310,7 @@ def backward(
     """Time and memory of a training step through the head, beside the head that holds every logit."""
     from dataclasses import asdict
 
-    from ..evaluation.bench_backward import Shape, run
+    from ..bench.backward import Shape, run
 
     steps = run(Shape(texts, tokens, hidden, vocabulary))
     if as_json:
@@ -290,5 +330,6 @@ def backward(
         left=["head"],
     )
     note(
-        f"forward and backward of {texts} texts of {tokens} tokens, hidden {hidden}, {vocabulary} terms, bfloat16; medians of 3"
+        f"forward and backward of {texts} texts of {tokens} tokens, hidden {hidden}, {vocabulary} "
+        "terms, bfloat16; medians of 3"
     )

@@ -1,4 +1,6 @@
-"""What the commands share on the terminal: progress bars on stderr, tables on stdout, models by name."""
+"""What the commands share on the terminal: progress bars on stderr, tables on stdout, models by
+name.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,8 @@ class _PlainProgress:
 def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr with count, speed, elapsed time and ETA; yields ``show(label, done, total)``.
 
-    The first call for a label sets where its speed is counted from. Where stderr is no terminal, a plain line comes
-    every ten seconds and at the end.
+    The first call for a label sets where its speed is counted from. Where stderr is no terminal, a
+    plain line comes every ten seconds and at the end.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -99,7 +101,9 @@ def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()
+) -> None:
     """Print a table on stdout, boxed on a terminal, plain columns of full width when piped.
 
     Args:
@@ -111,7 +115,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
     table = Table(box=SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
     for header in headers:
         text = header in left
-        table.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+        table.add_column(
+            header, justify="left" if text else "right", overflow="fold", no_wrap=not text
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console() if terminal else Console(width=10_000, color_system=None)

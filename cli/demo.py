@@ -1,4 +1,6 @@
-"""``csplade demo``: index the example corpus, serve it, ask it questions, explain and measure the answers."""
+"""``csplade demo``: index the example corpus, serve it, ask it questions, explain and measure the
+answers.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,12 @@ DEPTH = 10  # nDCG@10 needs no more
 
 
 def demo(
-    question: Annotated[list[str] | None, typer.Option(help="Ask this instead; repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="Encoder: embedded, a directory or a hub id.")] = "embedded",
+    question: Annotated[
+        list[str] | None, typer.Option(help="Ask this instead; repeatable.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Encoder: embedded, a directory or a hub id.")
+    ] = "embedded",
     keep_serving: Annotated[
         bool, typer.Option("--keep-serving", help="Go on serving at the end, until Ctrl-C.")
     ] = False,
@@ -54,7 +60,8 @@ def demo(
     encoder = _load(model)
     index = _build(dataset, encoder)
     flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
-    # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one more.
+    # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one
+    # more.
     with (
         running(config.load(flags=flags), lambda _: Engine(Index.open(index), encoder)) as server,
         Client(server.address) as client,
@@ -91,13 +98,19 @@ def _build(dataset: Dataset, encoder: Encoder) -> Path:
     key = f"{encoder.fingerprint[:16]}-{file_sha256(dataset.corpus)[:16]}-{__version__}"
     index = base.cache_directory() / "demo" / key
     if (index / "index.json").is_file():
-        manifest, took = IndexManifest.open(index), f"by an earlier run; remove {index} to see it done again"
+        manifest, took = (
+            IndexManifest.open(index),
+            f"by an earlier run; remove {index} to see it done again",
+        )
     else:
         with progress_bars("docs") as progress:
-            report = build_from_corpus(dataset.corpus, index, encoder, resume=True, progress=progress)
+            report = build_from_corpus(
+                dataset.corpus, index, encoder, resume=True, progress=progress
+            )
         manifest, took = report.manifest, f"in {report.seconds:.1f} s"
     typer.echo(
-        f"Indexed {manifest.documents} passages, {manifest.postings:,} postings, {manifest.bytes:,} bytes, {took}."
+        f"Indexed {manifest.documents} passages, {manifest.postings:,} postings, "
+        f"{manifest.bytes:,} bytes, {took}."
     )
     return index
 
@@ -106,7 +119,12 @@ def _ask(client: Client, text: str) -> Answer:
     answer = client.search(text, HITS, explain=True, with_document=True)
     typer.echo(f'\n"{text}": {answer.matched} passages match, {answer.postings:,} postings read')
     rows = [
-        [str(rank), f"{hit.score:.2f}", hit.document.title if hit.document else hit.id, _reasons(hit)]
+        [
+            str(rank),
+            f"{hit.score:.2f}",
+            hit.document.title if hit.document else hit.id,
+            _reasons(hit),
+        ]
         for rank, hit in enumerate(answer, 1)
     ]
     if not rows:

@@ -12,9 +12,12 @@ from .console import BadLines, Quantization, load_encoder, note, progress_bars
 
 def encode(
     source: Annotated[
-        Path, typer.Option("--input", help="JSON lines with _id, text and perhaps title; .gz accepted.")
+        Path,
+        typer.Option("--input", help="JSON lines with _id, text and perhaps title; .gz accepted."),
     ],
-    output: Annotated[Path, typer.Option(help="File to write: JSON lines with id, contents, vector.")],
+    output: Annotated[
+        Path, typer.Option(help="File to write: JSON lines with id, contents, vector.")
+    ],
     kind: Annotated[
         Literal["document", "query"], typer.Option(help="On which side the texts stand.")
     ] = "document",
@@ -27,7 +30,9 @@ def encode(
         bool, typer.Option("--skip-bad", help="Skip bad lines, count and report them.")
     ] = False,
 ) -> None:
-    """Turn texts into sparse vectors, one JSON line each. Run again after a kill, it goes on where it was."""
+    """Turn texts into sparse vectors, one JSON line each. Run again after a kill, it goes on where
+    it was.
+    """
     if output.suffix == ".gz":
         raise typer.BadParameter(
             "cannot be .gz, it is written line by line; compress it after", param_hint="--output"

@@ -22,7 +22,9 @@ def evaluate(
     folder: Annotated[
         Path, typer.Argument(metavar="DATASET_DIR", help="corpus.jsonl, queries.jsonl, qrels/.")
     ],
-    index: Annotated[list[Path] | None, typer.Option(help="Directory of an index; repeatable.")] = None,
+    index: Annotated[
+        list[Path] | None, typer.Option(help="Directory of an index; repeatable.")
+    ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="HOST:PORT of a running service; repeatable.")
     ] = None,
@@ -33,15 +35,22 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which judgments, qrels/SPLIT.tsv.")] = "test",
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Ranking depth.")] = 1000,
     sample: Annotated[
-        int, typer.Option(min=0, help="With --index: documents to encode for docs/s; 0 leaves it out.")
+        int,
+        typer.Option(min=0, help="With --index: documents to encode for docs/s; 0 leaves it out."),
     ] = 128,
-    model: Annotated[str | None, typer.Option(help="Encoder, if not the ones that the indexes name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Encoder, if not the ones that the indexes name.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="API key for the services.")] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Speak TLS with the services.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="PEM file of authorities to trust; implies --tls.")] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file of authorities to trust; implies --tls.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Measure ranking quality on a BEIR-format collection; several systems are compared in one table."""
+    """Measure ranking quality on a BEIR-format collection; several systems are compared in one
+    table.
+    """
     if not (index or target or run or bm25):
         raise typer.BadParameter("give at least one", param_hint="--index, --target, --run, --bm25")
     from ..core.beir import load_dataset
@@ -84,7 +93,14 @@ def _index(dataset: Dataset, path: Path, model: str | None, k: int, sample: int,
 
 
 def _target(
-    dataset: Dataset, target: str, k: int, show: Show, *, key: str | None, tls: bool, ca: Path | None
+    dataset: Dataset,
+    target: str,
+    k: int,
+    show: Show,
+    *,
+    key: str | None,
+    tls: bool,
+    ca: Path | None,
 ) -> Row:
     from ..client.client import Client
     from ..evaluation.systems import evaluate_target

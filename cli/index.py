@@ -28,12 +28,14 @@ def build(
         Path | None, typer.Option(help="JSON lines with _id, title, text; .gz accepted.")
     ] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Ready vectors, JSON lines with id, contents, vector; .gz accepted.")
+        Path | None,
+        typer.Option(help="Ready vectors, JSON lines with id, contents, vector; .gz accepted."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Encoder: embedded, a directory or a hub id. With --vectors: the one that made them."
+            help="Encoder: embedded, a directory or a hub id. With --vectors: the one that made "
+            "them."
         ),
     ] = None,
     shards: Annotated[int, typer.Option(min=1, max=9999, help="Number of shards.")] = 1,
@@ -44,21 +46,29 @@ def build(
     ] = "auto",
     document_scale: Annotated[
         float | None,
-        typer.Option(help="With --vectors: weight of one document impact step; else suited to them."),
+        typer.Option(
+            help="With --vectors: weight of one document impact step; else suited to them."
+        ),
     ] = None,
     query_scale: Annotated[
         float | None,
         typer.Option(help="With --vectors: weight of one query impact step; else suited to them."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a build that was cut off.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a build that was cut off.")
+    ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip bad lines, count and report them.")
     ] = False,
 ) -> None:
-    """Index a corpus with an encoder, or ready vectors. Killed at any instant, it goes on with --resume."""
+    """Index a corpus with an encoder, or ready vectors. Killed at any instant, it goes on with
+    --resume.
+    """
     if (corpus is None) == (vectors is None):
         raise typer.BadParameter("give either --corpus or --vectors", param_hint="--corpus")
-    if corpus is not None and (terms != "auto" or document_scale is not None or query_scale is not None):
+    if corpus is not None and (
+        terms != "auto" or document_scale is not None or query_scale is not None
+    ):
         raise typer.BadParameter("--terms and the scales go with --vectors", param_hint="--corpus")
     if vectors is not None and quantization != "auto":
         raise typer.BadParameter("goes with --corpus", param_hint="--quantization")
@@ -91,7 +101,8 @@ def build(
             )
     manifest = report.manifest
     typer.echo(
-        f"{out}: {manifest.documents:,} documents, {manifest.postings:,} postings, {manifest.bytes:,} bytes, "
+        f"{out}: {manifest.documents:,} documents, {manifest.postings:,} postings, "
+        f"{manifest.bytes:,} bytes, "
         f"{manifest.shard_count} shards, {report.seconds:.1f} s"
     )
     counts = {
@@ -109,7 +120,8 @@ def build(
 
 @app.command()
 def info(
-    index: Directory, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+    index: Directory,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Tell what an index is and holds (reads its manifests only)."""
     from ..index import IndexManifest
@@ -143,7 +155,9 @@ def info(
     rows = [
         [
             str(one.shard),
-            *map(_letters, (one.documents, one.postings, one.bytes, one.clipped, len(one.segments))),
+            *map(
+                _letters, (one.documents, one.postings, one.bytes, one.clipped, len(one.segments))
+            ),
         ]
         for one in manifest.shards
     ]
@@ -161,11 +175,14 @@ def verify(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="First derive missing or altered segments again from the document store."
+            "--repair",
+            help="First derive missing or altered segments again from the document store.",
         ),
     ] = False,
 ) -> None:
-    """Check checksums and invariants, and score a sample again by the oracle; exit code 1 on any problem."""
+    """Check checksums and invariants, and score a sample again by the oracle; exit code 1 on any
+    problem.
+    """
     from ..index import Index
     from ..index import repair as mend
 
@@ -187,5 +204,9 @@ def verify(
 
 def _letters(value: object) -> str:
     return (
-        f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.6g}"
+        if isinstance(value, float)
+        else str(value)
     )

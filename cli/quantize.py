@@ -1,4 +1,6 @@
-"""``csplade quantize-report``: what each precision of encoder and impacts costs in quality and saves in time and memory."""
+"""``csplade quantize-report``: what each precision of encoder and impacts costs in quality and
+saves in time and memory.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,16 @@ from .console import note, progress_bars
 
 
 def quantize_report(
-    dataset: Annotated[Path, typer.Option(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")],
+    dataset: Annotated[
+        Path, typer.Option(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")
+    ],
     model: Annotated[str, typer.Option(help="`embedded`, a directory or a hub id.")] = "embedded",
     split: Annotated[str, typer.Option(help="Which judgments, qrels/SPLIT.tsv.")] = "test",
     documents: Annotated[
         int | None,
-        typer.Option(min=1, help="Pool: the judged documents and a sample of the others; default all."),
+        typer.Option(
+            min=1, help="Pool: the judged documents and a sample of the others; default all."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU.")] = None,
@@ -28,10 +34,14 @@ def quantize_report(
             help="Folder of rows finished so far; deleted at the end. Default quantize-report.work."
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures there as JSON.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there as JSON.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a plot there: .svg or .png.")] = None,
 ) -> None:
-    """Measure encoder precision x impact precision on a collection. Run again after a kill, it goes on where it was."""
+    """Measure encoder precision x impact precision on a collection. Run again after a kill, it goes
+    on where it was.
+    """
     from ..core.beir import load_dataset
     from ..core.files import write_aside
     from ..evaluation import quantize_report as report

@@ -1,4 +1,6 @@
-"""``csplade search``: ask an index without a server, one text for people or many queries for a TREC run."""
+"""``csplade search``: ask an index without a server, one text for people or many queries for a TREC
+run.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,28 @@ def search(
     index: Directory,
     text: Annotated[str | None, typer.Argument(help="What to search for.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits at most per query.")] = 10,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the terms that made each score.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with everything.")] = False,
-    queries: Annotated[Path | None, typer.Option(help="In bulk: JSON lines with _id and text.")] = None,
-    vectors: Annotated[Path | None, typer.Option(help="In bulk: query vectors, JSON lines.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the terms that made each score.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object with everything.")
+    ] = False,
+    queries: Annotated[
+        Path | None, typer.Option(help="In bulk: JSON lines with _id and text.")
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="In bulk: query vectors, JSON lines.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="In bulk: the TREC run to write.")] = None,
     integer_scores: Annotated[
         bool, typer.Option("--integer-scores", help="In bulk: write the exact int32 scores.")
     ] = False,
-    tag: Annotated[str, typer.Option(help="In bulk: name of the run, last in each line.")] = "csplade",
-    model: Annotated[str | None, typer.Option(help="Encoder, if not the one that the index names.")] = None,
+    tag: Annotated[
+        str, typer.Option(help="In bulk: name of the run, last in each line.")
+    ] = "csplade",
+    model: Annotated[
+        str | None, typer.Option(help="Encoder, if not the one that the index names.")
+    ] = None,
     quantization: Quantization = "auto",
 ) -> None:
     """Search an index without a server, one text or in bulk."""
@@ -46,7 +60,9 @@ def search(
     if text is None and (explain or as_json):
         raise typer.BadParameter("go with TEXT only", param_hint="--explain, --json")
     if text is not None and integer_scores:
-        raise typer.BadParameter("goes with --queries and --vectors only", param_hint="--integer-scores")
+        raise typer.BadParameter(
+            "goes with --queries and --vectors only", param_hint="--integer-scores"
+        )
     from ..core.beir import read_queries
     from ..engine.bulk import answer_texts, answer_vectors
     from ..engine.collection import Engine
@@ -59,7 +75,9 @@ def search(
     lines = [] if vectors is None else list(read_vectors(vectors))
     by_token = any(not term.isdecimal() for line in lines for term in line.terms)
     needs_encoder = vectors is None or (by_token and manifest.encoder is not None)
-    with Engine.open(index, model=model, with_encoder=needs_encoder, quantization=quantization) as engine:
+    with Engine.open(
+        index, model=model, with_encoder=needs_encoder, quantization=quantization
+    ) as engine:
         if text is not None:
             answer = engine.search([text], k, explain=explain)[0]
             if as_json:
@@ -67,7 +85,11 @@ def search(
             else:
                 _print(answer, engine, explain)
         elif output is not None:
-            answers = answer_vectors(vectors, lines, engine, k) if vectors else answer_texts(texts, engine, k)
+            answers = (
+                answer_vectors(vectors, lines, engine, k)
+                if vectors
+                else answer_texts(texts, engine, k)
+            )
             _write(answers, len(lines) or len(texts), output, tag, integer_scores)
 
 
@@ -89,10 +111,13 @@ def _write(
         progress("queries", 0, total)
         for done, (query, answer) in enumerate(answers, 1):
             run.write(
-                query, ((hit.id, hit.score_int if integer_scores else hit.score) for hit in answer.hits)
+                query,
+                ((hit.id, hit.score_int if integer_scores else hit.score) for hit in answer.hits),
             )
             cuts = (not answer.hits, answer.dropped_tokens, answer.dropped_terms, answer.clipped)
-            counts = {what: count + cut for (what, count), cut in zip(counts.items(), cuts, strict=True)}
+            counts = {
+                what: count + cut for (what, count), cut in zip(counts.items(), cuts, strict=True)
+            }
             progress("queries", done, total)
     typer.echo(f"{output}: {run.lines:,} hits of {total:,} queries")
     for what, count in counts.items():
@@ -107,17 +132,25 @@ def _print(answer: Answer, engine: Engine, explain: bool) -> None:
         row = [str(rank), f"{hit.score:.3f}", hit.id, _snippet(hit)]
         if hit.contributions is not None:
             shown = [
-                f"{one.token or one.term} {one.product * engine.score_scale:.2f}" for one in hit.contributions
+                f"{one.token or one.term} {one.product * engine.score_scale:.2f}"
+                for one in hit.contributions
             ]
             row.append(", ".join(shown[:REASONS]) + (", ..." if len(shown) > REASONS else ""))
         rows.append(row)
     print_table(headers, rows, left=["id", "document", "terms"])
     typer.echo(
-        f"{len(answer.hits):,} of {answer.matched:,} matching documents, {answer.query_terms} query terms, "
+        f"{len(answer.hits):,} of {answer.matched:,} matching documents, {answer.query_terms} "
+        "query terms, "
         f"{answer.postings:,} postings read"
     )
-    typer.echo(", ".join(f"{stage} {spent / 1e6:.2f} ms" for stage, spent in answer.timings.items()))
-    cuts = {"tokens": answer.dropped_tokens, "terms": answer.dropped_terms, "impacts": answer.clipped}
+    typer.echo(
+        ", ".join(f"{stage} {spent / 1e6:.2f} ms" for stage, spent in answer.timings.items())
+    )
+    cuts = {
+        "tokens": answer.dropped_tokens,
+        "terms": answer.dropped_terms,
+        "impacts": answer.clipped,
+    }
     if cut := ", ".join(f"{count} {what}" for what, count in cuts.items() if count):
         typer.echo(f"cut from the query: {cut}")
 
@@ -130,7 +163,9 @@ def _snippet(hit: Hit) -> str:
 
 
 def _plain(text: str, answer: Answer, engine: Engine) -> dict[str, object]:
-    """An answer for JSON; ``score = integer_score * score_scale``, contributions sum to ``integer_score``."""
+    """An answer for JSON; ``score = integer_score * score_scale``, contributions sum to
+    ``integer_score``.
+    """
     hits = []
     for rank, hit in enumerate(answer.hits, 1):
         document = asdict(hit.document) if hit.document else {}
@@ -144,7 +179,11 @@ def _plain(text: str, answer: Answer, engine: Engine) -> dict[str, object]:
         "matched_documents": answer.matched,
         "postings_read": answer.postings,
         "query_terms": answer.query_terms,
-        "cut": {"tokens": answer.dropped_tokens, "terms": answer.dropped_terms, "impacts": answer.clipped},
+        "cut": {
+            "tokens": answer.dropped_tokens,
+            "terms": answer.dropped_terms,
+            "impacts": answer.clipped,
+        },
         "nanoseconds": answer.timings,
         "score_scale": engine.score_scale,
         "generation": engine.index.manifest.generation,

@@ -11,14 +11,18 @@ from ..core.errors import InputError
 
 
 def serve(
-    index: Path | None = typer.Argument(None, help="Directory of the index; else the setting `index`."),
+    index: Path | None = typer.Argument(
+        None, help="Directory of the index; else the setting `index`."
+    ),
     config: Path | None = typer.Option(
         None, help="YAML file of settings; deploy/csplade.yaml shows them all."
     ),
     model: str | None = typer.Option(
         None, help="Directory of the encoder, or `embedded`; else the index's own."
     ),
-    no_model: bool = typer.Option(False, "--no-model", help="Load no encoder: vector queries only."),
+    no_model: bool = typer.Option(
+        False, "--no-model", help="Load no encoder: vector queries only."
+    ),
     device: str | None = typer.Option(None, help="auto, cpu, cuda or cuda:N."),
     quantization: str | None = typer.Option(None, help="auto, none, int8, nf4 or fp4."),
     threads: int | None = typer.Option(None, help="CPU threads, of the encoder and of the scorer."),
@@ -27,14 +31,18 @@ def serve(
     metrics_port: int | None = typer.Option(None, help="Port of /metrics; 0 takes a free one."),
     no_metrics: bool = typer.Option(False, "--no-metrics", help="Serve no /metrics."),
     keys_file: Path | None = typer.Option(None, help="File with one API key a line."),
-    tls_certificate: Path | None = typer.Option(None, help="PEM file of the server's certificate chain."),
+    tls_certificate: Path | None = typer.Option(
+        None, help="PEM file of the server's certificate chain."
+    ),
     tls_key: Path | None = typer.Option(None, help="PEM file of its private key."),
     client_ca: Path | None = typer.Option(None, help="PEM file of authorities for mutual TLS."),
     ray: bool = typer.Option(
         False, "--ray", help="Run on Ray, started on this machine: a process per shard."
     ),
     log_level: str | None = typer.Option(None, help="DEBUG, INFO, WARNING or ERROR."),
-    options: list[str] = typer.Option([], "--set", help="Any other setting, as KEY=VALUE; repeatable."),
+    options: list[str] = typer.Option(
+        [], "--set", help="Any other setting, as KEY=VALUE; repeatable."
+    ),
 ) -> None:
     """Serve an index over gRPC until SIGTERM; prints host:port on standard output once it is ready."""
     from ..service import settings as settings_of
@@ -64,7 +72,9 @@ def serve(
         flags[key] = value
     settings = settings_of.load(config, flags)
     from ..service import memory as capacity
-    from ..service.telemetry import logs  # only now: a wrong setting need not wait for what a server needs
+    from ..service.telemetry import (
+        logs,
+    )  # only now: a wrong setting need not wait for what a server needs
 
     logs.configure(settings.logging.level)
     capacity.check_memory(settings)

@@ -11,11 +11,14 @@ from .console import note
 
 
 def study(
-    work: Annotated[Path, typer.Option(help="Directory for models and logs; a stopped study goes on there.")],
+    work: Annotated[
+        Path, typer.Option(help="Directory for models and logs; a stopped study goes on there.")
+    ],
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="BEIR folder with train and dev judgments; may be repeated; default the example collection.",
+            help="BEIR folder with train and dev judgments; may be repeated; default the example "
+            "collection.",
             exists=True,
             file_okay=False,
         ),
@@ -25,18 +28,23 @@ def study(
     ] = "toy",
     tables: Annotated[str, typer.Option(help="Which tables, by letter.")] = "abcde",
     teacher: Annotated[
-        list[str] | None, typer.Option(help="As for csplade train mine; may be repeated; default bm25.")
+        list[str] | None,
+        typer.Option(help="As for csplade train mine; may be repeated; default bm25."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
-    """Train small models and print what adaptation, attention, losses, size, regularizers and caps do to them."""
+    """Train small models and print what adaptation, attention, losses, size, regularizers and caps
+    do to them.
+    """
     from ..core.errors import InputError
     from ..evaluation.study import SCALES, Study, split_judgments
     from ..model.training.teachers import load_teacher
 
     if unknown := set(tables) - set("abcde"):
         raise InputError(f"--tables has {sorted(unknown)[0]!r}, the letters are a to e")
-    folders = data or [split_judgments(Path(__file__).parent.parent / "examples", work / "examples")]
+    folders = data or [
+        split_judgments(Path(__file__).parent.parent / "examples", work / "examples")
+    ]
     made = Study(
         folders,
         work,

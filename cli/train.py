@@ -1,4 +1,6 @@
-"""``csplade train``: start, idf, adapt, calibrate, mine, table, contrastive, distill. Long ones resume where they were stopped."""
+"""``csplade train``: start, idf, adapt, calibrate, mine, table, contrastive, distill. Long ones
+resume where they were stopped.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,24 @@ import typer
 from .console import progress_bars
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Adapt and train an encoder."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Adapt and train an encoder.",
 )
 
 Collections = Annotated[
     list[Path],
     typer.Option(
-        "--data", help="BEIR folder to read passages from; may be repeated.", exists=True, file_okay=False
+        "--data",
+        help="BEIR folder to read passages from; may be repeated.",
+        exists=True,
+        file_okay=False,
     ),
 ]
-Model = Annotated[Path, typer.Option(help="Model directory to start from.", exists=True, file_okay=False)]
+Model = Annotated[
+    Path, typer.Option(help="Model directory to start from.", exists=True, file_okay=False)
+]
 Out = Annotated[Path, typer.Option(help="Model directory to write.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
 Rate = Annotated[float, typer.Option(min=0.0, help="Peak learning rate; cosine, 5 % warm-up.")]
@@ -37,13 +47,19 @@ def start(
     out: Out,
     variant: Annotated[str, typer.Option(help="causal, echo or bidirectional.")] = "bidirectional",
     layers: Annotated[int, typer.Option(min=1, help="First layers of the base to keep.")] = 6,
-    bias_strength: Annotated[float, typer.Option(help="Raw-logit units of head bias per unit of IDF.")] = 1.5,
+    bias_strength: Annotated[
+        float, typer.Option(help="Raw-logit units of head bias per unit of IDF.")
+    ] = 1.5,
     fold: Annotated[bool, typer.Option(help="Let word forms of one stem share a term.")] = True,
 ) -> None:
-    """Write the model that training starts from: kept terms and an IDF head bias over the embedded base."""
+    """Write the model that training starts from: kept terms and an IDF head bias over the embedded
+    base.
+    """
     from ..model.training.start import start as write_start
 
-    write_start(_passages(data), out, variant=variant, layers=layers, bias_strength=bias_strength, fold=fold)
+    write_start(
+        _passages(data), out, variant=variant, layers=layers, bias_strength=bias_strength, fold=fold
+    )
     typer.echo(out)
 
 
@@ -78,9 +94,12 @@ def calibrate(
     rate: Rate = 5e-4,
     batch: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 24,
     length: Annotated[int, typer.Option(min=8, help="Most tokens of a text.")] = 96,
-    peak: Annotated[float, typer.Option(min=0.0, help="Weight that the rarest term should get.")] = 1.6,
+    peak: Annotated[
+        float, typer.Option(min=0.0, help="Weight that the rarest term should get.")
+    ] = 1.6,
     other: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the push on terms that a text does not contain.")
+        float,
+        typer.Option(min=0.0, help="Weight of the push on terms that a text does not contain."),
     ] = 0.01,
     rank: Rank = 64,
     seed: Seed = 0,
@@ -98,23 +117,29 @@ def calibrate(
 @app.command()
 def mine(
     data: Annotated[
-        Path, typer.Option(help="BEIR folder with the split's judgments.", exists=True, file_okay=False)
+        Path,
+        typer.Option(help="BEIR folder with the split's judgments.", exists=True, file_okay=False),
     ],
     out: Annotated[Path, typer.Option(help="JSON-lines file to write.")],
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="bm25 (the default), a sentence-transformers directory or a model directory; may be repeated."
+            help="bm25 (the default), a sentence-transformers directory or a model directory; may "
+            "be repeated."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Judgments to read.")] = "train",
-    depth: Annotated[int, typer.Option(min=2, help="Passages proposed by each teacher per query.")] = 30,
+    depth: Annotated[
+        int, typer.Option(min=2, help="Passages proposed by each teacher per query.")
+    ] = 30,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many queries, drawn by the seed.")
     ] = None,
     pool: Annotated[
         int | None,
-        typer.Option(min=2, help="Mine in this many passages, drawn by the seed, and all judged ones."),
+        typer.Option(
+            min=2, help="Mine in this many passages, drawn by the seed, and all judged ones."
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -142,11 +167,13 @@ def mine(
 Mined = Annotated[
     list[str],
     typer.Option(
-        "--data", help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined candidates; may be repeated."
+        "--data",
+        help="FOLDER:MINED_FILE[:SHARE], a BEIR folder and its mined candidates; may be repeated.",
     ),
 ]
 Teachers = Annotated[
-    list[str], typer.Option(help="Name of scores in the mined files; several are combined; may be repeated.")
+    list[str],
+    typer.Option(help="Name of scores in the mined files; several are combined; may be repeated."),
 ]
 Queries = Annotated[int, typer.Option(min=2, help="Queries per step.")]
 Negatives = Annotated[int, typer.Option(min=0, help="Mined negatives per query.")]
@@ -159,33 +186,49 @@ def _retrieval(
     steps: Steps = 600,
     rate: Rate = 6e-5,
     temperature: Annotated[float, typer.Option(help="Scores are divided by it.")] = 0.4,
-    query_flops: Annotated[float, typer.Option(help="Weight of the query FLOPS regularizer.")] = 0.03,
+    query_flops: Annotated[
+        float, typer.Option(help="Weight of the query FLOPS regularizer.")
+    ] = 0.03,
     query_l1: Annotated[float, typer.Option(help="Weight of the query L1 regularizer.")] = 0.0,
-    document_flops: Annotated[float, typer.Option(help="Weight of the document FLOPS regularizer.")] = 0.03,
-    document_l1: Annotated[float, typer.Option(help="Weight of the document L1 regularizer.")] = 0.0,
+    document_flops: Annotated[
+        float, typer.Option(help="Weight of the document FLOPS regularizer.")
+    ] = 0.03,
+    document_l1: Annotated[
+        float, typer.Option(help="Weight of the document L1 regularizer.")
+    ] = 0.0,
     ramp_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third.")
+        int | None,
+        typer.Option(min=0, help="Steps of the regularizers' quadratic ramp; default a third."),
     ] = None,
-    document_tokens: Annotated[int, typer.Option(min=8, help="Passages are cut here while training.")] = 96,
+    document_tokens: Annotated[
+        int, typer.Option(min=8, help="Passages are cut here while training.")
+    ] = 96,
     representation: Annotated[
         Literal["sparse", "dense"],
         typer.Option(help="dense: the normalized state of an end-of-text token, for comparison."),
     ] = "sparse",
     train_table: Annotated[
-        bool, typer.Option(help="Let the table of a lexical query encoder learn too, or documents alone.")
+        bool,
+        typer.Option(
+            help="Let the table of a lexical query encoder learn too, or documents alone."
+        ),
     ] = True,
     dev: Annotated[
         list[Path] | None,
         typer.Option(
             "--dev",
-            help="BEIR folder whose dev split is watched; the best weights on it are kept; may be repeated.",
+            help="BEIR folder whose dev split is watched; the best weights on it are kept; may be "
+            "repeated.",
             exists=True,
             file_okay=False,
         ),
     ] = None,
-    evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between looks at the dev splits.")] = 100,
+    evaluate_every: Annotated[
+        int, typer.Option(min=1, help="Steps between looks at the dev splits.")
+    ] = 100,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="Looks at the dev splits without a better one before it stops.")
+        int | None,
+        typer.Option(min=1, help="Looks at the dev splits without a better one before it stops."),
     ] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
     gradient_checkpointing: Annotated[
@@ -215,11 +258,15 @@ def _retrieval(
     typer.echo(out)
 
 
-def _with_options_of(shared: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _with_options_of(
+    shared: Callable[..., None],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of ``shared`` beside its own; it gets them as keywords."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        found = [inspect.signature(one, eval_str=True).parameters.values() for one in (shared, command)]
+        found = [
+            inspect.signature(one, eval_str=True).parameters.values() for one in (shared, command)
+        ]
         options = [
             one.replace(kind=one.KEYWORD_ONLY)
             for some in found
@@ -244,16 +291,22 @@ def contrastive(batch: Queries = 24, negatives: Negatives = 1, **shared: Any) ->
 @_with_options_of(_retrieval)
 def distill(
     teacher: Teachers,
-    nce: Annotated[float, typer.Option(help="Weight of InfoNCE; 0 learns from the teachers alone.")] = 0.5,
+    nce: Annotated[
+        float, typer.Option(help="Weight of InfoNCE; 0 learns from the teachers alone.")
+    ] = 0.5,
     kl: Annotated[
         float, typer.Option(help="Weight of KL(teacher || student) over each query's candidates.")
     ] = 0.5,
-    margin_mse: Annotated[float, typer.Option(help="Weight of MarginMSE over each query's negatives.")] = 0.0,
+    margin_mse: Annotated[
+        float, typer.Option(help="Weight of MarginMSE over each query's negatives.")
+    ] = 0.0,
     batch: Queries = 12,
     negatives: Negatives = 3,
     **shared: Any,
 ) -> None:
-    """Learn from teachers' scores of mined candidates: KL or MarginMSE, with InfoNCE beside it or alone."""
+    """Learn from teachers' scores of mined candidates: KL or MarginMSE, with InfoNCE beside it or
+    alone.
+    """
     _retrieval(
         teachers=tuple(teacher),
         nce=nce,
@@ -270,7 +323,8 @@ def idf(
     corpus: Annotated[
         list[Path],
         typer.Option(
-            help="JSON lines with _id, text and perhaps title; .gz accepted; may be repeated.", dir_okay=False
+            help="JSON lines with _id, text and perhaps title; .gz accepted; may be repeated.",
+            dir_okay=False,
         ),
     ],
     out: Out,
@@ -278,16 +332,20 @@ def idf(
         str, typer.Option(help="Model whose documents are kept: embedded or a directory.")
     ] = "embedded",
     counts: Annotated[
-        bool, typer.Option(help="Count a term as often as a query repeats it, as BM25 does; else once.")
+        bool,
+        typer.Option(help="Count a term as often as a query repeats it, as BM25 does; else once."),
     ] = False,
     prior: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Weight of BM25's share of a document's own terms, on top of the model's weights."
+            min=0.0,
+            help="Weight of BM25's share of a document's own terms, on top of the model's weights.",
         ),
     ] = 0.0,
 ) -> None:
-    """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays as it is."""
+    """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays
+    as it is.
+    """
     from ..ingest.jsonl import joined_text, read_corpus
     from ..model import golden
     from ..model.checkpoint.layout import resolve
@@ -320,7 +378,9 @@ def table(
     ] = 3e-4,
     steps: Annotated[int, typer.Option(min=1, help="Steps over all candidates.")] = 80,
 ) -> None:
-    """Learn from teachers how much each term of a query matters. Takes minutes: no document is encoded."""
+    """Learn from teachers how much each term of a query matters. Takes minutes: no document is
+    encoded.
+    """
     from ..model import golden
     from ..model.training.table import train_table
 
@@ -342,7 +402,8 @@ def _sources(data: list[str]) -> list[Any]:
         mined, _, share = rest.partition(":")
         if not mined:
             raise InputError(
-                f"--data {entry!r}: needs FOLDER:MINED_FILE[:SHARE]; make the file with: csplade train mine"
+                f"--data {entry!r}: needs FOLDER:MINED_FILE[:SHARE]; make the file with: csplade "
+                "train mine"
             )
         collection = Collection.load(Path(folder), "train")
         try:

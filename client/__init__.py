@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Clients of the service; they import grpcio and protobuf alone."""

@@ -23,7 +23,9 @@ from .results import Answer, Encoding, Info, Verification
 __all__ = ["AsyncClient", "Client", "Query", "ServiceError"]
 
 Query = str | Mapping[int, float] | Mapping[str, float]
-"""A text, or a vector: term id -> weight, or token string -> weight for an index of string-keyed vectors."""
+"""A text, or a vector: term id -> weight, or token string -> weight for an index of string-keyed
+vectors.
+"""
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -42,7 +44,12 @@ class ServiceError(CspladeError):
         self, code: str, details: str, request_id: str = "", retry_after: float | None = None
     ) -> None:
         super().__init__(f"{code}: {details}" + (f" (request {request_id})" if request_id else ""))
-        self.code, self.details, self.request_id, self.retry_after = code, details, request_id, retry_after
+        self.code, self.details, self.request_id, self.retry_after = (
+            code,
+            details,
+            request_id,
+            retry_after,
+        )
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> ServiceError:
@@ -51,7 +58,10 @@ class ServiceError(CspladeError):
         after = trailing.get("grpc-retry-pushback-ms")
         code, details = error.code().name, error.details() or ""
         return cls(
-            code, details, trailing.get("x-request-id", ""), None if after is None else int(after) / 1000
+            code,
+            details,
+            trailing.get("x-request-id", ""),
+            None if after is None else int(after) / 1000,
         )
 
 
@@ -66,7 +76,8 @@ class Client:
         certificate: PEM file of the client's certificate chain, for mutual TLS.
         private_key: PEM file of its key.
         server_name: name to expect in the server's certificate, when it is not the target's.
-        timeout: seconds a call may take, unless the call says otherwise; None for no limit of its own.
+        timeout: seconds a call may take, unless the call says otherwise; None for no limit of its
+            own.
         application: name of the application, where several run on one Ray cluster.
     """
 
@@ -143,7 +154,8 @@ class Client:
         with_document: bool = False,
         timeout: float | None = None,
     ) -> Iterator[Answer]:
-        """Rank for many queries over one stream; answers come in the order of the queries, as they are ready.
+        """Rank for many queries over one stream; answers come in the order of the queries, as they
+        are ready.
 
         Args:
             queries: texts or vectors, read as the service keeps up.
@@ -155,7 +167,9 @@ class Client:
         Raises:
             ServiceError: the first query that failed, or the stream itself.
         """
-        requests = (_stream_request(i, query, k, explain, with_document) for i, query in enumerate(queries))
+        requests = (
+            _stream_request(i, query, k, explain, with_document) for i, query in enumerate(queries)
+        )
         call = self._stub.SearchStream(requests, timeout=timeout, metadata=self._metadata)
         order = _InOrder()
         try:
@@ -167,7 +181,12 @@ class Client:
             call.cancel()
 
     def encode(
-        self, texts: Sequence[str], kind: str = "query", *, decode: bool = False, timeout: float | None = None
+        self,
+        texts: Sequence[str],
+        kind: str = "query",
+        *,
+        decode: bool = False,
+        timeout: float | None = None,
     ) -> list[Encoding]:
         """Turn texts into sparse vectors.
 
@@ -180,7 +199,9 @@ class Client:
         Raises:
             ServiceError: the service refused or failed, or is not there.
         """
-        return answers.encodings(self._call(self._stub.Encode, _encode_request(texts, kind, decode), timeout))
+        return answers.encodings(
+            self._call(self._stub.Encode, _encode_request(texts, kind, decode), timeout)
+        )
 
     def info(self, *, timeout: float | None = None) -> Info:
         """What is being served: versions, model, index, limits."""
@@ -276,7 +297,12 @@ class AsyncClient:
             call.cancel()
 
     async def encode(
-        self, texts: Sequence[str], kind: str = "query", *, decode: bool = False, timeout: float | None = None
+        self,
+        texts: Sequence[str],
+        kind: str = "query",
+        *,
+        decode: bool = False,
+        timeout: float | None = None,
     ) -> list[Encoding]:
         """See :meth:`Client.encode`."""
         request = _encode_request(texts, kind, decode)
@@ -286,14 +312,18 @@ class AsyncClient:
         """See :meth:`Client.info`."""
         return answers.info(await self._call(self._stub.Info, pb.InfoRequest(), timeout))
 
-    async def verify(self, query: Query, k: int = 10, *, timeout: float | None = None) -> Verification:
+    async def verify(
+        self, query: Query, k: int = 10, *, timeout: float | None = None
+    ) -> Verification:
         """See :meth:`Client.verify`."""
         request = pb.VerifyRequest(query=_query(query), k=k)
         return answers.verification(await self._call(self._stub.Verify, request, timeout))
 
 
 class _InOrder:
-    """Puts the answers of a stream into the order of its queries; holds at most the server's window."""
+    """Puts the answers of a stream into the order of its queries; holds at most the server's
+    window.
+    """
 
     def __init__(self) -> None:
         self._next = 0
@@ -306,7 +336,9 @@ class _InOrder:
                 error = current.error
                 code = _code_name(error.code)
                 after = error.retry_after_ms / 1000 if error.HasField("retry_after_ms") else None
-                raise ServiceError(code, f"query {self._next} of the stream: {error.message}", "", after)
+                raise ServiceError(
+                    code, f"query {self._next} of the stream: {error.message}", "", after
+                )
             self._next += 1
             yield answers.answer(current.response)
 
@@ -323,12 +355,17 @@ def _connection(
         options.append(("grpc.ssl_target_name_override", server_name))
     if not tls and ca is None and certificate is None and server_name is None:
         return None, options
-    pems = [None if path is None else Path(path).read_bytes() for path in (ca, private_key, certificate)]
+    pems = [
+        None if path is None else Path(path).read_bytes() for path in (ca, private_key, certificate)
+    ]
     return grpc.ssl_channel_credentials(*pems), options
 
 
 def _metadata(key: str | None, application: str | None) -> tuple[tuple[str, str], ...]:
-    pairs = (("authorization", None if key is None else f"Bearer {key}"), ("application", application))
+    pairs = (
+        ("authorization", None if key is None else f"Bearer {key}"),
+        ("application", application),
+    )
     return tuple((name, value) for name, value in pairs if value is not None)
 
 
@@ -346,14 +383,20 @@ def _search_request(
     query: Query, k: int, explain: bool, with_document: bool, allow_partial: bool = False
 ) -> pb.SearchRequest:
     return pb.SearchRequest(
-        query=_query(query), k=k, explain=explain, with_document=with_document, allow_partial=allow_partial
+        query=_query(query),
+        k=k,
+        explain=explain,
+        with_document=with_document,
+        allow_partial=allow_partial,
     )
 
 
 def _stream_request(
     number: int, query: Query, k: int, explain: bool, with_document: bool
 ) -> pb.SearchStreamRequest:
-    return pb.SearchStreamRequest(sequence=number, request=_search_request(query, k, explain, with_document))
+    return pb.SearchStreamRequest(
+        sequence=number, request=_search_request(query, k, explain, with_document)
+    )
 
 
 def _encode_request(texts: Sequence[str], kind: str, decode: bool) -> pb.EncodeRequest:

@@ -36,7 +36,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Hit:
-    """One document of an answer; ``contributions`` (when explained) sum exactly to ``integer_score``."""
+    """One document of an answer; ``contributions`` (when explained) sum exactly to
+    ``integer_score``.
+    """
 
     id: str
     score: float
@@ -46,13 +48,17 @@ class Hit:
     contributions: tuple[Contribution, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
-        why = ", ".join(map(str, self.contributions[:8])) + (", ..." if len(self.contributions) > 8 else "")
+        why = ", ".join(map(str, self.contributions[:8])) + (
+            ", ..." if len(self.contributions) > 8 else ""
+        )
         return f"{self.score:8.3f}  {self.id}" + (f"  ({why})" if why else "")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How much a cap took away: tokens of the text, terms of the vector, impacts. False when nothing."""
+    """How much a cap took away: tokens of the text, terms of the vector, impacts. False when
+    nothing.
+    """
 
     tokens: int = 0
     terms: int = 0
@@ -99,7 +105,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The vector of one text, term id -> weight, ascending; ``tokens`` the terms in letters, if asked for."""
+    """The vector of one text, term id -> weight, ascending; ``tokens`` the terms in letters, if
+    asked for.
+    """
 
     vector: dict[int, float]
     tokens: tuple[str, ...]
@@ -108,14 +116,18 @@ class Encoding:
 
     def __repr__(self) -> str:
         names: tuple[str | int, ...] = self.tokens or tuple(self.vector)
-        heaviest = sorted(zip(self.vector.values(), names, strict=True), reverse=True, key=lambda one: one[0])
+        heaviest = sorted(
+            zip(self.vector.values(), names, strict=True), reverse=True, key=lambda one: one[0]
+        )
         shown = ", ".join(f"{name} {weight:.3g}" for weight, name in heaviest[:8])
         return f"Encoding({len(self.vector)} terms: {shown}{', ...' if len(heaviest) > 8 else ''})"
 
 
 @dataclass(frozen=True)
 class Info:
-    """What is being served; ``model`` is None when no encoder is loaded. Keys as in the proto's messages."""
+    """What is being served; ``model`` is None when no encoder is loaded. Keys as in the proto's
+    messages.
+    """
 
     version: str
     versions: dict[str, str]
@@ -130,7 +142,9 @@ class Info:
 
 @dataclass(frozen=True)
 class Difference:
-    """One rank (from 1) where search and reference disagree; an id is "" where a ranking is shorter."""
+    """One rank (from 1) where search and reference disagree; an id is "" where a ranking is
+    shorter.
+    """
 
     rank: int
     reference_id: str
@@ -218,11 +232,18 @@ def _hit(message: pb.Hit, scale: float) -> Hit:
         document = Document(message.document.title, message.document.text, metadata)
     contributions = tuple(
         Contribution(
-            one.term, one.token, one.query_impact, one.document_impact, one.product, one.product * scale
+            one.term,
+            one.token,
+            one.query_impact,
+            one.document_impact,
+            one.product,
+            one.product * scale,
         )
         for one in message.contributions
     )
-    return Hit(message.id, message.score, message.integer_score, message.shard, document, contributions)
+    return Hit(
+        message.id, message.score, message.integer_score, message.shard, document, contributions
+    )
 
 
 def _cut(message: pb.Cut) -> Cut:

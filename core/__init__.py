@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Layer 0: what every layer shares; it imports nothing of csplade."""

@@ -34,15 +34,19 @@ def load_dataset(folder: Path | str, split: str = "test") -> Dataset:
     """Read the queries and judgments of a split.
 
     Raises:
-        InputError: a folder or file that is not there (the splits that are get named), a broken line with its
-            number, a judged query without a text.
+        InputError: a folder or file that is not there (the splits that are get named), a broken
+            line with its number, a judged query without a text.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; needs corpus.jsonl, queries.jsonl and qrels/{split}.tsv")
+        raise InputError(
+            f"{folder}: no such folder; needs corpus.jsonl, queries.jsonl and qrels/{split}.tsv"
+        )
     qrels = read_qrels(_qrels_path(folder, split))
     queries = {
-        query: text for query, text in read_queries(folder / "queries.jsonl").items() if query in qrels
+        query: text
+        for query, text in read_queries(folder / "queries.jsonl").items()
+        if query in qrels
     }
     if missing := [query for query in qrels if query not in queries]:
         raise InputError(
@@ -56,7 +60,8 @@ def read_queries(path: Path | str) -> dict[str, str]:
     """Query id -> text of a JSON-lines file with ``_id`` (or ``id``) and ``text``, in file order.
 
     Raises:
-        InputError: no such file, no queries, a broken line, a missing key or a repeated id, with its line.
+        InputError: no such file, no queries, a broken line, a missing key or a repeated id, with
+            its line.
     """
     queries: dict[str, str] = {}
     for number, line in read_jsonl(path):
@@ -64,7 +69,9 @@ def read_queries(path: Path | str) -> dict[str, str]:
         if not isinstance(query, str) or not query:
             raise InputError(f"{path}:{number}: a query needs '_id', a string, found {query!r}")
         if not isinstance(text, str):
-            raise InputError(f"{path}:{number}: query {query!r} needs 'text', a string, found {text!r}")
+            raise InputError(
+                f"{path}:{number}: query {query!r} needs 'text', a string, found {text!r}"
+            )
         if query in queries:
             raise InputError(f"{path}:{number}: query id {query!r} is there twice")
         queries[query] = text
@@ -77,7 +84,8 @@ def read_qrels(path: Path | str) -> Qrels:
     """Judgments of a tab-separated file with the header ``query-id corpus-id score``.
 
     Raises:
-        InputError: no such file, header or judgments, a line that is not (id, id, integer), a pair twice.
+        InputError: no such file, header or judgments, a line that is not (id, id, integer), a pair
+            twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -99,7 +107,8 @@ def read_qrels(path: Path | str) -> Qrels:
                 query, document, grade = fields[0], fields[1], int(fields[2])
             except (IndexError, ValueError):
                 raise InputError(
-                    f"{path}:{number}: needs query id, document id and an integer grade, tab-separated, "
+                    f"{path}:{number}: needs query id, document id and an integer grade, "
+                    "tab-separated, "
                     f"found {line.strip()!r}"
                 ) from None
             judged = qrels.setdefault(query, {})

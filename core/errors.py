@@ -1,8 +1,12 @@
-"""Errors a user can cause and mend: one line each, naming the field or file, the value and the bound."""
+"""Errors a user can cause and mend: one line each, naming the field or file, the value and the
+bound.
+"""
 
 
 class CspladeError(Exception):
-    """Base of every error meant for a user; the message is one line. The command line exits with 1 on it."""
+    """Base of every error meant for a user; the message is one line. The command line exits with 1
+    on it.
+    """
 
 
 class InputError(CspladeError, ValueError):
@@ -21,4 +25,6 @@ class CorruptError(CspladeError):
 
 
 class UnavailableError(CspladeError):
-    """Something outside the process that is not there: a package index, a device, a server (UNAVAILABLE)."""
+    """Something outside the process that is not there: a package index, a device, a server
+    (UNAVAILABLE).
+    """

@@ -1,4 +1,6 @@
-"""Files as every floor needs them: JSON lines with line numbers in their errors, writes that are whole or absent."""
+"""Files as every floor needs them: JSON lines with line numbers in their errors, writes that are
+whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,13 @@ from .errors import InputError
 def read_jsonl(
     path: Path | str, *, on_bad: Callable[[InputError], None] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of a JSON-lines file, ``.gz`` accepted; blank lines are passed over.
+    """Yield (line number from 1, object) of a JSON-lines file, ``.gz`` accepted; blank lines are
+    passed over.
 
     Args:
         path: the file.
-        on_bad: called with the error of a broken line, which is then skipped; without it the error is raised.
+        on_bad: called with the error of a broken line, which is then skipped; without it the error
+            is raised.
 
     Raises:
         InputError: no such file, or a line that is no JSON object, naming file and line.
@@ -59,7 +63,9 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(
+            f"key {next(name for name in names if names.count(name) > 1)!r} is there twice"
+        )
     return values
 
 
@@ -80,7 +86,9 @@ def sync_directory(path: Path | str) -> None:
 
 @contextmanager
 def write_aside(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
-    """Write ``path`` whole or not at all: a neighbour ``.part`` file, fsync, rename, fsync of the directory."""
+    """Write ``path`` whole or not at all: a neighbour ``.part`` file, fsync, rename, fsync of the
+    directory.
+    """
     path = Path(path)
     aside = path.with_name(path.name + ".part")
     try:
@@ -114,5 +122,6 @@ def begun_with(path: Path, settings: dict[str, Any]) -> None:
     for name in sorted(before.keys() | settings.keys()):
         if (was := before.get(name)) != (now := settings.get(name)):
             raise InputError(
-                f"{path.parent}: begun with {name} {was!r}, now {now!r}; take the same again, or delete the directory"
+                f"{path.parent}: begun with {name} {was!r}, now {now!r}; take the same again, or "
+                "delete the directory"
             )

@@ -1,6 +1,7 @@
 """Sparse vectors as the floors exchange them: compressed rows of (term, weight) or (term, impact).
 
-``weight`` is the float32 activation of a term, ``impact`` the same as an integer: ``weight = impact * scale``.
+``weight`` is the float32 activation of a term, ``impact`` the same as an integer: ``weight = impact
+* scale``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class SparseBatch:
         """Build from (terms, weights) pairs in any order of terms.
 
         Raises:
-            InputError: a term repeated, a term outside int32, a weight that is not finite or not > 0.
+            InputError: a term repeated, a term outside int32, a weight that is not finite or not >
+                0.
         """
         indptr, all_terms, all_weights = [0], [], []
         for number, (row_terms, row_weights) in enumerate(rows):
@@ -62,14 +64,16 @@ class SparseBatch:
             terms, weights = terms[order], weights[order]
             if terms.size and (terms[0] < 0 or terms[-1] >= 2**31):
                 raise InputError(
-                    f"vector {number}: term ids run {terms[0]} to {terms[-1]}, allowed 0 to 2147483647"
+                    f"vector {number}: term ids run {terms[0]} to {terms[-1]}, allowed 0 to "
+                    "2147483647"
                 )
             if (repeated := np.flatnonzero(terms[1:] == terms[:-1])).size:
                 raise InputError(f"vector {number}: term {terms[repeated[0]]} is there twice")
             if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))).size:
                 where = bad[0]
                 raise InputError(
-                    f"vector {number}: weight of term {terms[where]} is {weights[where]}, must be finite and > 0"
+                    f"vector {number}: weight of term {terms[where]} is {weights[where]}, must be "
+                    "finite and > 0"
                 )
             indptr.append(indptr[-1] + terms.size)
             all_terms.append(terms.astype(np.int32))
@@ -84,7 +88,9 @@ class SparseBatch:
     def concatenate(cls, batches: Iterable[SparseBatch]) -> SparseBatch:
         """Rows of all batches, in order."""
         batches = list(batches)
-        lengths = np.concatenate([np.diff(batch.indptr) for batch in batches] + [np.empty(0, np.int64)])
+        lengths = np.concatenate(
+            [np.diff(batch.indptr) for batch in batches] + [np.empty(0, np.int64)]
+        )
         return cls(
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             np.concatenate([batch.terms for batch in batches] + [np.empty(0, np.int32)]),
@@ -99,7 +105,9 @@ class SparseBatch:
         return SparseBatch(indptr, self.terms[source], self.weights[source])
 
     def quantize(self, scale: float, maximum: int) -> ImpactBatch:
-        """``impact = clip(rint(weight / scale), 1, maximum)``; impacts above ``maximum`` are counted as clipped."""
+        """``impact = clip(rint(weight / scale), 1, maximum)``; impacts above ``maximum`` are
+        counted as clipped.
+        """
         exact = np.rint(self.weights.astype(np.float64) / scale)
         impacts = np.clip(exact, 1, maximum).astype(np.int32)
         return ImpactBatch(self.indptr, self.terms, impacts, scale, int((exact > maximum).sum()))

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Search a collection: encode, quantize, rank, fetch; no transport."""

@@ -1,10 +1,12 @@
-"""The batching worker: one thread takes whatever waits, up to a budget, and never waits for more to come.
+"""The batching worker: one thread takes whatever waits, up to a budget, and never waits for more to
+come.
 
-Brief works are done by the event loop itself while the worker has nothing to do: half a millisecond goes by until a
-thread has woken up and given the result back.
+Brief works are done by the event loop itself while the worker has nothing to do: half a millisecond
+goes by until a thread has woken up and given the result back.
 
-The transport hands work in without blocking and awaits it. The queue is bounded: what does not fit is refused
-at once. What was cancelled, or whose deadline passed while it waited, is dropped before any work is done.
+The transport hands work in without blocking and awaits it. The queue is bounded: what does not fit
+is refused at once. What was cancelled, or whose deadline passed while it waited, is dropped before
+any work is done.
 """
 
 from __future__ import annotations
@@ -71,11 +73,14 @@ class Batcher(Generic[W, D, R]):
     """A bounded queue before one worker thread, and a pool that finishes what the worker has done.
 
     Args:
-        weigh: tells the cost in tokens of each work; called once per work, in the worker, several together.
+        weigh: tells the cost in tokens of each work; called once per work, in the worker, several
+            together.
         process: does the works of one batch together.
-        finish: makes the result from a work, what was done, and the nanoseconds it waited in the queue; called in a
-            thread of the pool, so that the worker goes on with the next batch, unless it is light and nothing waits.
-        light: tells whether finishing a work takes less time than handing it to another thread is worth.
+        finish: makes the result from a work, what was done, and the nanoseconds it waited in the
+            queue; called in a thread of the pool, so that the worker goes on with the next batch,
+            unless it is light and nothing waits.
+        light: tells whether finishing a work takes less time than handing it to another thread is
+            worth.
         brief: tells whether doing and finishing it does.
         threads: of the pool.
         settings: sizes of queue and batch.
@@ -131,7 +136,9 @@ class Batcher(Generic[W, D, R]):
         """
         loop = asyncio.get_running_loop()
         arrived, thread = time.perf_counter_ns(), threading.get_ident()
-        entries = [_Entry[W, R](work, deadline, arrived, loop.create_future(), thread) for work in works]
+        entries = [
+            _Entry[W, R](work, deadline, arrived, loop.create_future(), thread) for work in works
+        ]
         here = 0 < self._pace.each <= BRIEF and all(map(self._brief, works))
         with self._wake:
             if self._closed:
@@ -167,7 +174,9 @@ class Batcher(Generic[W, D, R]):
             return  # whoever holds it looks again at what waits
         try:
             with self._wake:
-                taken = self._take() if all(self._brief(entry.work) for entry in self._waiting) else []
+                taken = (
+                    self._take() if all(self._brief(entry.work) for entry in self._waiting) else []
+                )
             self._do(taken)
         finally:
             self._working.release()
@@ -194,7 +203,9 @@ class Batcher(Generic[W, D, R]):
         return False
 
     def _fit(self, entries: list[_Entry[W, R]]) -> list[_Entry[W, R]]:
-        """The first entries that the token budget holds, at least one; the rest goes back to the queue."""
+        """The first entries that the token budget holds, at least one; the rest goes back to the
+        queue.
+        """
         fresh = [entry for entry in entries if entry.cost is None]
         if fresh:
             started = time.perf_counter_ns()
@@ -245,7 +256,9 @@ class Batcher(Generic[W, D, R]):
             _settle(entry, error)
 
     def _results(self, works: Sequence[W]) -> Sequence[D | Exception]:
-        """What was done of a batch; when it fails, each work is tried alone: only the culprits fail."""
+        """What was done of a batch; when it fails, each work is tried alone: only the culprits
+        fail.
+        """
         try:
             return self._process(works)
         except Exception as error:

@@ -15,7 +15,9 @@ from .collection import Answer, Engine
 BATCH = 64
 
 
-def answer_texts(queries: Mapping[str, str], engine: Engine, k: int) -> Iterator[tuple[str, Answer]]:
+def answer_texts(
+    queries: Mapping[str, str], engine: Engine, k: int
+) -> Iterator[tuple[str, Answer]]:
     """Answer texts by query id, in their order; hits come without documents."""
     rest = iter(queries.items())
     while batch := list(islice(rest, BATCH)):
@@ -26,7 +28,8 @@ def answer_texts(queries: Mapping[str, str], engine: Engine, k: int) -> Iterator
 def answer_vectors(
     path: Path | str, lines: Sequence[VectorLine], engine: Engine, k: int
 ) -> Iterator[tuple[str, Answer]]:
-    """Answer ready query vectors; terms that the index does not have are dropped and counted in the answer.
+    """Answer ready query vectors; terms that the index does not have are dropped and counted in the
+    answer.
 
     Args:
         path: the file of the queries, for errors.

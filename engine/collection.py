@@ -1,6 +1,7 @@
 """The engine: text or vectors in, hits out, in one process.
 
-:meth:`Engine.search` does it all at once; the server's batching worker calls the same steps one by one.
+:meth:`Engine.search` does it all at once; the server's batching worker calls the same steps one by
+one.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Hit:
         score_int: the exact score.
         shard, ordinal: where the index keeps it.
         document: title, text and metadata, when fetched.
-        contributions: when explained; by product descending, then term ascending; they sum to ``score_int``.
+        contributions: when explained; by product descending, then term ascending; they sum to
+            ``score_int``.
     """
 
     id: str
@@ -70,7 +72,8 @@ class Answer:
         matched: documents that share a term with the query.
         postings: postings read.
         query_terms: terms of the query as scored.
-        dropped_tokens, dropped_terms, clipped: tokens, terms and impacts of the query that a cap cut.
+        dropped_tokens, dropped_terms, clipped: tokens, terms and impacts of the query that a cap
+            cut.
         timings: stage -> nanoseconds; queries answered together share all but ``fetch``.
         missing_shards: shards that did not answer, ascending; never without the caller's leave.
     """
@@ -120,11 +123,13 @@ class Engine:
 
         Args:
             path: directory of the index.
-            model: directory or name of the model; None for the one that the index names, if it names one.
+            model: directory or name of the model; None for the one that the index names, if it
+                names one.
             with_encoder: False loads none: only vectors can be searched then.
             device, quantization, encoder_threads: for the encoder.
             index_threads: for the CPU scorer; None for all cores.
-            index_device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where there is one.
+            index_device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where
+                there is one.
             shards: numbers of the shards to open; None for all.
 
         Raises:
@@ -170,7 +175,9 @@ class Engine:
 
     @cached_property
     def terms_by_token(self) -> dict[str, int]:
-        """Term of each token string; empty unless the index was built from vectors keyed by strings."""
+        """Term of each token string; empty unless the index was built from vectors keyed by
+        strings.
+        """
         return {token: term for term, token in enumerate(self.index.manifest.vocabulary or ())}
 
     def token(self, term: int) -> str:
@@ -187,20 +194,25 @@ class Engine:
         """
         if self.encoder is None:
             raise IncompatibleError(
-                "text cannot be encoded: no encoder is loaded; search with vectors, or start with a model"
+                "text cannot be encoded: no encoder is loaded; search with vectors, or start with "
+                "a model"
             )
         return self.encoder
 
     @property
     def together(self) -> bool:
-        """Whether encoder and index are on one torch device, so that :meth:`rank_tokens` can chain them."""
+        """Whether encoder and index are on one torch device, so that :meth:`rank_tokens` can chain
+        them.
+        """
         if self.encoder is None or self.index.tensors is None:
             return False
         name, device = self.encoder.device, self.index.tensors.device
         return name == str(device) or (name == device.type and device.index in (None, 0))
 
     def rank_tokens(self, tokens: Tokens, kind: Kind, k: int) -> Ranked:
-        """Encode texts and rank documents for them on the device they share; see :func:`.fused.rank`."""
+        """Encode texts and rank documents for them on the device they share; see
+        :func:`.fused.rank`.
+        """
         from .device_plan import rank  # torch and transformers, as above
 
         return rank(self.need_encoder(), self.index, tokens, kind, k)
@@ -279,7 +291,14 @@ class Engine:
         return impacts, np.diff(running[vectors.indptr])
 
     def hits(
-        self, queries: ImpactBatch, result: SearchResult, row: int, k: int, *, explain: bool, fetch: bool
+        self,
+        queries: ImpactBatch,
+        result: SearchResult,
+        row: int,
+        k: int,
+        *,
+        explain: bool,
+        fetch: bool,
     ) -> list[Hit]:
         """The first ``k`` hits of one query of a result, with ids, and what else was asked for."""
         first = int(result.indptr[row])
@@ -294,12 +313,20 @@ class Engine:
         reasons: list[tuple[Contribution, ...]] | list[None] = [None] * len(scores)
         if explain:
             stored = self.index.vectors(shards, ordinals)
-            reasons = [self._contributions(*queries.row(row), *stored.row(i)) for i in range(len(scores))]
+            reasons = [
+                self._contributions(*queries.row(row), *stored.row(i)) for i in range(len(scores))
+            ]
         scale = queries.scale * self.index.manifest.document_scale
         return [
             Hit(identity, score * scale, score, shard, ordinal, document, reason)
             for identity, score, shard, ordinal, document, reason in zip(
-                ids, scores.tolist(), shards.tolist(), ordinals.tolist(), documents, reasons, strict=True
+                ids,
+                scores.tolist(),
+                shards.tolist(),
+                ordinals.tolist(),
+                documents,
+                reasons,
+                strict=True,
             )
         ]
 
@@ -327,14 +354,23 @@ class Engine:
 def _check_together(index: Index, encoder: Encoder) -> None:
     built_with = (index.manifest.encoder or {}).get("fingerprint")
     if built_with is None:
-        if index.manifest.vocabulary is not None or index.manifest.vocabulary_size != encoder.vocabulary_size:
+        if (
+            index.manifest.vocabulary is not None
+            or index.manifest.vocabulary_size != encoder.vocabulary_size
+        ):
             raise IncompatibleError(
-                f"the index holds ready vectors over {index.manifest.vocabulary_size} terms of its own, "
-                f"the encoder {encoder.name} has {encoder.vocabulary_size} others; open it without a model"
+                f"the index holds ready vectors over {index.manifest.vocabulary_size} terms of "
+                "its own, "
+                f"the encoder {encoder.name} has {encoder.vocabulary_size} others; open it "
+                "without a model"
             )
-        log.warning("the index holds ready vectors: nothing tells whether %s made them", encoder.name)
+        log.warning(
+            "the index holds ready vectors: nothing tells whether %s made them", encoder.name
+        )
     elif built_with != encoder.fingerprint:
         raise IncompatibleError(
-            f"the index was built by another encoder: its fingerprint is {built_with[:16]}, that of "
-            f"{encoder.name} is {encoder.fingerprint[:16]}; load the encoder that built it, or build it again"
+            f"the index was built by another encoder: its fingerprint is {built_with[:16]}, that "
+            "of "
+            f"{encoder.name} is {encoder.fingerprint[:16]}; load the encoder that built it, or "
+            "build it again"
         )

@@ -1,4 +1,6 @@
-"""Text to hits on one device: encode, quantize, score and select follow each other there; the host waits once, for one copy."""
+"""Text to hits on one device: encode, quantize, score and select follow each other there; the host
+waits once, for one copy.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Ranked:
 
 
 def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> Ranked:
-    """Encode texts and find the ``k`` best documents of each; the same as doing so one after the other.
+    """Encode texts and find the ``k`` best documents of each; the same as doing so one after the
+    other.
 
     Args:
         encoder: on the device of the index.
@@ -52,13 +55,17 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> 
     scale = index.manifest.query_scale
     made = encoder.encode_tensors(tokens, kind, impact_scale=scale)
     clock = Clock(index.tensors.device)
-    found = index.tensors.search_tensors(queries_from_rows(made.terms, made.impacts, made.counts), k, clock)
+    found = index.tensors.search_tensors(
+        queries_from_rows(made.terms, made.impacts, made.counts), k, clock
+    )
     terms, weights, counts, positive, impacts, clipped, keys, hits, matched, postings = fetch(
         made.terms, made.weights, made.counts, made.positive, made.impacts, made.clipped,
         found.keys, found.counts, found.matched, found.postings,
     )  # fmt: skip
     encoded = made.fetched(tokens, terms, weights, counts, positive)
     vectors = encoded.vectors
-    queries = ImpactBatch(vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum()))
+    queries = ImpactBatch(
+        vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum())
+    )
     answers = Answers(keys, hits, matched, postings, stages(clock))
     return Ranked(encoded, queries, clipped.astype(np.int64), index.result(answers))

@@ -46,7 +46,8 @@ class Work:
         k: hits wanted; 0 to encode only.
         explain: add contributions to hits.
         fetch: add documents to hits.
-        allow_partial: a shard that fails may be missing from the answer; where shards can fail alone.
+        allow_partial: a shard that fails may be missing from the answer; where shards can fail
+            alone.
         tokens: of ``text``, made in the worker.
         then: makes the result in the pool, from what was done and, for a search, the answer.
     """
@@ -119,7 +120,9 @@ class Pipeline:
         self._batcher.close()
         self._judge_pool.shutdown()
 
-    async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
+    async def search(
+        self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]
+    ) -> T:
         """Answer one query.
 
         Args:
@@ -159,7 +162,8 @@ class Pipeline:
                 raise OverloadedError("another Verify is going on, one at a time is allowed", 1.0)
             loop = asyncio.get_running_loop()
             self._judgement = loop.run_in_executor(self._judge_pool, self._judge, work, done)
-            # A caller that leaves early does not stop the thread: its place stays taken until it is through.
+            # A caller that leaves early does not stop the thread: its place stays taken until it is
+            # through.
             reference, nanoseconds = await asyncio.shield(self._judgement)
             return answer, reference, nanoseconds
 
@@ -169,9 +173,16 @@ class Pipeline:
         return (await self._batcher.submit([work], deadline))[0]
 
     def _is_brief(self, work: Work) -> bool:
-        """A search that takes less time than changing the thread: in few postings, with no network to run."""
+        """A search that takes less time than changing the thread: in few postings, with no network
+        to run.
+        """
         index, encoder = self.engine.index, self.engine.encoder
-        if index.tensors is not None or index.manifest.postings > SMALL or not work.k or not _is_light(work):
+        if (
+            index.tensors is not None
+            or index.manifest.postings > SMALL
+            or not work.k
+            or not _is_light(work)
+        ):
             return False
         return work.text is None or (
             encoder is not None and encoder.looks_up(work.kind) and len(work.text) <= SHORT
@@ -196,9 +207,15 @@ class Pipeline:
         """In the worker: encode the texts, then score all queries of the batch together."""
         done = {i: Done(work.vector) for i, work in enumerate(works) if work.vector is not None}
         for kind in KINDS:
-            rows = [i for i, work in enumerate(works) if work.tokens is not None and work.kind == kind]
+            rows = [
+                i for i, work in enumerate(works) if work.tokens is not None and work.kind == kind
+            ]
             if self.engine.together and (asking := [i for i in rows if works[i].k]):
-                done.update(zip(asking, self._encode_and_rank([works[i] for i in asking], kind), strict=True))
+                done.update(
+                    zip(
+                        asking, self._encode_and_rank([works[i] for i in asking], kind), strict=True
+                    )
+                )
                 rows = [i for i in rows if not works[i].k]
             if rows:
                 done.update(zip(rows, self._encode([works[i] for i in rows], kind), strict=True))
@@ -240,12 +257,21 @@ class Pipeline:
         self._ranked(searches, queries, clipped, self.engine.index.search(queries, k))
 
     def _ranked(
-        self, searches: Sequence[Done], queries: ImpactBatch, clipped: NDArray[np.int64], result: SearchResult
+        self,
+        searches: Sequence[Done],
+        queries: ImpactBatch,
+        clipped: NDArray[np.int64],
+        result: SearchResult,
     ) -> None:
         self._metrics.stages(result.timings)
         self._metrics.cuts(0, 0, int(clipped.sum()))
         for row, done in enumerate(searches):
-            done.queries, done.result, done.row, done.clipped = queries, result, row, int(clipped[row])
+            done.queries, done.result, done.row, done.clipped = (
+                queries,
+                result,
+                row,
+                int(clipped[row]),
+            )
             done.timings.update(result.timings)
             self._metrics.query_terms.observe(len(done.vector[0]))
             self._metrics.postings_scored.observe(int(result.postings[row]))
@@ -282,7 +308,9 @@ class Pipeline:
         """The same query by the exhaustive reference."""
         assert done.queries is not None
         terms, impacts = done.queries.row(done.row)
-        query = ImpactBatch(np.array([0, len(terms)], dtype=np.int64), terms, impacts, done.queries.scale)
+        query = ImpactBatch(
+            np.array([0, len(terms)], dtype=np.int64), terms, impacts, done.queries.scale
+        )
         started = time.perf_counter_ns()
         result = self.engine.index.oracle(query, work.k)
         nanoseconds = time.perf_counter_ns() - started

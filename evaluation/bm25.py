@@ -23,12 +23,15 @@ class Bm25Result:
     query_seconds_p50: float
 
 
-def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int, int], None] | None = None) -> Bm25Result:
+def rank(
+    dataset: Dataset, k: int = 1000, progress: Callable[[int, int], None] | None = None
+) -> Bm25Result:
     """Rank the corpus for every query: English stop words, Snowball stemmer, title and text joined.
 
     Args:
         dataset: the collection.
-        k: ranking depth; only documents with a score > 0 are ranked, ties by id descending as in trec_eval.
+        k: ranking depth; only documents with a score > 0 are ranked, ties by id descending as in
+            trec_eval.
         progress: called with queries done and queries in all after each.
 
     Raises:
@@ -57,10 +60,16 @@ def rank(dataset: Dataset, k: int = 1000, progress: Callable[[int, int], None] |
     rankings, seconds = {}, []
     for done, (query, text) in enumerate(dataset.queries.items(), 1):
         started = time.perf_counter()
-        words = bm25s.tokenize([text], stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False)
+        words = bm25s.tokenize(
+            [text], stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False
+        )
         rows, scores = index.retrieve(words, k=min(k, len(ids)), show_progress=False)
         seconds.append(time.perf_counter() - started)
-        hits = [(float(score), ids[row]) for row, score in zip(rows[0], scores[0], strict=True) if score > 0]
+        hits = [
+            (float(score), ids[row])
+            for row, score in zip(rows[0], scores[0], strict=True)
+            if score > 0
+        ]
         rankings[query] = [document for _, document in sorted(hits, reverse=True)]
         if progress:
             progress(done, len(dataset.queries))

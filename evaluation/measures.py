@@ -14,9 +14,10 @@ Rankings = Mapping[str, Sequence[str]]
 def measure(qrels: Qrels, rankings: Rankings) -> dict[str, float]:
     """Mean of each measure over all judged queries.
 
-    pytrec_eval sorts a run by score and breaks ties by document id. So that our own order counts (score
-    descending, then order of arrival), it gets scores made from the ranks. A judged query without a ranking,
-    or with an empty one, counts as 0; a ranking of a query without judgments is left out.
+    pytrec_eval sorts a run by score and breaks ties by document id. So that our own order counts
+    (score descending, then order of arrival), it gets scores made from the ranks. A judged query
+    without a ranking, or with an empty one, counts as 0; a ranking of a query without judgments is
+    left out.
 
     Args:
         qrels: query id -> document id -> grade.
@@ -26,7 +27,10 @@ def measure(qrels: Qrels, rankings: Rankings) -> dict[str, float]:
         Measure name -> mean, in the order of ``MEASURES``.
     """
     per_query = measure_each(qrels, rankings)
-    return {name: sum(values[name] for values in per_query.values()) / len(per_query) for name in MEASURES}
+    return {
+        name: sum(values[name] for values in per_query.values()) / len(per_query)
+        for name in MEASURES
+    }
 
 
 def measure_each(qrels: Qrels, rankings: Rankings) -> dict[str, dict[str, float]]:

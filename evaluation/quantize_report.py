@@ -1,8 +1,9 @@
 """What quantization costs and saves: encoder precision x impact precision, on one collection.
 
-Each encoder precision is measured in a process of its own (:mod:`.quantize_worker`) and kept in a work folder, so a run that was
-killed goes on with the next one. Each impact precision is then scored exhaustively over the same vectors. The reference is the
-float32 encoder scored with float weights: exact, and what overlap and cosine are counted against.
+Each encoder precision is measured in a process of its own (:mod:`.quantize_worker`) and kept in a
+work folder, so a run that was killed goes on with the next one. Each impact precision is then
+scored exhaustively over the same vectors. The reference is the float32 encoder scored with float
+weights: exact, and what overlap and cosine are counted against.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def run(
         dataset: the collection.
         work: folder of what was measured so far; made if it is not there.
         device: ``cpu`` or ``cuda``.
-        documents: size of the pool: all documents that are judged for a query, and others drawn by the seed; None takes all.
+        documents: size of the pool: all documents that are judged for a query, and others drawn by
+            the seed; None takes all.
         threads: of torch on the CPU; None for all cores.
         seed: of the draw.
         precisions: of the encoder; the first is the reference.
@@ -151,7 +153,9 @@ def run(
         for precision in precisions
     }
     if reason := reasons[precisions[0].name]:
-        raise UnavailableError(f"{precisions[0].name}, which the others are compared with, failed: {reason}")
+        raise UnavailableError(
+            f"{precisions[0].name}, which the others are compared with, failed: {reason}"
+        )
     reference: _Reference | None = None
     rows = []
     for precision in precisions:
@@ -170,7 +174,10 @@ def run(
                     name: Quality(
                         measure(
                             dataset.qrels,
-                            {q: [ids[d] for d in top] for q, top in zip(dataset.queries, tops, strict=True)},
+                            {
+                                q: [ids[d] for d in top]
+                                for q, top in zip(dataset.queries, tops, strict=True)
+                            },
                         )["nDCG@10"],
                         reference.overlap(tops),
                         clipped,
@@ -199,7 +206,10 @@ class _Reference:
     tops: list[NDArray[np.int64]]
 
     def cosine(self, documents: SparseBatch, queries: SparseBatch) -> float:
-        pairs = [*zip(self.documents, documents, strict=True), *zip(self.queries, queries, strict=True)]
+        pairs = [
+            *zip(self.documents, documents, strict=True),
+            *zip(self.queries, queries, strict=True),
+        ]
         return float(np.mean([_cosine(one, other) for one, other in pairs]))
 
     def overlap(self, tops: list[NDArray[np.int64]]) -> float:
@@ -222,7 +232,8 @@ def _pool(dataset: Dataset, documents: int | None, seed: int) -> tuple[list[str]
     needed = [row for row, (one, _) in enumerate(every) if one in judged]
     if documents < len(needed):
         raise InputError(
-            f"documents is {documents}, must be at least {len(needed)}, the judged ones of {dataset.name}"
+            f"documents is {documents}, must be at least {len(needed)}, the judged ones of "
+            f"{dataset.name}"
         )
     others = np.array([row for row, (one, _) in enumerate(every) if one not in judged])
     drawn = np.random.default_rng(seed).choice(others, documents - len(needed), replace=False)
@@ -241,7 +252,8 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if before.get(key) != value:
             raise IncompatibleError(
-                f"{work}: holds rows measured with {key} {before.get(key)}, now it is {value}; delete it to start again"
+                f"{work}: holds rows measured with {key} {before.get(key)}, now it is {value}; "
+                "delete it to start again"
             )
 
 
@@ -254,11 +266,18 @@ def _measure(task: Task, work: Path, progress: Progress | None) -> str:
     place, name = _place(work, task.precision), task.precision.name
     if place.with_suffix(".json").is_file():
         return ""
-    # A work folder on a full disk, an interrupt: the worker goes down with this process, and its row is measured again.
+    # A work folder on a full disk, an interrupt: the worker goes down with this process, and its
+    # row is measured again.
     with tempfile.TemporaryDirectory(dir=work) as folder:
         note = Path(folder) / "task.json"
         note.write_text(json.dumps(dataclasses.asdict(task)), encoding="utf-8")
-        command = [sys.executable, "-m", "csplade.evaluation.quantize_worker", str(note), str(place)]
+        command = [
+            sys.executable,
+            "-m",
+            "csplade.evaluation.quantize_worker",
+            str(note),
+            str(place),
+        ]
         with open(Path(folder) / "errors", "w+", encoding="utf-8") as errors:
             worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
             try:
@@ -275,7 +294,11 @@ def _measure(task: Task, work: Path, progress: Progress | None) -> str:
             said = [line for line in errors.read().splitlines() if line.strip()]
     if code == 0:
         return ""
-    return f"killed by signal {-code}; out of memory?" if code < 0 else (said or [f"exit code {code}"])[-1]
+    return (
+        f"killed by signal {-code}; out of memory?"
+        if code < 0
+        else (said or [f"exit code {code}"])[-1]
+    )
 
 
 def _rank_all(
@@ -293,9 +316,14 @@ def _rank_all(
 
 
 def _rank(
-    documents: SparseBatch, document_values: NDArray[Any], queries: SparseBatch, query_values: NDArray[Any]
+    documents: SparseBatch,
+    document_values: NDArray[Any],
+    queries: SparseBatch,
+    query_values: NDArray[Any],
 ) -> list[NDArray[np.int64]]:
-    """Exhaustive top 10: integers in int64, floats in float64; score descending, then order of arrival."""
+    """Exhaustive top 10: integers in int64, floats in float64; score descending, then order of
+    arrival.
+    """
     kind = np.float64 if document_values.dtype.kind == "f" else np.int64
     size = int(max(documents.terms.max(initial=0), queries.terms.max(initial=0))) + 1
     table = np.zeros((size, len(queries)), dtype=kind)
@@ -307,10 +335,16 @@ def _rank(
     return [top[scores[query, top] > 0] for query, top in enumerate(order)]
 
 
-def _cosine(one: tuple[NDArray[Any], NDArray[Any]], other: tuple[NDArray[Any], NDArray[Any]]) -> float:
+def _cosine(
+    one: tuple[NDArray[Any], NDArray[Any]], other: tuple[NDArray[Any], NDArray[Any]]
+) -> float:
     _, left, right = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
     norm = float(np.linalg.norm(one[1]) * np.linalg.norm(other[1]))
-    return float(one[1][left] @ other[1][right]) / norm if norm else float(len(one[0]) == len(other[0]))
+    return (
+        float(one[1][left] @ other[1][right]) / norm
+        if norm
+        else float(len(one[0]) == len(other[0]))
+    )
 
 
 def _device_name(device: str) -> str:

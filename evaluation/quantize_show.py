@@ -12,34 +12,61 @@ FORMATS = (".svg", ".png")
 
 
 def markdown(report: QuantizeReport) -> str:
-    """Two tables: each encoder precision with float weights, then nDCG@10 and overlap at each impact precision."""
-    pool = "" if report.documents == report.corpus else f" of {report.corpus:,}, judged ones and a sample,"
+    """Two tables: each encoder precision with float weights, then nDCG@10 and overlap at each
+    impact precision.
+    """
+    pool = (
+        ""
+        if report.documents == report.corpus
+        else f" of {report.corpus:,}, judged ones and a sample,"
+    )
     threads = f", {report.threads} threads" if report.threads else ""
     lines = [
-        f"{report.model} (fingerprint {report.fingerprint[:12]}) on {report.dataset}: {report.documents:,} documents{pool} "
+        f"{report.model} (fingerprint {report.fingerprint[:12]}) on {report.dataset}: "
+        f"{report.documents:,} documents{pool} "
         f"{report.queries} queries; {report.device}{threads}.",
         "",
         *_table(
-            ["encoder", "nDCG@10", "overlap@10", "cosine", "docs/s", "query p50 ms", "weights MB", "peak MB"],
+            [
+                "encoder",
+                "nDCG@10",
+                "overlap@10",
+                "cosine",
+                "docs/s",
+                "query p50 ms",
+                "weights MB",
+                "peak MB",
+            ],
             [_cost_cells(report, row) for row in report.rows],
         ),
         "",
-        "nDCG@10 (overlap@10 with the float32 encoder and float weights) by document impacts; queries have 12 bits:",
+        "nDCG@10 (overlap@10 with the float32 encoder and float weights) by document impacts; "
+        "queries have 12 bits:",
         "",
         *_table(
             ["encoder", *report.impacts],
             [
-                [row.precision.name, *(f"{q.ndcg:.4f} ({q.overlap:.3f})" for q in row.qualities.values())]
+                [
+                    row.precision.name,
+                    *(f"{q.ndcg:.4f} ({q.overlap:.3f})" for q in row.qualities.values()),
+                ]
                 for row in report.rows
                 if row.cost
             ],
         ),
     ]
     clipped = {
-        name: max(row.qualities[name].clipped for row in report.rows if row.cost) for name in report.impacts
+        name: max(row.qualities[name].clipped for row in report.rows if row.cost)
+        for name in report.impacts
     }
-    notes = [f"{name}: up to {count:,} document impacts clipped." for name, count in clipped.items() if count]
-    notes += [f"{row.precision.name}: not measured: {row.reason}" for row in report.rows if not row.cost]
+    notes = [
+        f"{name}: up to {count:,} document impacts clipped."
+        for name, count in clipped.items()
+        if count
+    ]
+    notes += [
+        f"{row.precision.name}: not measured: {row.reason}" for row in report.rows if not row.cost
+    ]
     return "\n".join([*lines, *(["", *(f"- {note}" for note in notes)] if notes else [])])
 
 
@@ -80,14 +107,23 @@ def plot(report: QuantizeReport, path: Path) -> None:
         )
         style = "--" if row.precision.head else "-"
         right.plot(
-            range(len(values)), values, style, marker=".", color=point.get_color(), label=row.precision.name
+            range(len(values)),
+            values,
+            style,
+            marker=".",
+            color=point.get_color(),
+            label=row.precision.name,
         )
     left.set(xlabel="weights, MB", ylabel="nDCG@10, float weights", title="encoder precision")
     left.margins(0.15)
     right.set(ylabel="nDCG@10", title="document impacts")
-    right.set_xticks(range(len(report.impacts)), report.impacts, rotation=25, ha="right", fontsize=8)
+    right.set_xticks(
+        range(len(report.impacts)), report.impacts, rotation=25, ha="right", fontsize=8
+    )
     right.legend(fontsize=8)
-    figure.suptitle(f"{report.model} on {report.dataset}, {report.documents:,} documents", fontsize=10)
+    figure.suptitle(
+        f"{report.model} on {report.dataset}, {report.documents:,} documents", fontsize=10
+    )
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
 

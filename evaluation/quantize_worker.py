@@ -2,8 +2,9 @@
 
     python -m csplade.evaluation.quantize_worker TASK.json OUT
 
-``TASK.json`` is a :class:`Task`. Progress goes to stdout, a line ``DONE TOTAL`` each; ``OUT.npz`` gets the vectors and
-``OUT.json`` a :class:`Cost`, written last. An error meant for a user goes to stderr as one line, with exit code 1.
+``TASK.json`` is a :class:`Task`. Progress goes to stdout, a line ``DONE TOTAL`` each; ``OUT.npz``
+gets the vectors and ``OUT.json`` a :class:`Cost`, written last. An error meant for a user goes to
+stderr as one line, with exit code 1.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Cost:
         documents_per_second: all documents in batches.
         query_milliseconds: median over the queries, one at a time, text to vector.
         weight_bytes: of the loaded network.
-        peak_bytes: of the device's memory on CUDA, else of the process's resident memory; from after loading on.
+        peak_bytes: of the device's memory on CUDA, else of the process's resident memory; from
+            after loading on.
         query_scale: weight of one query impact step that the model asks for.
         cut: document and query tokens and terms that caps cut.
     """
@@ -99,10 +101,13 @@ def work(task: Task, out: Path) -> Cost:
     _forget_peak(encoder.device)
     total, parts, cut = len(task.documents) + len(task.queries), [], {"tokens": 0, "terms": 0}
     started = time.perf_counter()
-    # Texts of like length together, as one call over all of them would do; the order is put back below.
+    # Texts of like length together, as one call over all of them would do; the order is put back
+    # below.
     order = np.argsort([len(text) for text in task.documents], kind="stable")
     for first in range(0, len(order), CHUNK):
-        encoded = encoder.encode([task.documents[row] for row in order[first : first + CHUNK]], "document")
+        encoded = encoder.encode(
+            [task.documents[row] for row in order[first : first + CHUNK]], "document"
+        )
         parts.append(encoded.vectors)
         cut["tokens"] += int(encoded.dropped_tokens.sum())
         cut["terms"] += int(encoded.dropped_terms.sum())

@@ -20,12 +20,14 @@ class Row:
         measures: measure -> mean over all judged queries.
         query_terms: mean active terms per query, as scored.
         document_terms: mean active terms per document.
-        flops: expected overlap of a query with a document: sum over terms j of p_query(j) * p_document(j), p
-            being the share of queries or documents in which j is active. It equals the mean of the postings
-            read per query over the number of documents.
+        flops: expected overlap of a query with a document: sum over terms j of p_query(j) *
+            p_document(j), p being the share of queries or documents in which j is active. It equals
+            the mean of the postings read per query over the number of documents.
         bytes_per_document: of the index's segments (texts in the document store come on top).
-        documents_per_second: how quickly documents of this collection are encoded, or for BM25 indexed.
-        milliseconds: stage -> median over queries, asked one at a time; "total" as the caller waits.
+        documents_per_second: how quickly documents of this collection are encoded, or for BM25
+            indexed.
+        milliseconds: stage -> median over queries, asked one at a time; "total" as the caller
+            waits.
         cut: what caps cut from the queries in all: tokens, terms, impacts.
     """
 
@@ -67,7 +69,8 @@ def latency_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     stages = [stage for stage in STAGES if any(stage in row.milliseconds for row in rows)]
     timed = [row for row in rows if len(row.milliseconds) > 1]
     return ["p50 ms", *stages], [
-        [row.name, *(_cell(row.milliseconds.get(stage), ".3f") for stage in stages)] for row in timed
+        [row.name, *(_cell(row.milliseconds.get(stage), ".3f") for stage in stages)]
+        for row in timed
     ]
 
 

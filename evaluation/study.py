@@ -1,9 +1,11 @@
-"""The study: what adaptation, attention, losses, size, regularizers and term caps do, each as one table.
+"""The study: what adaptation, attention, losses, size, regularizers and term caps do, each as one
+table.
 
-The questions are those of CSPLADE (adaptation, attention variants), of "Scaling Sparse and Dense Retrieval in Decoder-Only LLMs"
-(losses, sparse against dense, three sizes) and of SPLADE (FLOPS weight, term caps), asked at a size that a CPU can answer.
-Every model of a table starts from the same data and seed. A model that is finished is not trained again, so a study
-that was stopped goes on where it was.
+The questions are those of CSPLADE (adaptation, attention variants), of "Scaling Sparse and Dense
+Retrieval in Decoder-Only LLMs" (losses, sparse against dense, three sizes) and of SPLADE (FLOPS
+weight, term caps), asked at a size that a CPU can answer. Every model of a table starts from the
+same data and seed. A model that is finished is not trained again, so a study that was stopped goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ from ..model.training.teachers import Teacher
 from ..model.training.trainer import LOG_FILE, Schedule, Trainable
 
 Kind = Literal["sparse", "dense"]
-Vectors = list[tuple[NDArray[np.float32], NDArray[np.float32]]]  # queries and passages of each collection
+Vectors = list[
+    tuple[NDArray[np.float32], NDArray[np.float32]]
+]  # queries and passages of each collection
 POSTING_BYTES = 3
 
 
@@ -107,7 +111,11 @@ class Table:
     def markdown(self) -> str:
         """As Markdown, title first."""
         lines = [self.headers, ["---"] * len(self.headers), *self.rows]
-        return f"### {self.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        return (
+            f"### {self.title}\n\n"
+            + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            + "\n"
+        )
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,9 @@ class Study:
             )
         headers = ["before contrastive training"]
         headers += [
-            f"{what}, {when}" for what in ("all-zero", "terms", "NCE") for when in ("start", "half", "end")
+            f"{what}, {when}"
+            for what in ("all-zero", "terms", "NCE")
+            for when in ("start", "half", "end")
         ]
         return Table("a) Adaptation", [*headers, "nDCG@10"], rows)
 
@@ -256,21 +266,32 @@ class Study:
             found = self._measure(self._trained(base, **values))
             quality = [*found.ndcg.values(), found.mean]
             costs = [found.query_terms, found.document_terms, POSTING_BYTES * found.document_terms]
-            rows.append([name, *(f"{value:.3f}" for value in quality), *(f"{value:.0f}" for value in costs)])
+            rows.append(
+                [name, *(f"{value:.3f}" for value in quality), *(f"{value:.0f}" for value in costs)]
+            )
         names = [split.name for split in self.dev]
-        headers = ["", *names, "mean nDCG@10", "query terms", "document terms", "posting bytes/document"]
+        headers = [
+            "",
+            *names,
+            "mean nDCG@10",
+            "query terms",
+            "document terms",
+            "posting bytes/document",
+        ]
         return Table(title, headers, rows)
 
     def _start(self, layers: int, variant: str = "bidirectional") -> Path:
         return self._made(
-            f"start-{variant}-{layers}", lambda out: start(self._texts(), out, variant=variant, layers=layers)
+            f"start-{variant}-{layers}",
+            lambda out: start(self._texts(), out, variant=variant, layers=layers),
         )
 
     def _adapted(self, layers: int, variant: str = "bidirectional") -> Path:
         base = self._start(layers, variant)
         schedule = self._schedule(self.scale.adapt, 6e-4, batch=8)
         return self._made(
-            f"adapted-{variant}-{layers}", lambda out: adapt(base, list(self._texts()), out, schedule)
+            f"adapted-{variant}-{layers}",
+            lambda out: adapt(base, list(self._texts()), out, schedule),
         )
 
     def _calibrated(self, layers: int, variant: str = "bidirectional") -> Path:
@@ -278,7 +299,9 @@ class Study:
         schedule = self._schedule(self.scale.calibrate, 5e-4, batch=24)
         return self._made(
             f"calibrated-{variant}-{layers}",
-            lambda out: calibrate(base, list(self._texts()), out, schedule, length=self.scale.tokens),
+            lambda out: calibrate(
+                base, list(self._texts()), out, schedule, length=self.scale.tokens
+            ),
         )
 
     def _trained(self, base: Path, **values: Any) -> Path:
@@ -354,16 +377,22 @@ class Study:
 
 
 def split_judgments(folder: Path, out: Path) -> Path:
-    """Copy a BEIR folder that has ``test`` judgments only, two of three queries as ``train`` and the third as ``dev``."""
+    """Copy a BEIR folder that has ``test`` judgments only, two of three queries as ``train`` and
+    the third as ``dev``.
+    """
     (out / "qrels").mkdir(parents=True, exist_ok=True)
     for name in ("corpus.jsonl", "queries.jsonl"):
         (out / name).write_bytes((folder / name).read_bytes())
     with open(folder / "qrels" / "test.tsv", encoding="utf-8") as file:
         header, *lines = file.read().splitlines()
-    numbers = {query: i for i, query in enumerate(dict.fromkeys(line.split("\t")[0] for line in lines))}
+    numbers = {
+        query: i for i, query in enumerate(dict.fromkeys(line.split("\t")[0] for line in lines))
+    }
     for split, chosen in (("train", (0, 1)), ("dev", (2,))):
         kept = [line for line in lines if numbers[line.split("\t")[0]] % 3 in chosen]
-        (out / "qrels" / f"{split}.tsv").write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+        (out / "qrels" / f"{split}.tsv").write_text(
+            "\n".join([header, *kept]) + "\n", encoding="utf-8"
+        )
     return out
 
 
@@ -379,7 +408,9 @@ def _largest(weights: NDArray[np.float32], cap: int | None) -> NDArray[np.float3
 
 def _read_log(model: Path) -> dict[str, list[float]]:
     log: dict[str, list[float]] = {}
-    with open(model.with_name(model.name + ".work") / LOG_FILE, encoding="utf-8", newline="") as file:
+    with open(
+        model.with_name(model.name + ".work") / LOG_FILE, encoding="utf-8", newline=""
+    ) as file:
         for row in csv.DictReader(file):
             log.setdefault(row["name"], []).append(float(row["value"]))
     return log

@@ -1,4 +1,6 @@
-"""The systems that can be evaluated: an index, a running service, a run file, BM25. Each gives one row."""
+"""The systems that can be evaluated: an index, a running service, a run file, BM25. Each gives one
+row.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ Progress = Callable[[int, int], None]
 
 
 def evaluate_index(
-    dataset: Dataset, engine: Engine, k: int, *, name: str, sample: int = 0, progress: Progress | None = None
+    dataset: Dataset,
+    engine: Engine,
+    k: int,
+    *,
+    name: str,
+    sample: int = 0,
+    progress: Progress | None = None,
 ) -> Row:
     """Ask an engine every query, one at a time.
 
@@ -48,16 +56,32 @@ def evaluate_index(
         started = time.perf_counter_ns()
         answer = engine.search([text], k, fetch=False)[0]
         timings = {**answer.timings, "total": time.perf_counter_ns() - started}
-        cut = {"tokens": answer.dropped_tokens, "terms": answer.dropped_terms, "impacts": answer.clipped}
-        tally.add(query, [hit.id for hit in answer.hits], answer.postings, answer.query_terms, timings, cut)
+        cut = {
+            "tokens": answer.dropped_tokens,
+            "terms": answer.dropped_terms,
+            "impacts": answer.clipped,
+        }
+        tally.add(
+            query,
+            [hit.id for hit in answer.hits],
+            answer.postings,
+            answer.query_terms,
+            timings,
+            cut,
+        )
     manifest = engine.index.manifest
-    texts = [joined_text(document) for _, document, _ in islice(read_corpus(dataset.corpus), sample)]
+    texts = [
+        joined_text(document) for _, document, _ in islice(read_corpus(dataset.corpus), sample)
+    ]
     started = time.perf_counter_ns()
     if texts:
         encoder.encode(texts, "document")
     seconds = (time.perf_counter_ns() - started) / 1e9
     return tally.row(
-        manifest.documents, manifest.postings, manifest.bytes, len(texts) / seconds if texts else None
+        manifest.documents,
+        manifest.postings,
+        manifest.bytes,
+        len(texts) / seconds if texts else None,
     )
 
 
@@ -78,8 +102,19 @@ def evaluate_target(
         started = time.perf_counter_ns()
         answer = client.search(text, k)
         timings = {**answer.timings, "total": time.perf_counter_ns() - started}
-        cut = {"tokens": answer.cut.tokens, "terms": answer.cut.terms, "impacts": answer.cut.impacts}
-        tally.add(query, [hit.id for hit in answer.hits], answer.postings, answer.query_terms, timings, cut)
+        cut = {
+            "tokens": answer.cut.tokens,
+            "terms": answer.cut.terms,
+            "impacts": answer.cut.impacts,
+        }
+        tally.add(
+            query,
+            [hit.id for hit in answer.hits],
+            answer.postings,
+            answer.query_terms,
+            timings,
+            cut,
+        )
     return tally.row(index["documents"], index["postings"], index["bytes"], None)
 
 
@@ -135,7 +170,9 @@ class _Tally:
         for stage, spent in timings.items():
             self._timings[stage].append(spent)
 
-    def row(self, documents: int, postings: int, size: int, documents_per_second: float | None) -> Row:
+    def row(
+        self, documents: int, postings: int, size: int, documents_per_second: float | None
+    ) -> Row:
         return Row(
             self._name,
             measure(self._dataset.qrels, self._rankings),
@@ -149,7 +186,9 @@ class _Tally:
         )
 
 
-def _told(queries: Iterable[tuple[str, str]], progress: Progress | None) -> Iterable[tuple[str, str]]:
+def _told(
+    queries: Iterable[tuple[str, str]], progress: Progress | None
+) -> Iterable[tuple[str, str]]:
     every = list(queries)
     for done, one in enumerate(every, 1):
         yield one

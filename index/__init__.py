@@ -24,13 +24,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Document": ".store",
-    "Index": ".index",
-    "IndexBuilder": ".builder",
-    "IndexManifest": ".manifest",
-    "SearchResult": ".index",
-    "VerifyReport": ".verify",
-    "repair": ".builder",
+    "Document": ".storage.documents",
+    "Index": ".read.reader",
+    "IndexBuilder": ".write.build",
+    "IndexManifest": ".storage.manifest",
+    "SearchResult": ".read.reader",
+    "VerifyReport": ".maintenance",
+    "repair": ".write.build",
 }
 
 

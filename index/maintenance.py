@@ -57,7 +57,11 @@ def verify(index: Index, shards: list[Shard], sample: int, seed: int) -> VerifyR
                 one.segment.check()
                 last = one.manifest.first_ordinal + one.manifest.documents
                 derived = derive_segment(
-                    shard.store, one.manifest.first_ordinal, last, index.manifest.block_size, lambda _: None
+                    shard.store,
+                    one.manifest.first_ordinal,
+                    last,
+                    index.manifest.block_size,
+                    lambda _: None,
                 )
             except CspladeError as error:
                 problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
@@ -83,7 +87,9 @@ def verify(index: Index, shards: list[Shard], sample: int, seed: int) -> VerifyR
 
 
 def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
-    """Search sampled documents' own vectors by scorer and oracle; returns how many, and the differences."""
+    """Search sampled documents' own vectors by scorer and oracle; returns how many, and the
+    differences.
+    """
     counts = np.array([shard.documents for shard in index.manifest.shards])
     total = int(counts.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False))
@@ -104,8 +110,13 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
     for i, (shard, ordinal) in enumerate(zip(shards, ordinals, strict=True)):
         pairs = zip(found.row(i), truth.row(i), strict=True)
         equal = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
-        if not equal or found.matched[i] != truth.matched[i] or found.postings[i] != truth.postings[i]:
+        if (
+            not equal
+            or found.matched[i] != truth.matched[i]
+            or found.postings[i] != truth.postings[i]
+        ):
             problems.append(
-                f"{index.path}: scorer and oracle differ on the vector of shard {shard}, ordinal {ordinal}"
+                f"{index.path}: scorer and oracle differ on the vector of shard {shard}, ordinal "
+                f"{ordinal}"
             )
     return len(rows), problems

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Read corpora, vectors and runs; build indexes and encode files."""

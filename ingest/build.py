@@ -1,7 +1,8 @@
 """Corpus or ready vectors to an index, in fixed chunks, each one durable step of the builder.
 
-Chunks are cut at the same places however often a build is killed and resumed: a text is always encoded in the
-company of the same others, so that the vectors, and with them the bytes of the index, come out the same.
+Chunks are cut at the same places however often a build is killed and resumed: a text is always
+encoded in the company of the same others, so that the vectors, and with them the bytes of the
+index, come out the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from ..index import Document, IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
 from .jsonl import CHUNK, OnBad, joined_text, read_corpus
-from .vectors import Keys, Lookup, VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
+from .vectors import (
+    Keys,
+    Lookup,
+    VectorFile,
+    ids_below,
+    positions,
+    read_vectors,
+    scan_vectors,
+    to_batch,
+)
 
 if TYPE_CHECKING:
     from ..model import Encoder
@@ -42,7 +52,8 @@ class BuildReport:
         manifest: of the finished index.
         resumed: documents that were safe before this call.
         skipped: bad lines passed over.
-        empty: documents without a single term, which no query finds; like the next two, of this call alone.
+        empty: documents without a single term, which no query finds; like the next two, of this
+            call alone.
         dropped_tokens: tokens cut by the encoder's cap.
         dropped_terms: terms cut by the encoder's cap.
         seconds: from the first document of this call to the finished index.
@@ -72,10 +83,12 @@ def build_from_corpus(
     Args:
         corpus: JSON lines; see :func:`.corpus.read_corpus`.
         out: directory of the index, absent or empty unless resuming.
-        encoder: what makes the vectors, or a function that loads it once the corpus has been checked.
+        encoder: what makes the vectors, or a function that loads it once the corpus has been
+            checked.
         shards: number of shards.
         resume: go on with an unfinished build; start one where there is none.
-        on_bad: gets the error of each bad line, which is then skipped and counted; without it, it is raised.
+        on_bad: gets the error of each bad line, which is then skipped and counted; without it, it
+            is raised.
         progress: told after each batch of texts and after each block of the segments.
 
     Raises:
@@ -102,13 +115,17 @@ def build_from_corpus(
     }
 
     def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
-        encoded = encoder.encode([joined_text(one) for one in documents], "document", progress=advance)
+        encoded = encoder.encode(
+            [joined_text(one) for one in documents], "document", progress=advance
+        )
         report.dropped_tokens += int(encoded.dropped_tokens.sum())
         report.dropped_terms += int(encoded.dropped_terms.sum())
         return encoded.vectors
 
     source = (document for _, document, _ in read_corpus(corpus, on_bad=_quietly(on_bad)))
-    return _build(corpus, out, settings, source, lambda one: one, encode, total, CHUNK, progress, report)
+    return _build(
+        corpus, out, settings, source, lambda one: one, encode, total, CHUNK, progress, report
+    )
 
 
 def build_from_vectors(
@@ -129,8 +146,9 @@ def build_from_vectors(
     Args:
         vectors: JSON lines; see :func:`.vectors.read_vectors`.
         out: directory of the index, absent or empty unless resuming.
-        encoder: the encoder that made them and encodes queries, or a function that loads it; terms must be of
-            its vocabulary. Without one, queries come as vectors, and token strings get ids in sorted order.
+        encoder: the encoder that made them and encodes queries, or a function that loads it; terms
+            must be of its vocabulary. Without one, queries come as vectors, and token strings get
+            ids in sorted order.
         keys: what the terms are; None tells it by the file.
         shards: number of shards.
         document_scale: weight of one document impact step; None suits it to the largest weight.
@@ -138,7 +156,8 @@ def build_from_vectors(
         resume, on_bad, progress: as for :func:`build_from_corpus`.
 
     Raises:
-        InputError, IncompatibleError, UnavailableError: as :func:`build_from_corpus`; also an unknown term.
+        InputError, IncompatibleError, UnavailableError: as :func:`build_from_corpus`; also an
+            unknown term.
     """
     _check_place(Path(out), resume)
     report = BuildReport()
@@ -176,7 +195,9 @@ def build_from_vectors(
 def _vocabulary(
     path: Path | str, file: VectorFile, encoder: Encoder | None
 ) -> tuple[int, list[str] | None, Lookup]:
-    """Size of the vocabulary, its strings if the index is to keep them, and the way from key to term."""
+    """Size of the vocabulary, its strings if the index is to keep them, and the way from key to
+    term.
+    """
     if encoder is None and file.keys == "tokens":
         strings = list(file.terms)
         return len(strings), strings, positions(strings)
@@ -188,7 +209,8 @@ def _vocabulary(
     for term, line in file.terms.items():
         if lookup(term) is None:
             raise InputError(
-                f"{path}:{line}: term {term!r} is not in the vocabulary of model {encoder.name}, {size} terms"
+                f"{path}:{line}: term {term!r} is not in the vocabulary of model {encoder.name}, "
+                f"{size} terms"
             )
     return size, None, lookup
 
@@ -237,7 +259,9 @@ def _build(
             report.empty += int((np.diff(vectors.indptr) == 0).sum())
             builder.add(documents[known:], vectors)
             advance(first - done)  # empty texts are in no batch of the encoder
-        segments = None if progress is None else (lambda done, total: progress("segments", done, total))
+        segments = (
+            None if progress is None else (lambda done, total: progress("segments", done, total))
+        )
         report.manifest = builder.finish(segments)
         report.seconds = time.monotonic() - started
     return report
@@ -248,7 +272,9 @@ def _check_place(out: Path, resume: bool) -> None:
     if (out / INDEX_FILE).exists():
         raise InputError(f"{out}: holds a complete index; build elsewhere or delete it")
     if (out / BUILDING_FILE).exists() and not resume:
-        raise InputError(f"{out}: holds an unfinished build; go on with --resume, or build elsewhere")
+        raise InputError(
+            f"{out}: holds an unfinished build; go on with --resume, or build elsewhere"
+        )
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is no directory")
     # killed while it wrote its first file, a build leaves nothing but a torn copy of that file
@@ -311,7 +337,8 @@ def _require_same_documents(
             here = documents[place]
             if (here.id, here.title, here.text) != (there.id, there.title, there.text):
                 raise IncompatibleError(
-                    f"{path}: document {first + place + 1} is {here.id!r}, but the unfinished build "
+                    f"{path}: document {first + place + 1} is {here.id!r}, but the unfinished "
+                    "build "
                     f"{builder.path} has {there.id!r} there or another text; "
                     "resume with the same file or build elsewhere"
                 )

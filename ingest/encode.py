@@ -1,7 +1,7 @@
 """A file of texts to a file of vectors, one JSON line each, resumable after a kill at any instant.
 
-Lines go to ``OUTPUT.part``, which becomes ``OUTPUT`` when whole. ``OUTPUT.part.json`` says what the part was
-made with, so that a resumed run cannot mix two models.
+Lines go to ``OUTPUT.part``, which becomes ``OUTPUT`` when whole. ``OUTPUT.part.json`` says what the
+part was made with, so that a resumed run cannot mix two models.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class EncodeReport:
-    """Texts in all, texts kept from an earlier run, bad lines skipped, tokens and terms cut in this run."""
+    """Texts in all, texts kept from an earlier run, bad lines skipped, tokens and terms cut in this
+    run.
+    """
 
     texts: int = 0
     resumed: int = 0
@@ -56,16 +58,19 @@ def encode_file(
 
     Args:
         source: JSON lines with ``_id`` or ``id``, ``text`` and perhaps ``title``.
-        output: must not be there; what a killed run left in ``OUTPUT.part`` is kept and gone on from.
-        encoder: what makes the vectors, or a function that loads it once the source has been checked.
+        output: must not be there; what a killed run left in ``OUTPUT.part`` is kept and gone on
+            from.
+        encoder: what makes the vectors, or a function that loads it once the source has been
+            checked.
         kind: on which side the texts stand.
         keys: terms as token strings or as integer ids.
-        on_bad: gets the error of each bad line, which is then skipped and counted; without it, it is raised.
+        on_bad: gets the error of each bad line, which is then skipped and counted; without it, it
+            is raised.
         progress: told after each batch of texts.
 
     Raises:
-        InputError: a bad source or one without texts; an output that is there, or that another process is
-            writing; a term that has no token string of its own.
+        InputError: a bad source or one without texts; an output that is there, or that another
+            process is writing; a term that has no token string of its own.
         IncompatibleError: the part was made of another source, model or setting.
     """
     output, report = Path(output), EncodeReport()
@@ -79,7 +84,9 @@ def encode_file(
         raise InputError(f"{output}: is there already; delete it or write elsewhere")
     report.texts = sum(1 for _ in read_corpus(source, on_bad=on_bad and count_bad))
     if not report.texts:
-        raise InputError(f"{source}: no texts in it" + (f", {report.skipped} bad lines" if on_bad else ""))
+        raise InputError(
+            f"{source}: no texts in it" + (f", {report.skipped} bad lines" if on_bad else "")
+        )
     encoder = encoder() if callable(encoder) else encoder
     made_with = {
         "model": encoder.fingerprint,
@@ -88,7 +95,9 @@ def encode_file(
         "terms": keys,
     }
     name = _namer(encoder, keys)
-    documents = (document for _, document, _ in read_corpus(source, on_bad=on_bad and (lambda error: None)))
+    documents = (
+        document for _, document, _ in read_corpus(source, on_bad=on_bad and (lambda error: None))
+    )
     with _part(output, made_with) as part:
         report.resumed = _keep_whole_lines(part)
         done = report.resumed
@@ -119,7 +128,8 @@ def encode_file(
             os.fsync(part.fileno())
         if report.resumed > first:
             raise IncompatibleError(
-                f"{output}.part: holds {report.resumed} texts, {source} has {first}; delete it to start again"
+                f"{output}.part: holds {report.resumed} texts, {source} has {first}; delete it to "
+                "start again"
             )
     return report
 
@@ -127,7 +137,10 @@ def encode_file(
 @contextmanager
 def _part(output: Path, made_with: dict[str, str]) -> Iterator[BinaryIO]:
     """Open the part for reading and appending; when the block ends well, it becomes the output."""
-    path, note = output.with_name(output.name + ".part"), output.with_name(output.name + ".part.json")
+    path, note = (
+        output.with_name(output.name + ".part"),
+        output.with_name(output.name + ".part.json"),
+    )
     if not path.exists():
         with write_aside(note) as file:
             json.dump(made_with, file)
@@ -182,10 +195,14 @@ def _require_same_texts(part: BinaryIO, output: Path, documents: list[Document])
             )
 
 
-def _lines(documents: list[Document], vectors: SparseBatch, name: Callable[[int], str]) -> Iterator[bytes]:
+def _lines(
+    documents: list[Document], vectors: SparseBatch, name: Callable[[int], str]
+) -> Iterator[bytes]:
     for document, (terms, weights) in zip(documents, vectors, strict=True):
         # the shortest decimals that read back as the same float32
-        vector = dict(zip(map(name, terms.tolist()), map(float, weights.astype(str).tolist()), strict=True))
+        vector = dict(
+            zip(map(name, terms.tolist()), map(float, weights.astype(str).tolist()), strict=True)
+        )
         line = {"id": document.id, "contents": joined_text(document), "vector": vector}
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 

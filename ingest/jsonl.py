@@ -11,14 +11,19 @@ from ..core.errors import InputError
 from ..core.files import read_jsonl
 from ..index import Document
 
-# Texts encoded together; cut at the same places after a resume, so that every vector comes out the same.
+# Texts encoded together; cut at the same places after a resume, so that every vector comes out the
+# same.
 CHUNK = 256
 
 OnBad = Callable[[InputError], None]
 
 
 def read_corpus(
-    path: Path | str, *, text_key: str = "text", text_needed: bool = True, on_bad: OnBad | None = None
+    path: Path | str,
+    *,
+    text_key: str = "text",
+    text_needed: bool = True,
+    on_bad: OnBad | None = None,
 ) -> Iterator[tuple[int, Document, dict[str, Any]]]:
     """Yield (line number, document, the whole line) in file order; ``.gz`` accepted.
 
@@ -26,11 +31,12 @@ def read_corpus(
         path: the file.
         text_key: the key that holds the text.
         text_needed: whether a line without text is bad.
-        on_bad: called with the error of a bad line, which is then skipped; without it the error is raised.
+        on_bad: called with the error of a bad line, which is then skipped; without it the error is
+            raised.
 
     Raises:
-        InputError: no such file; a line that is no JSON object, has no id, an id met before, a title or text
-            that is no string, or half of a Unicode pair.
+        InputError: no such file; a line that is no JSON object, has no id, an id met before, a
+            title or text that is no string, or half of a Unicode pair.
     """
     first_line: dict[str, int] = {}
     for number, line in read_jsonl(path, on_bad=on_bad):
@@ -63,12 +69,23 @@ def _document(line: dict[str, Any], text_key: str, text_needed: bool) -> Documen
     text: Any = line.get(text_key, None if text_needed else "")
     for name, value in (("title", title), (text_key, text)):
         if not isinstance(value, str):
-            raise InputError(f"document {line[key]!r} needs {name!r} as a string, found {value!r:.60}")
-    rest = {name: value for name, value in line.items() if name not in (key, "title", text_key, "vector")}
+            raise InputError(
+                f"document {line[key]!r} needs {name!r} as a string, found {value!r:.60}"
+            )
+    rest = {
+        name: value
+        for name, value in line.items()
+        if name not in (key, "title", text_key, "vector")
+    }
     # BEIR files carry an object "metadata" (mostly empty): its entries count like the other keys
     inner = rest.pop("metadata", {})
     metadata = {**inner, **rest} if isinstance(inner, dict) else {"metadata": inner, **rest}
-    for value in (line[key], title, text, json.dumps(metadata, ensure_ascii=False) if metadata else ""):
+    for value in (
+        line[key],
+        title,
+        text,
+        json.dumps(metadata, ensure_ascii=False) if metadata else "",
+    ):
         try:
             value.encode()
         except UnicodeEncodeError as error:

@@ -29,7 +29,9 @@ class RunWriter:
         for rank, (document, score) in enumerate(hits, 1):
             # nine digits keep every int32 score apart
             text = str(score) if isinstance(score, int) else f"{score:.9g}"
-            self._file.write(f"{query} Q0 {_word(document, 'document id')} {rank} {text} {self._tag}\n")
+            self._file.write(
+                f"{query} Q0 {_word(document, 'document id')} {rank} {text} {self._tag}\n"
+            )
             self.lines += 1
 
 
@@ -41,10 +43,12 @@ def write_run(path: Path | str, tag: str = "csplade") -> Iterator[RunWriter]:
 
 
 def read_run(path: Path | str) -> dict[str, list[str]]:
-    """Query id -> document ids, best first: by score descending as trec_eval orders, ties by the rank column.
+    """Query id -> document ids, best first: by score descending as trec_eval orders, ties by the
+    rank column.
 
     Raises:
-        InputError: no such file, no lines, a line of another shape, a document twice under one query.
+        InputError: no such file, no lines, a line of another shape, a document twice under one
+            query.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,5 +81,7 @@ def read_run(path: Path | str) -> dict[str, list[str]]:
 
 def _word(text: str, what: str) -> str:
     if len(text.split()) != 1 or text != text.strip():
-        raise InputError(f"{what} {text!r}: a TREC run line holds no empty id and none with white space")
+        raise InputError(
+            f"{what} {text!r}: a TREC run line holds no empty id and none with white space"
+        )
     return text

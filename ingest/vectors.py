@@ -1,4 +1,5 @@
-"""Ready vectors as JSON lines, the form of Anserini: ``{"id", "contents", "vector": {term: weight}}``.
+"""Ready vectors as JSON lines, the form of Anserini: ``{"id", "contents", "vector": {term:
+weight}}``.
 
 Terms are token strings or integer ids in decimal; which of the two is told by the whole file.
 """
@@ -52,17 +53,23 @@ def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[V
 
     Args:
         path: the file; ``contents`` may be left out of its lines.
-        on_bad: called with the error of a bad line, which is then skipped; without it the error is raised.
+        on_bad: called with the error of a bad line, which is then skipped; without it the error is
+            raised.
 
     Raises:
-        InputError: no such file, or a bad line, naming file, line and term: no JSON object, no id or a
-            repeated one, no vector, a weight that is no number, not finite, not > 0 or outside float32.
+        InputError: no such file, or a bad line, naming file, line and term: no JSON object, no id
+            or a repeated one, no vector, a weight that is no number, not finite, not > 0 or outside
+            float32.
     """
-    for number, document, line in read_corpus(path, text_key="contents", text_needed=False, on_bad=on_bad):
+    for number, document, line in read_corpus(
+        path, text_key="contents", text_needed=False, on_bad=on_bad
+    ):
         vector = line.get("vector")
         try:
             if not isinstance(vector, dict):
-                raise InputError(f"document {document.id!r} needs 'vector', an object of term: weight")
+                raise InputError(
+                    f"document {document.id!r} needs 'vector', an object of term: weight"
+                )
             weights = _weights(vector)
         except InputError as error:
             bad = InputError(f"{path}:{number}: {error}")
@@ -87,7 +94,9 @@ def _weights(vector: Mapping[str, Any]) -> NDArray[np.float32]:
         if type(value) not in (int, float):
             raise InputError(f"weight of term {term!r} is {value!r:.60}, must be a number")
         if not _SMALLEST <= value <= _LARGEST:
-            raise InputError(f"weight of term {term!r} is {value!r:.60}, must be finite and > 0 in float32")
+            raise InputError(
+                f"weight of term {term!r} is {value!r:.60}, must be finite and > 0 in float32"
+            )
     raise AssertionError("unreachable")
 
 
@@ -98,7 +107,8 @@ class VectorFile:
     Attributes:
         lines: good lines.
         keys: whether terms are integer ids (every key in the file is one) or token strings.
-        terms: each distinct key and the first line it is on, ascending (ids as numbers, strings as strings).
+        terms: each distinct key and the first line it is on, ascending (ids as numbers, strings as
+            strings).
         largest: largest weight.
         whole: every weight is a whole number.
     """
@@ -111,10 +121,12 @@ class VectorFile:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """Weight of one document impact step and of one query impact step that suit the file's documents.
+        """Weight of one document impact step and of one query impact step that suit the file's
+        documents.
 
-        The usual scales where they hold the largest weight; steps of 1 where weights are whole numbers up to
-        255 (made by another quantizer: kept exactly); otherwise as wide as the largest weight needs.
+        The usual scales where they hold the largest weight; steps of 1 where weights are whole
+        numbers up to 255 (made by another quantizer: kept exactly); otherwise as wide as the
+        largest weight needs.
         """
         if self.largest <= DOCUMENT_SCALE * MAX_DOCUMENT_IMPACT:
             return DOCUMENT_SCALE, QUERY_SCALE
@@ -124,7 +136,9 @@ class VectorFile:
         return scale, scale * (QUERY_SCALE / DOCUMENT_SCALE)
 
 
-def scan_vectors(path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | None = None) -> VectorFile:
+def scan_vectors(
+    path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | None = None
+) -> VectorFile:
     """Read a whole file of vectors once: checks every line before anything is built from it.
 
     Args:
@@ -133,8 +147,8 @@ def scan_vectors(path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | 
         on_bad: as for :func:`read_vectors`.
 
     Raises:
-        InputError: as :func:`read_vectors`; also no lines, no terms at all, a key that is no id where ids are
-            meant.
+        InputError: as :func:`read_vectors`; also no lines, no terms at all, a key that is no id
+            where ids are meant.
     """
     lines, largest, whole = 0, 0.0, True
     terms: dict[str, int] = {}
@@ -151,7 +165,9 @@ def scan_vectors(path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | 
         try:
             term.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"{path}:{number}: term {term!r} is no valid Unicode: {error}") from None
+            raise InputError(
+                f"{path}:{number}: term {term!r} is no valid Unicode: {error}"
+            ) from None
     if not terms:
         raise InputError(f"{path}: not one of its {lines} vectors has a term")
     if keys is None:
@@ -160,8 +176,12 @@ def scan_vectors(path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | 
         return VectorFile(lines, keys, dict(sorted(terms.items())), largest, whole)
     for term, number in terms.items():
         if not _ID.fullmatch(term) or int(term) > MAX_TERM:
-            raise InputError(f"{path}:{number}: term {term!r} is no integer id from 0 to {MAX_TERM}")
-    return VectorFile(lines, keys, dict(sorted(terms.items(), key=lambda item: int(item[0]))), largest, whole)
+            raise InputError(
+                f"{path}:{number}: term {term!r} is no integer id from 0 to {MAX_TERM}"
+            )
+    return VectorFile(
+        lines, keys, dict(sorted(terms.items(), key=lambda item: int(item[0]))), largest, whole
+    )
 
 
 def ids_below(size: int) -> Lookup:
@@ -175,7 +195,8 @@ def positions(tokens: Sequence[str]) -> Lookup:
 
 
 def query_lookup(path: Path | str, lines: Sequence[VectorLine], engine: Engine) -> Lookup:
-    """The way from the keys of query vectors to the terms of an index; None for terms that it does not have.
+    """The way from the keys of query vectors to the terms of an index; None for terms that it does
+    not have.
 
     Args:
         path: the file of the queries, for errors.
@@ -199,7 +220,9 @@ def query_lookup(path: Path | str, lines: Sequence[VectorLine], engine: Engine) 
 
 
 def to_batch(lines: Iterable[VectorLine], lookup: Lookup) -> tuple[SparseBatch, NDArray[np.int64]]:
-    """Vectors of n lines as one batch, and int64 [n]: how many terms of each were dropped as unknown."""
+    """Vectors of n lines as one batch, and int64 [n]: how many terms of each were dropped as
+    unknown.
+    """
     rows: list[tuple[list[int], NDArray[np.float32]]] = []
     dropped = []
     for line in lines:

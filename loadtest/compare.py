@@ -1,4 +1,6 @@
-"""What the service adds to its engine: the engine's own time, a bare echo server and the service, at one rate, in turns."""
+"""What the service adds to its engine: the engine's own time, a bare echo server and the service,
+at one rate, in turns.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ Mode = Literal["single", "ray"]
 ROUNDS = 3
 RATES: dict[Mode, float] = {"single": 200.0, "ray": 100.0}  # vector queries a second
 HEAVY = 300.0  # a second, of which none may fail on Ray
-# k6 opens connections slowly on a busy machine, and leaves out what is due meanwhile: so these are there before.
+# k6 opens connections slowly on a busy machine, and leaves out what is due meanwhile: so these are
+# there before.
 OPENED = 200
 ADDED = 0.8  # milliseconds that a single process may add to its engine's p50
 WHOLE = 3.5  # milliseconds of a query's p50 through Ray, ingress and shards apart
@@ -35,7 +38,8 @@ class Line:
         name: what was measured.
         rate: queries a second.
         p50, p99: milliseconds, medians of the rounds.
-        failed: queries that were not answered, all rounds together; of those due, those not sent included.
+        failed: queries that were not answered, all rounds together; of those due, those not sent
+            included.
         added: p50 less the engine's; None for the engine itself.
         allowed: the bound that is judged, in words; "" where there is none.
         kept: whether it is kept; None where there is none.
@@ -79,7 +83,8 @@ def compare(
     Args:
         mode: how the target runs.
         plan: the target, its requests (vector searches only) and the seconds of each measurement.
-        engine: gives p50 and p99 in milliseconds of the engine asked alone, for requests, rate and seconds.
+        engine: gives p50 and p99 in milliseconds of the engine asked alone, for requests, rate and
+            seconds.
         rate: instead of that of the mode.
         tell: called with a line as it goes on.
     """
@@ -92,7 +97,8 @@ def compare(
         targets = {"echo": Target(address), mode: plan.load.target}
         for turn in range(ROUNDS):
             tell(
-                f"round {turn + 1} of {ROUNDS}: engine, echo and {mode} at {rate:g}/s, {plan.seconds} s each"
+                f"round {turn + 1} of {ROUNDS}: engine, echo and {mode} at {rate:g}/s, "
+                f"{plan.seconds} s each"
             )
             engine_times.append(engine(requests, rate, plan.seconds))
             for name, target in targets.items():
@@ -104,11 +110,19 @@ def compare(
     service = _line(f"csplade, {mode}", rate, found[mode], own)
     if mode == "single":
         assert service.added is not None
-        return [own, floor, replace(service, allowed=f"adds {ADDED} ms", kept=service.added <= ADDED)]
+        return [
+            own,
+            floor,
+            replace(service, allowed=f"adds {ADDED} ms", kept=service.added <= ADDED),
+        ]
     tell(f"{mode} at {HEAVY:g}/s, {plan.seconds} s")
     opened = max(plan.load.connections, OPENED)
-    load = replace(plan.load, connections=opened, most_connections=max(plan.load.most_connections, opened))
-    heavy = _line(f"csplade, {mode}", HEAVY, [_measure(replace(plan, load=load), load.target, HEAVY)], own)
+    load = replace(
+        plan.load, connections=opened, most_connections=max(plan.load.most_connections, opened)
+    )
+    heavy = _line(
+        f"csplade, {mode}", HEAVY, [_measure(replace(plan, load=load), load.target, HEAVY)], own
+    )
     return [
         own,
         floor,
@@ -118,7 +132,9 @@ def compare(
 
 
 def _measure(plan: Plan, target: Target, rate: float) -> Step:
-    step, _ = profiles.measure(replace(plan, load=replace(plan.load, target=target), metrics=()), rate)
+    step, _ = profiles.measure(
+        replace(plan, load=replace(plan.load, target=target), metrics=()), rate
+    )
     return step
 
 

@@ -1,7 +1,8 @@
-"""A bare ``grpc.aio`` server that gives every Search the same answer: the floor under any service in Python.
+"""A bare ``grpc.aio`` server that gives every Search the same answer: the floor under any service
+in Python.
 
-``python -m csplade.loadtest.echo`` reads the answer (a SearchResponse) from standard input, prints its port and serves until
-it is terminated.
+``python -m csplade.loadtest.echo`` reads the answer (a SearchResponse) from standard input, prints
+its port and serves until it is terminated.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class Echo(rpc.RetrievalServiceServicer):
     def __init__(self, answer: pb.SearchResponse) -> None:
         self._answer = answer
 
-    async def Search(self, _: pb.SearchRequest, context: grpc.aio.ServicerContext) -> pb.SearchResponse:
+    async def Search(
+        self, _: pb.SearchRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SearchResponse:
         """The answer that it was given."""
         return self._answer
 

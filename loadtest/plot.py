@@ -20,7 +20,9 @@ def check() -> None:
 
 
 def png(result: Result) -> bytes:
-    """Latency, answers and the server's stages by rate; for an overload, what became of each second after it."""
+    """Latency, answers and the server's stages by rate; for an overload, what became of each second
+    after it.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,7 +43,10 @@ def _latency(axes: Any, result: Result) -> None:
     rates = [step.rate for step in result.steps]
     for name in ("p50", "p95", "p99"):
         axes.plot(
-            rates, [getattr(step.phase.outcome.ok, name) for step in result.steps], marker="o", label=name
+            rates,
+            [getattr(step.phase.outcome.ok, name) for step in result.steps],
+            marker="o",
+            label=name,
         )
     axes.axhline(result.p99, color="grey", linestyle=":", label=f"bound of p99, {result.p99:g} ms")
     _by_rate(axes, result, "latency, ms")
@@ -73,12 +78,18 @@ def _stages(axes: Any, result: Result) -> None:
     floor = [0.0] * len(result.steps)
     for stage in STAGES[:-1]:
         values = [
-            step.phase.server[stage].p50 if stage in step.phase.server else 0.0 for step in result.steps
+            step.phase.server[stage].p50 if stage in step.phase.server else 0.0
+            for step in result.steps
         ]
         if any(values):
             axes.bar(places, values, bottom=floor, label=stage)
             floor = [low + value for low, value in zip(floor, values, strict=True)]
-    axes.plot(places, [step.phase.outcome.ok.p50 for step in result.steps], "k_", label="seen by the client")
+    axes.plot(
+        places,
+        [step.phase.outcome.ok.p50 for step in result.steps],
+        "k_",
+        label="seen by the client",
+    )
     axes.set_xticks(places, [f"{step.rate:.3g}" for step in result.steps], rotation=45)
     axes.set_xlabel("offered/s")
     axes.set_ylabel("server's stages, p50, ms")
@@ -91,7 +102,9 @@ def _by_rate(axes: Any, result: Result, label: str) -> None:
     if len(result.steps) > 1:
         axes.set_xscale("log")
         axes.set_xticks(
-            [step.rate for step in result.steps], [f"{step.rate:.3g}" for step in result.steps], rotation=45
+            [step.rate for step in result.steps],
+            [f"{step.rate:.3g}" for step in result.steps],
+            rotation=45,
         )
         axes.set_xticks([], minor=True)
     axes.set_xlabel("offered/s")
@@ -112,8 +125,12 @@ def _overload(figure: Any, overload: Overload) -> None:
     axes.legend(fontsize="small")
     axes = figure.add_subplot(1, 2, 2)
     seconds = range(len(overload.by_second))
-    axes.plot(seconds, [one.ok.p95 for one in overload.by_second], marker="o", label="p95 of answers")
-    axes.axhline(overload.before.outcome.ok.p95, color="grey", linestyle=":", label="before the overload")
+    axes.plot(
+        seconds, [one.ok.p95 for one in overload.by_second], marker="o", label="p95 of answers"
+    )
+    axes.axhline(
+        overload.before.outcome.ok.p95, color="grey", linestyle=":", label="before the overload"
+    )
     if overload.recovery is not None:
         axes.axvline(overload.recovery, color="green", linestyle="--", label="well again")
     axes.set_xlabel("seconds after the overload")

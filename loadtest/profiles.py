@@ -1,4 +1,6 @@
-"""The four tests: smoke (does it work), step (where is the knee), soak (does it last), overload (does it refuse well)."""
+"""The four tests: smoke (does it work), step (where is the knee), soak (does it last), overload
+(does it refuse well).
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Result:
         overload: of the overload test.
         knee: requests a second; of the step test.
         readings: of the server's gauges.
-        memory_growth: resident memory at the end, in times of that of the second quarter; None if not read.
+        memory_growth: resident memory at the end, in times of that of the second quarter; None if
+            not read.
         failures: what was not as it should be, a line each.
     """
 
@@ -75,7 +78,8 @@ class Plan:
 
     Attributes:
         load: whom and with what.
-        rate: requests a second: of smoke and soak; where step begins; what the server can do, for overload.
+        rate: requests a second: of smoke and soak; where step begins; what the server can do, for
+            overload.
         seconds: of each rate, of the soak, of the overload.
         p99: milliseconds that 99 of 100 answers must keep.
         metrics: endpoints to read meanwhile.
@@ -151,14 +155,17 @@ def _step(plan: Plan, tell: Tell) -> Result:
         ok = step.phase.outcome.ok
         verdict = "kept" if step.good(plan.p99) else "too high"
         tell(
-            f"{rate:.4g}/s: {step.answered:.4g}/s answered, p50 {ok.p50:.2f} ms, p99 {ok.p99:.2f} ms: {verdict}"
+            f"{rate:.4g}/s: {step.answered:.4g}/s answered, p50 {ok.p50:.2f} ms, p99 {ok.p99:.2f} "
+            f"ms: {verdict}"
         )
         return step
 
     steps = search(one, plan.rate, p99=plan.p99, growth=plan.growth, refine=plan.refine, most=STEPS)
     found = knee(steps, plan.p99)
     failures = (
-        [] if found else [f"no rate down to {steps[0].rate:.3g}/s was answered whole within {plan.p99:g} ms"]
+        []
+        if found
+        else [f"no rate down to {steps[0].rate:.3g}/s was answered whole within {plan.p99:g} ms"]
     )
     return Result(
         "step",
@@ -172,7 +179,8 @@ def _step(plan: Plan, tell: Tell) -> Result:
 
 def _overload(plan: Plan, tell: Tell) -> Result:
     tell(
-        f"{FACTOR} x {plan.rate:g}/s for {plan.seconds} s, {plan.around} s of half the rate before and after"
+        f"{FACTOR} x {plan.rate:g}/s for {plan.seconds} s, {plan.around} s of half the rate "
+        "before and after"
     )
     with Scraper(plan.metrics) as scraper:
         metrics, _ = k6.run(
@@ -185,7 +193,9 @@ def _overload(plan: Plan, tell: Tell) -> Result:
             FACTOR=FACTOR,
         )
     before, during, after = (k6.phase(metrics, name) for name in ("before", "overload", "after"))
-    by_second = tuple(k6.outcome(metrics, f"scenario:after,second:{second}") for second in range(plan.around))
+    by_second = tuple(
+        k6.outcome(metrics, f"scenario:after,second:{second}") for second in range(plan.around)
+    )
     recovery = recovered(by_second, plan.rate / 2, plan.p99)
     failures = []
     if before.outcome.ok.count < before.outcome.sent:
@@ -203,7 +213,8 @@ def _overload(plan: Plan, tell: Tell) -> Result:
         failures.append("not well again within 5 s of the overload's end")
     if during.outcome.other or during.outcome.unavailable:
         failures.append(
-            f"{during.outcome.unavailable} requests were UNAVAILABLE and {during.outcome.other} failed otherwise"
+            f"{during.outcome.unavailable} requests were UNAVAILABLE and {during.outcome.other} "
+            "failed otherwise"
         )
     overload = Overload(plan.rate, FACTOR, plan.seconds, before, during, after, by_second, recovery)
     return _finished(
@@ -216,7 +227,8 @@ def recovered(by_second: Sequence[Outcome], rate: float, p95: float) -> int | No
 
     Args:
         by_second: how the requests of each second ended.
-        rate: requests that are due in each; nearly all must have been sent, and all of those answered.
+        rate: requests that are due in each; nearly all must have been sent, and all of those
+            answered.
         p95: milliseconds that 95 of 100 answers must keep.
     """
     found = None

@@ -1,4 +1,6 @@
-"""The requests of a load test: distinct queries of a file, mixed by weight, in the order in which they are sent."""
+"""The requests of a load test: distinct queries of a file, mixed by weight, in the order in which
+they are sent.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Queries:
-    """What a file holds: ``texts``, and ``vectors`` as (term string or id, weight) where it has them."""
+    """What a file holds: ``texts``, and ``vectors`` as (term string or id, weight) where it has
+    them.
+    """
 
     name: str
     texts: tuple[str, ...]
@@ -46,7 +50,9 @@ def read_mix(text: str) -> dict[str, float]:
         except ValueError:
             weight = -1.0
         if kind not in KINDS or not 0 <= weight < float("inf"):
-            raise InputError(f"mix is {text!r}, must be like text=1,vector=0.5 with {', '.join(KINDS)}")
+            raise InputError(
+                f"mix is {text!r}, must be like text=1,vector=0.5 with {', '.join(KINDS)}"
+            )
         weights[kind] = weight
     if not any(weights.values()):
         raise InputError(f"mix is {text!r}: one of the weights must be above 0")
@@ -54,7 +60,8 @@ def read_mix(text: str) -> dict[str, float]:
 
 
 def read_queries(path: Path) -> Queries:
-    """Read queries, JSON lines with ``text`` (or ``contents``) and, if they are vectors too, ``vector``.
+    """Read queries, JSON lines with ``text`` (or ``contents``) and, if they are vectors too,
+    ``vector``.
 
     Raises:
         InputError: no such file, a line with neither, or no line at all.
@@ -106,7 +113,9 @@ def prepare(
                 f"{target.address} has no encoder, texts cannot be asked of it: use --mix vector=1"
             )
         messages["text"] = [{"query": {"text": text}, "k": k} for text in queries.texts]
-        messages["encode"] = [{"texts": [text], "kind": "TEXT_KIND_QUERY"} for text in queries.texts]
+        messages["encode"] = [
+            {"texts": [text], "kind": "TEXT_KIND_QUERY"} for text in queries.texts
+        ]
         words = [len(text.split()) for text in queries.texts]
         told.append(f"{len(words):,} texts of {sum(words) / len(words):.1f} words")
     if weights["vector"]:
@@ -116,7 +125,9 @@ def prepare(
         told.append(f"{len(terms):,} vectors of {sum(terms) / len(terms):.1f} terms ({how})")
     for kind in messages:
         draw.shuffle(messages[kind])
-    kinds = draw.choices(list(messages), [weights[kind] for kind in messages], k=_length(messages, weights))
+    kinds = draw.choices(
+        list(messages), [weights[kind] for kind in messages], k=_length(messages, weights)
+    )
     places = Counter[str]()
     with write_aside(path, "w") as file:
         requests = []
@@ -136,13 +147,17 @@ def _length(messages: Mapping[str, Sequence[Any]], weights: Mapping[str, float])
     return min(LONGEST, round(needed))
 
 
-def _vectors(queries: Queries, target: Target, draw: random.Random) -> tuple[list[dict[str, Any]], str]:
+def _vectors(
+    queries: Queries, target: Target, draw: random.Random
+) -> tuple[list[dict[str, Any]], str]:
     if not queries.vectors:
         texts = list(queries.texts)
         draw.shuffle(texts)
         return _encoded(texts[:ENCODED], target), "encoded by the target"
     if all(key.isdigit() for vector in queries.vectors for key in vector):
-        return _by_id([{int(k): w for k, w in one.items()} for one in queries.vectors], target), "by term id"
+        return _by_id(
+            [{int(k): w for k, w in one.items()} for one in queries.vectors], target
+        ), "by term id"
     if target.info.index.string_terms:
         named = [
             {"tokens": list(one), "values": [float(weight) for weight in one.values()]}
@@ -153,7 +168,9 @@ def _vectors(queries: Queries, target: Target, draw: random.Random) -> tuple[lis
     frequency = Counter(token for vector in queries.vectors for token in vector)
     ranked = sorted(frequency, key=lambda token: (-frequency[token], token))
     places = {token: term for term, token in enumerate(ranked)}
-    rows = [{places[token]: weight for token, weight in vector.items()} for vector in queries.vectors]
+    rows = [
+        {places[token]: weight for token, weight in vector.items()} for vector in queries.vectors
+    ]
     return _by_id(rows, target), "term ids by rank of frequency in the file"
 
 
@@ -162,7 +179,9 @@ def _by_id(rows: Sequence[Mapping[int, float]], target: Target) -> list[dict[str
     size = target.info.index.vocabulary_size
     kept = [{term: weight for term, weight in row.items() if term < size} for row in rows]
     found = [
-        {"indices": list(row), "values": [float(weight) for weight in row.values()]} for row in kept if row
+        {"indices": list(row), "values": [float(weight) for weight in row.values()]}
+        for row in kept
+        if row
     ]
     if not found:
         raise InputError(f"no query has a term below the target's vocabulary_size {size}")
@@ -183,7 +202,9 @@ def _encoded(texts: Sequence[str], target: Target) -> list[dict[str, Any]]:
             if vector.indices:
                 vectors.append({"indices": list(vector.indices), "values": list(vector.values)})
     if not vectors:
-        raise UnavailableError(f"{target.address} gave no vector with a term for {len(texts)} texts")
+        raise UnavailableError(
+            f"{target.address} gave no vector with a term for {len(texts)} texts"
+        )
     return vectors
 
 

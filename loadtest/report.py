@@ -48,7 +48,10 @@ class Circumstances:
 def tables(result: Result) -> list[tuple[str, Table]]:
     """The tables of a result, each with its title."""
     if result.overload is not None:
-        return [("Phases", _phases(result.overload)), ("After the overload", _seconds(result.overload))]
+        return [
+            ("Phases", _phases(result.overload)),
+            ("After the overload", _seconds(result.overload)),
+        ]
     found = [
         ("Rates", _rates(result)),
         ("Where the server's time went, p50 in ms, from its answers", _stages(result)),
@@ -65,19 +68,23 @@ def summary(result: Result) -> list[str]:
         top = max(step.answered for step in result.steps)
         found = "none" if result.knee is None else f"{result.knee:.4g}/s"
         lines.append(
-            f"Knee: {found} (all answered, p99 within {result.p99:g} ms). Most answered: {top:.4g}/s."
+            f"Knee: {found} (all answered, p99 within {result.p99:g} ms). Most answered: "
+            f"{top:.4g}/s."
         )
     if (overload := result.overload) is not None:
         during = overload.during.outcome
         recovery = "not seen" if overload.recovery is None else f"second {overload.recovery}"
         lines.append(
-            f"{overload.factor:g} x {overload.rate:g}/s for {overload.seconds:g} s: {during.ok.count} answered, p99 "
-            f"{during.ok.p99:.1f} ms; {during.rejected.count} refused, p99 {during.rejected.p99:.1f} ms; "
+            f"{overload.factor:g} x {overload.rate:g}/s for {overload.seconds:g} s: "
+            f"{during.ok.count} answered, p99 "
+            f"{during.ok.p99:.1f} ms; {during.rejected.count} refused, p99 "
+            f"{during.rejected.p99:.1f} ms; "
             f"well again: {recovery}."
         )
     if result.memory_growth is not None:
         lines.append(
-            f"Resident memory of the server at the end: {result.memory_growth:.3f} times that of the second quarter."
+            f"Resident memory of the server at the end: {result.memory_growth:.3f} times that of "
+            "the second quarter."
         )
     lines += [f"NOT AS IT SHOULD BE: {failure}." for failure in result.failures]
     return lines or ["All as it should be."]
@@ -99,7 +106,9 @@ def _rates(result: Result) -> Table:
     rows = []
     for step in result.steps:
         outcome, ok = step.phase.outcome, step.phase.outcome.ok
-        verdict = "knee" if step.rate == result.knee else "" if step.good(result.p99) else "too high"
+        verdict = (
+            "knee" if step.rate == result.knee else "" if step.good(result.p99) else "too high"
+        )
         times = [f"{value:.2f}" for value in (ok.p50, ok.p95, ok.p99, ok.max)]
         failed = outcome.late + outcome.unavailable + outcome.other + step.phase.unreached
         counts = [str(one) for one in (outcome.rejected.count, failed, step.phase.not_sent)]
@@ -108,7 +117,9 @@ def _rates(result: Result) -> Table:
 
 
 def _stages(result: Result) -> Table:
-    present = [stage for stage in STAGES if any(stage in step.phase.server for step in result.steps)]
+    present = [
+        stage for stage in STAGES if any(stage in step.phase.server for step in result.steps)
+    ]
     rows = []
     for step in result.steps:
         server = step.phase.server
@@ -140,7 +151,9 @@ def _phases(overload: Overload) -> Table:
         (f"overload, {overload.rate * overload.factor:g}/s", overload.during),
         (f"after, {half:g}/s", overload.after),
     ]
-    return headings, [[name, *_outcome(phase.outcome), str(phase.not_sent)] for name, phase in named]
+    return headings, [
+        [name, *_outcome(phase.outcome), str(phase.not_sent)] for name, phase in named
+    ]
 
 
 def _outcome(one: Outcome) -> list[str]:
@@ -170,7 +183,14 @@ def markdown(result: Result, about: Circumstances, plot: str | None = None) -> s
     """A section of a Markdown page, to be put into docs/loadtest.md as it is."""
     lines = [f"`{about.command}`", "", *about_lines(about), "", *summary(result), ""]
     for title, (headings, rows) in tables(result):
-        lines += [f"{title}:", "", _row(headings), _row(["---"] * len(headings)), *map(_row, rows), ""]
+        lines += [
+            f"{title}:",
+            "",
+            _row(headings),
+            _row(["---"] * len(headings)),
+            *map(_row, rows),
+            "",
+        ]
     if plot:
         lines += [f"![{result.profile}]({plot})", ""]
     return "\n".join(lines)
@@ -194,11 +214,15 @@ def page(result: Result, about: Circumstances, png: bytes) -> str:
     parts.append(f'<img alt="{result.profile}" src="data:image/png;base64,{picture}">')
     for title, (headings, rows) in tables(result):
         parts.append(f"<h2>{html.escape(title)}</h2><table><tr>{_cells('th', headings)}</tr>")
-        parts += [f"<tr{' class=knee' if row[-1] == 'knee' else ''}>{_cells('td', row)}</tr>" for row in rows]
+        parts += [
+            f"<tr{' class=knee' if row[-1] == 'knee' else ''}>{_cells('td', row)}</tr>"
+            for row in rows
+        ]
         parts.append("</table>")
     parts.append(f"<h2>Repeat it</h2><pre>{html.escape(about.command)}</pre>")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>csplade load test: {result.profile}</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>csplade load test: '
+        f"{result.profile}</title>"
         f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
     )
 

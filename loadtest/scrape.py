@@ -1,4 +1,6 @@
-"""Reads a server's metrics during a load: its memory while it goes on, and what it counted from begin to end."""
+"""Reads a server's metrics during a load: its memory while it goes on, and what it counted from
+begin to end.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class Scraper:
         while not self._stop.wait(self._every):
             try:
                 self._read()
-            except UnavailableError:  # busy, perhaps; the next one may succeed, and the last one must
+            except (
+                UnavailableError
+            ):  # busy, perhaps; the next one may succeed, and the last one must
                 continue
 
     def _read(self) -> Sample:
@@ -76,7 +80,9 @@ class Scraper:
                 with urllib.request.urlopen(url, timeout=SECONDS) as answer:
                     text = answer.read().decode()
             except (OSError, ValueError, urllib.error.URLError) as error:
-                raise UnavailableError(f"metrics {url}: {getattr(error, 'reason', error)}") from None
+                raise UnavailableError(
+                    f"metrics {url}: {getattr(error, 'reason', error)}"
+                ) from None
             for name, value in parse(text).items():
                 values[name] += value
         watched = {name: values[name] for name in WATCHED if name in values}
@@ -85,7 +91,8 @@ class Scraper:
 
 
 def parse(text: str) -> Sample:
-    """Values of a text exposition, by name and its ``method``, ``code``, ``stage`` or ``what``; other labels are summed over.
+    """Values of a text exposition, by name and its ``method``, ``code``, ``stage`` or ``what``;
+    other labels are summed over.
 
     >>> parse('csplade_stage_seconds_sum{stage="score",node="a"} 2.5')
     {'csplade_stage_seconds_sum{score}': 2.5}
@@ -96,13 +103,17 @@ def parse(text: str) -> Sample:
         if found is None or found[1].endswith("_bucket"):
             continue
         labels = dict(LABEL.findall(found[2] or ""))
-        kept = ",".join(labels[name] for name in ("method", "code", "stage", "what") if name in labels)
+        kept = ",".join(
+            labels[name] for name in ("method", "code", "stage", "what") if name in labels
+        )
         values[f"{found[1]}{{{kept}}}" if kept else found[1]] += float(found[3])
     return dict(values)
 
 
 def growth(before: Sample, after: Sample) -> Sample:
-    """What was counted in between: answers by code, mean milliseconds of each stage, mean batch, CPU seconds."""
+    """What was counted in between: answers by code, mean milliseconds of each stage, mean batch,
+    CPU seconds.
+    """
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
     told: Sample = defaultdict(float)
     for name, value in grown.items():

@@ -57,11 +57,15 @@ class Target:
         if self.ca is None:
             channel = grpc.insecure_channel(self.address)
         else:
-            channel = grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.ca.read_bytes()))
+            channel = grpc.secure_channel(
+                self.address, grpc.ssl_channel_credentials(self.ca.read_bytes())
+            )
         with channel:
             stub = rpc.RetrievalServiceStub(channel)
             try:
-                return getattr(stub, method)(request, timeout=SECONDS, metadata=tuple(self.metadata.items()))
+                return getattr(stub, method)(
+                    request, timeout=SECONDS, metadata=tuple(self.metadata.items())
+                )
             except grpc.RpcError as error:
                 raise UnavailableError(
                     f"target {self.address}: {method}: {error.code().name}: {error.details()}"

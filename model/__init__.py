@@ -2,8 +2,9 @@
 
 import os
 
-# OpenMP's threads would else wait in a busy loop, on the very core that another process needs: with one busy neighbour
-# on two cores encoding takes twice as long. Read when torch is loaded, so whoever loads it before keeps their own setting.
+# OpenMP's threads would else wait in a busy loop, on the very core that another process needs: with
+# one busy neighbour on two cores encoding takes twice as long. Read when torch is loaded, so
+# whoever loads it before keeps their own setting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ..core.vectors import SparseBatch

@@ -1,4 +1,6 @@
-"""The encoder: texts in, sparse vectors out, by the rules of its manifest and checked against its golden vectors."""
+"""The encoder: texts in, sparse vectors out, by the rules of its manifest and checked against its
+golden vectors.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ class EncodedTensors:
         """The vectors of ``tokens``, once these tensors were copied to the host and so waited for."""
         there = terms >= 0
         return Encoded(
-            SparseBatch(np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]),
+            SparseBatch(
+                np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]
+            ),
             np.array([len(ids) for ids in tokens.ids], dtype=np.int64),
             tokens.dropped,
             positive - counts,
@@ -96,7 +100,9 @@ class EncodedTensors:
 
 
 class Encoder:
-    """A sparse encoder. Make one with :meth:`from_pretrained`; encoding from several threads at once is safe."""
+    """A sparse encoder. Make one with :meth:`from_pretrained`; encoding from several threads at
+    once is safe.
+    """
 
     def __init__(
         self,
@@ -110,7 +116,12 @@ class Encoder:
         preset: str,
         table: QueryTable | None = None,
     ) -> None:
-        self.name, self.manifest, self.device, self.quantization = name, manifest, device, quantization
+        self.name, self.manifest, self.device, self.quantization = (
+            name,
+            manifest,
+            device,
+            quantization,
+        )
         self.preset = preset
         self.fingerprint = manifest.fingerprint
         self.vocabulary_size = manifest.vocabulary_size
@@ -136,21 +147,26 @@ class Encoder:
         Args:
             path_or_id: ``embedded``, a directory, or a hub id.
             device: ``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1`` ...
-            quantization: ``auto``, ``none``, ``int8``, ``nf4`` or ``fp4``; auto is nf4 on CUDA above 2 billion parameters.
+            quantization: ``auto``, ``none``, ``int8``, ``nf4`` or ``fp4``; auto is nf4 on CUDA
+                above 2 billion parameters.
             quantize_head: pack the LM head too, which saves memory and costs time and quality.
             dtype: of the unquantized weights; the device's quick one by default.
-            manifest: how to use a checkpoint that has no ``csplade.json`` of its own; refused where it has one.
-            preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; told by the checkpoint's
-                files where they tell.
-            tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its own.
+            manifest: how to use a checkpoint that has no ``csplade.json`` of its own; refused where
+                it has one.
+            preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; told
+                by the checkpoint's files where they tell.
+            tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its
+                own.
             threads: of torch on the CPU; process-wide.
             self_test: compare with the golden vectors.
 
         Raises:
             InputError: no such model, an unknown option, a manifest given twice or missing.
-            IncompatibleError: the golden texts do not give their vectors, or tokenizer, base or adapter are other ones.
+            IncompatibleError: the golden texts do not give their vectors, or tokenizer, base or
+                adapter are other ones.
             CorruptError: files that cannot be read.
-            UnavailableError: the base or the hub is out of reach, or the device cannot do the quantization.
+            UnavailableError: the base or the hub is out of reach, or the device cannot do the
+                quantization.
         """
         if threads is not None:
             if threads < 1:
@@ -172,10 +188,19 @@ class Encoder:
         )
         name = "embedded" if directory == EMBEDDED else str(path_or_id)
         table = (
-            load_table(directory, manifest, known.tokenizer) if manifest.query_encoder == "lexical" else None
+            load_table(directory, manifest, known.tokenizer)
+            if manifest.query_encoder == "lexical"
+            else None
         )
         encoder = cls(
-            name, manifest, known.tokenizer, network, device, quantization, preset=known.preset, table=table
+            name,
+            manifest,
+            known.tokenizer,
+            network,
+            device,
+            quantization,
+            preset=known.preset,
+            table=table,
         )
         if self_test:
             golden.check(encoder, quantization)
@@ -193,8 +218,12 @@ class Encoder:
 
     @property
     def query_scale(self) -> float:
-        """Weight of one query impact step for an index of this model: the usual one, unless a table gives larger weights."""
-        return max(QUERY_SCALE, 0.0 if self._table is None else self._table.largest / MAX_QUERY_IMPACT)
+        """Weight of one query impact step for an index of this model: the usual one, unless a table
+        gives larger weights.
+        """
+        return max(
+            QUERY_SCALE, 0.0 if self._table is None else self._table.largest / MAX_QUERY_IMPACT
+        )
 
     def looks_up(self, kind: Kind) -> bool:
         """Whether texts of this kind are looked up in a table, and no network runs for them."""
@@ -213,7 +242,9 @@ class Encoder:
     def encode(
         self, texts: Sequence[str], kind: Kind, *, progress: Callable[[int], None] | None = None
     ) -> Encoded:
-        """Tokenize and encode; ``progress`` is called with the number of texts each finished batch held."""
+        """Tokenize and encode; ``progress`` is called with the number of texts each finished batch
+        held.
+        """
         started = time.perf_counter_ns()
         tokens = self.tokenize(texts, kind)
         spent = time.perf_counter_ns() - started
@@ -248,10 +279,12 @@ class Encoder:
         batch_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> EncodedTensors:
-        """Encode in batches of like length, at most ``batch_tokens`` padded tokens each (one text may be more).
+        """Encode in batches of like length, at most ``batch_tokens`` padded tokens each (one text
+        may be more).
 
-        On a GPU nothing is waited for: ``progress`` then tells what was handed to it. With ``impact_scale`` there are impacts up
-        to 4,095 in steps of that weight, the numbers of ``SparseBatch.quantize``.
+        On a GPU nothing is waited for: ``progress`` then tells what was handed to it. With
+        ``impact_scale`` there are impacts up to 4,095 in steps of that weight, the numbers of
+        ``SparseBatch.quantize``.
         """
         if self.looks_up(kind):
             return self._look_up(tokens, impact_scale, progress)
@@ -298,7 +331,10 @@ class Encoder:
         vectors, positive = self._table.look_up(tokens)
         counts = np.diff(vectors.indptr)
         there = np.arange(counts.max(initial=0)) < counts[:, None]
-        terms, weights = np.full(there.shape, -1, dtype=np.int32), np.zeros(there.shape, dtype=np.float32)
+        terms, weights = (
+            np.full(there.shape, -1, dtype=np.int32),
+            np.zeros(there.shape, dtype=np.float32),
+        )
         terms[there], weights[there] = vectors.terms, vectors.weights
         lying = upload(weights, self.device)
         impacts, clipped = (
@@ -321,7 +357,9 @@ class Encoder:
             progress(len(tokens))
         return made
 
-    def decode(self, vectors: SparseBatch, top_k: int | None = None) -> list[list[tuple[str, float]]]:
+    def decode(
+        self, vectors: SparseBatch, top_k: int | None = None
+    ) -> list[list[tuple[str, float]]]:
         """Each row as (token, weight), largest weight first, at most ``top_k``."""
         decoded = []
         for terms, weights in vectors:
@@ -364,7 +402,9 @@ def _device(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {name!r}, but torch sees no CUDA device; use cpu")
     if number and int(number) >= torch.cuda.device_count():
-        raise InputError(f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices")
+        raise InputError(
+            f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices"
+        )
     return name
 
 

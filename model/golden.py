@@ -1,7 +1,8 @@
-"""The golden self-test: a few texts whose vectors are kept in the manifest and must come out again before a model serves.
+"""The golden self-test: a few texts whose vectors are kept in the manifest and must come out again
+before a model serves.
 
-A wrong convention gives vectors that look sound and retrieve nothing: a BOS on the wrong side took one public
-checkpoint from 0.75 to 0.02 nDCG@10.
+A wrong convention gives vectors that look sound and retrieve nothing: a BOS on the wrong side took
+one public checkpoint from 0.75 to 0.02 nDCG@10.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ TEXTS: tuple[tuple[Kind, str], ...] = (
     ("query", "how do plants turn sunlight into energy?"),
     (
         "document",
-        "The Rhine rises in the Swiss Alps and reaches the North Sea near Rotterdam after some 1,230 kilometres.",
+        "The Rhine rises in the Swiss Alps and reaches the North Sea near Rotterdam after some "
+        "1,230 kilometres.",
     ),
     (
         "document",
-        "A hash table maps keys to buckets; with a good hash function a look-up takes constant time on average.",
+        "A hash table maps keys to buckets; with a good hash function a look-up takes constant "
+        "time on average.",
     ),
 )
-# Cosine between the vector kept and the vector found. Another thread count or CPU moves bfloat16 vectors in the third
-# digit and 8-bit weights in the second; 4-bit weights move them more; an added BOS moves them below either bound.
+# Cosine between the vector kept and the vector found. Another thread count or CPU moves bfloat16
+# vectors in the third digit and 8-bit weights in the second; 4-bit weights move them more; an added
+# BOS moves them below either bound.
 LEAST_COSINE = 0.97
 LEAST_COSINE_4BIT = 0.85
 
@@ -52,10 +56,13 @@ def record(encoder: Encoder) -> Manifest:
     return replace(encoder.manifest, golden=tuple(vectors))
 
 
-def certify(directory: Path, *, preset: str | None = None, tokenizer: str | Path | None = None) -> Manifest:
+def certify(
+    directory: Path, *, preset: str | None = None, tokenizer: str | Path | None = None
+) -> Manifest:
     """Write golden vectors, measured in float32, into a model directory's manifest.
 
-    A checkpoint without a ``csplade.json`` gets one, by its preset; from then on it needs neither preset nor tokenizer.
+    A checkpoint without a ``csplade.json`` gets one, by its preset; from then on it needs neither
+    preset nor tokenizer.
 
     Args:
         directory: the model.
@@ -95,9 +102,15 @@ def check(encoder: Encoder, quantization: str) -> None:
         expected[list(golden.terms)] = golden.weights
         found[terms] = weights
         norm = float(np.linalg.norm(expected) * np.linalg.norm(found))
-        cosine = float(expected @ found) / norm if norm else float(not expected.any() and not found.any())
+        cosine = (
+            float(expected @ found) / norm
+            if norm
+            else float(not expected.any() and not found.any())
+        )
         if not cosine >= least:
             raise IncompatibleError(
-                f"{encoder.name}: golden {golden.kind} {golden.text[:40]!r} gives another vector (cosine {cosine:.3f}, must be at "
-                f"least {least}); check special tokens, prefixes, tokenizer and weights against its csplade.json"
+                f"{encoder.name}: golden {golden.kind} {golden.text[:40]!r} gives another vector "
+                f"(cosine {cosine:.3f}, must be at "
+                f"least {least}); check special tokens, prefixes, tokenizer and weights against "
+                "its csplade.json"
             )

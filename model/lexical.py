@@ -1,8 +1,10 @@
-"""Inference-free queries: a query's vector is a look-up of its tokens in a table of weights, and no model runs.
+"""Inference-free queries: a query's vector is a look-up of its tokens in a table of weights, and no
+model runs.
 
-SPLADE-doc (arXiv 2109.10086) gives every token of the query the weight 1; OpenSearch's document encoders (arXiv 2411.04403) and
-sentence-transformers' ``SparseStaticEmbedding`` take it from a table such as IDF. In all three a token counts once, however
-often the query repeats it; with the manifest's ``query_counts`` it counts each time, as in BM25.
+SPLADE-doc (arXiv 2109.10086) gives every token of the query the weight 1; OpenSearch's document
+encoders (arXiv 2411.04403) and sentence-transformers' ``SparseStaticEmbedding`` take it from a
+table such as IDF. In all three a token counts once, however often the query repeats it; with the
+manifest's ``query_counts`` it counts each time, as in BM25.
 """
 
 from __future__ import annotations
@@ -40,17 +42,26 @@ class QueryTable:
     """
 
     def __init__(
-        self, weights: NDArray[np.float32], folded: NDArray[np.int32], cap: int, *, counts: bool = False
+        self,
+        weights: NDArray[np.float32],
+        folded: NDArray[np.int32],
+        cap: int,
+        *,
+        counts: bool = False,
     ) -> None:
         self.weights, self.folded, self.cap, self.counts = weights, folded, cap, counts
 
     @property
     def largest(self) -> float:
-        """Weight that there must be room for: the largest, or that of a term that stands in the query ``REPEATS`` times."""
+        """Weight that there must be room for: the largest, or that of a term that stands in the
+        query ``REPEATS`` times.
+        """
         return float(self.weights.max()) * (REPEATS if self.counts else 1)
 
     def look_up(self, tokens: Tokens) -> tuple[SparseBatch, NDArray[np.int64]]:
-        """Vectors of queries, and int64 [n], the terms of each before the cap; ties at the cap go to the smaller id."""
+        """Vectors of queries, and int64 [n], the terms of each before the cap; ties at the cap go
+        to the smaller id.
+        """
         rows, values, positive = [], [], np.zeros(len(tokens), dtype=np.int64)
         for row, ids in enumerate(tokens.ids):
             terms, repeats = np.unique(self.folded[ids], return_counts=True)
@@ -63,14 +74,20 @@ class QueryTable:
             values.append(weights[kept])
         indptr = np.append(0, np.cumsum([len(terms) for terms in rows], dtype=np.int64))
         terms = np.concatenate([*rows, np.empty(0)]).astype(np.int32)
-        return SparseBatch(indptr, terms, np.concatenate([*values, np.empty(0)]).astype(np.float32)), positive
+        return SparseBatch(
+            indptr, terms, np.concatenate([*values, np.empty(0)]).astype(np.float32)
+        ), positive
 
 
-def load_table(directory: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast) -> QueryTable:
-    """The query table of a model directory; without a file of weights, every token but the special ones weighs 1.
+def load_table(
+    directory: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast
+) -> QueryTable:
+    """The query table of a model directory; without a file of weights, every token but the special
+    ones weighs 1.
 
     Raises:
-        CorruptError: a table that is not readable, of another size, or with a weight below 0 or not finite.
+        CorruptError: a table that is not readable, of another size, or with a weight below 0 or not
+            finite.
     """
     path, size = find(directory, manifest).table, manifest.vocabulary_size
     if path is None:
@@ -100,9 +117,9 @@ def train_idf(
 ) -> Manifest:
     """Copy a model to ``out`` with inference-free queries, weighted by IDF over a corpus.
 
-    ``idf(t) = ln(1 + (N - n(t) + 0.5) / (n(t) + 0.5))``, as Lucene's BM25 has it; n(t) counts the texts that hold token t within
-    the model's document cap. Special tokens and terms that no document vector can hold weigh 0.
-    All terms of a query are kept.
+    ``idf(t) = ln(1 + (N - n(t) + 0.5) / (n(t) + 0.5))``, as Lucene's BM25 has it; n(t) counts the
+    texts that hold token t within the model's document cap. Special tokens and terms that no
+    document vector can hold weigh 0. All terms of a query are kept.
 
     Args:
         model: model directory; its document side stays as it is.
@@ -131,8 +148,11 @@ def train_idf(
         golden=(),
     )
     tokenizer = load_tokenizer(model, manifest)
-    # Tokens are counted as the query side makes them, without its prefix: those of a prefix tell nothing apart.
-    counted = dataclasses.replace(manifest, query_prefix="", query_max_tokens=manifest.document_max_tokens)
+    # Tokens are counted as the query side makes them, without its prefix: those of a prefix tell
+    # nothing apart.
+    counted = dataclasses.replace(
+        manifest, query_prefix="", query_max_tokens=manifest.document_max_tokens
+    )
     head = load_head(model, manifest.vocabulary_size)
     folded = head.folded.numpy()
     found, total = np.zeros(manifest.vocabulary_size, dtype=np.int64), 0
@@ -161,8 +181,11 @@ def train_idf(
     return write_table(model, out, weights, manifest)
 
 
-def write_table(model: Path, out: Path, weights: NDArray[np.float32], manifest: Manifest) -> Manifest:
-    """Copy a model to ``out`` with another table, float32 [V], and manifest; returns it as written, without golden vectors.
+def write_table(
+    model: Path, out: Path, weights: NDArray[np.float32], manifest: Manifest
+) -> Manifest:
+    """Copy a model to ``out`` with another table, float32 [V], and manifest; returns it as written,
+    without golden vectors.
 
     Raises:
         InputError: ``out`` is there.
@@ -174,7 +197,9 @@ def write_table(model: Path, out: Path, weights: NDArray[np.float32], manifest: 
     try:
         shutil.copytree(model, aside)
         save_file({"weight": weights}, aside / TABLE_FILE)
-        manifest = dataclasses.replace(manifest, golden=(), weights_hash=weights_hash(aside, manifest))
+        manifest = dataclasses.replace(
+            manifest, golden=(), weights_hash=weights_hash(aside, manifest)
+        )
         manifest.save(aside)
         aside.rename(out)
     finally:

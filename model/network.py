@@ -1,8 +1,9 @@
-"""The network: token ids to one weight per kept term. A causal LM's body in one of three attention variants, or a masked LM
-up to its output layer, then the head.
+"""The network: token ids to one weight per kept term. A causal LM's body in one of three attention
+variants, or a masked LM up to its output layer, then the head.
 
-causal: as the language model was trained. echo: the text twice, only the second copy is pooled, so that each of its tokens has
-seen the whole text. bidirectional: the causal mask is left out; a masked LM never had one.
+causal: as the language model was trained. echo: the text twice, only the second copy is pooled, so
+that each of its tokens has seen the whole text. bidirectional: the causal mask is left out; a
+masked LM never had one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from ..kernels.head.api import head
 from .prior import own_share
 from .quantization import PackedHead
 
-# Decoders whose causal mask gives way to the one they are handed, each proved by a test on a random model.
+# Decoders whose causal mask gives way to the one they are handed, each proved by a test on a random
+# model.
 BIDIRECTIONAL = ("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 
 
 class MaskedLMBody(nn.Module):
-    """A masked LM without its output layer: hidden states after the transform that its head puts before the vocabulary.
+    """A masked LM without its output layer: hidden states after the transform that its head puts
+    before the vocabulary.
 
     Attributes:
         model: a transformers masked LM whose output embedding was replaced by an identity.
@@ -51,12 +54,14 @@ class SparseNetwork(nn.Module):
     """Body and head of a sparse encoder; training and serving run this same module.
 
     Attributes:
-        body: a transformers decoder (no LM head) that gives hidden states after its last norm, or a :class:`MaskedLMBody`.
+        body: a transformers decoder (no LM head) that gives hidden states after its last norm, or a
+            :class:`MaskedLMBody`.
         weight: [Vk, H] rows of the LM head of the kept terms.
         bias: float32 [Vk] added to the raw logits.
         terms: int32 [Vk], term id of each row, ascending.
         own_rows: int64 [V], row of the term that each token stands for, -1 where it is not kept.
-        query_weights: float32 [Vk], while the table of a lexical query encoder is trained; else None.
+        query_weights: float32 [Vk], while the table of a lexical query encoder is trained; else
+            None.
     """
 
     terms: Tensor
@@ -126,7 +131,8 @@ class SparseNetwork(nn.Module):
         cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         here = torch.arange(longest) < lengths[:, None]
         if self.variant == "echo":
-            # Both copies side by side without padding between them: positions stay those of one running text.
+            # Both copies side by side without padding between them: positions stay those of one
+            # running text.
             doubled = input_ids.new_zeros(texts, 2 * longest)
             for row, length in zip(range(texts), lengths.tolist(), strict=True):
                 doubled[row, : 2 * length] = input_ids[row, :length].repeat(2)
@@ -148,11 +154,13 @@ class SparseNetwork(nn.Module):
         return output
 
     def _mask(self, lengths: Tensor, width: int, device: torch.device) -> Tensor | None:
-        # Without a mask a decoder's attention is causal, and then no token sees the padding to its right.
+        # Without a mask a decoder's attention is causal, and then no token sees the padding to its
+        # right.
         if self.variant != "bidirectional":
             return None
         real = torch.arange(width) < lengths[:, None]
-        # A row that sees nothing would give NaN, so the first column stays open; only padding rows of empty texts look at it.
+        # A row that sees nothing would give NaN, so the first column stays open; only padding rows
+        # of empty texts look at it.
         real[:, 0] = True
         if isinstance(self.body, MaskedLMBody):
             return None if bool(real.all()) else real.to(device, non_blocking=True)
@@ -161,30 +169,35 @@ class SparseNetwork(nn.Module):
 
     @torch.inference_mode()
     def check_attention(self, longest: int) -> None:
-        """Prove that the variant is what runs: the first token sees the last one, or does not, and none sees padding.
+        """Prove that the variant is what runs: the first token sees the last one, or does not, and
+        none sees padding.
 
         Args:
             longest: tokens of the longest text that will come.
 
         Raises:
-            IncompatibleError: this architecture does something else with the mask it is given, or was not checked.
+            IncompatibleError: this architecture does something else with the mask it is given, or
+                was not checked.
         """
         config: Any = self.body.config
         name = type(self.body).__name__
         if self.variant == "bidirectional" and not isinstance(self.body, MaskedLMBody):
             if config.model_type not in BIDIRECTIONAL:
                 raise IncompatibleError(
-                    f"variant 'bidirectional' was not checked for {config.model_type}, only for {', '.join(BIDIRECTIONAL)}; "
+                    f"variant 'bidirectional' was not checked for {config.model_type}, only for "
+                    f"{', '.join(BIDIRECTIONAL)}; "
                     "use variant causal or echo"
                 )
             if config._attn_implementation != "sdpa":
                 raise IncompatibleError(
-                    f"variant 'bidirectional' needs attention by sdpa, {name} has {config._attn_implementation}"
+                    f"variant 'bidirectional' needs attention by sdpa, {name} has "
+                    f"{config._attn_implementation}"
                 )
             window = getattr(config, "sliding_window", None)
             if window and getattr(config, "use_sliding_window", True) and longest > window:
                 raise IncompatibleError(
-                    f"variant 'bidirectional': texts of {longest} tokens are longer than the attention window of {name}, "
+                    f"variant 'bidirectional': texts of {longest} tokens are longer than the "
+                    f"attention window of {name}, "
                     f"{window}; set the manifest's token caps to at most {window}"
                 )
         device = self.weight.device
@@ -193,10 +206,13 @@ class SparseNetwork(nn.Module):
         sees = not torch.equal(first[0], first[1])
         if sees != (self.variant == "bidirectional"):
             raise IncompatibleError(
-                f"variant {self.variant!r}: {name} {'ignores' if not sees else 'lacks'} the attention mask; "
+                f"variant {self.variant!r}: {name} {'ignores' if not sees else 'lacks'} the "
+                "attention mask; "
                 "use another variant or base"
             )
         padded = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 8, 9]], device=device)
         rows = self.hidden(padded, torch.tensor([4, 4]))[:, :4]
         if not torch.equal(rows[0], rows[1]):
-            raise IncompatibleError(f"variant {self.variant!r}: tokens of {name} see the padding after them")
+            raise IncompatibleError(
+                f"variant {self.variant!r}: tokens of {name} see the padding after them"
+            )

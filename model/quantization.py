@@ -1,4 +1,6 @@
-"""Weights in 8 or 4 bits, on CUDA and on the CPU: the body's linear layers by bitsandbytes, and, if asked for, the head."""
+"""Weights in 8 or 4 bits, on CUDA and on the CPU: the body's linear layers by bitsandbytes, and, if
+asked for, the head.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,21 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError, UnavailableError
 
-# bitsandbytes reports kernels that it could fetch from a hub, and at every product that it casts to float16.
+# bitsandbytes reports kernels that it could fetch from a hub, and at every product that it casts to
+# float16.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 
 
 def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
-    """Replace every ``nn.Linear`` below ``body`` in place. The LM head is no part of the body, see :class:`PackedHead`.
+    """Replace every ``nn.Linear`` below ``body`` in place. The LM head is no part of the body, see
+    :class:`PackedHead`.
 
     Args:
         body: the decoder, its adapter already merged.
-        quantization: ``none``, ``int8`` (LLM.int8, row-wise), ``nf4`` or ``fp4`` (blocks of 64 weights).
+        quantization: ``none``, ``int8`` (LLM.int8, row-wise), ``nf4`` or ``fp4`` (blocks of 64
+            weights).
         device: where the layers will run; packing happens on the move to it.
 
     Raises:
@@ -29,7 +34,9 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
         UnavailableError: bitsandbytes is not there, or cannot do it on this device.
     """
     if quantization not in QUANTIZATIONS:
-        raise InputError(f"quantization is {quantization!r}, must be one of {', '.join(QUANTIZATIONS)}")
+        raise InputError(
+            f"quantization is {quantization!r}, must be one of {', '.join(QUANTIZATIONS)}"
+        )
     if quantization == "none":
         return
     packed_nn = _bitsandbytes(quantization).nn
@@ -39,8 +46,10 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
         and torch.cuda.get_device_capability(device) < (7, 5)
     ):
         raise UnavailableError(
-            f"quantization int8 needs a GPU of compute capability 7.5 or more, {torch.cuda.get_device_name(device)} has "
-            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}; choose nf4, fp4 or none"
+            "quantization int8 needs a GPU of compute capability 7.5 or more, "
+            f"{torch.cuda.get_device_name(device)} has "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}; choose nf4, fp4 or "
+            "none"
         )
     for parent in list(body.modules()):
         for name, linear in list(parent.named_children()):
@@ -50,10 +59,16 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
             weight = linear.weight.data.contiguous()
             if quantization == "int8":
                 packed: Any = packed_nn.Linear8bitLt(*size, has_fp16_weights=False)
-                packed.weight = packed_nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+                packed.weight = packed_nn.Int8Params(
+                    weight, requires_grad=False, has_fp16_weights=False
+                )
             else:
-                packed = packed_nn.Linear4bit(*size, compute_dtype=weight.dtype, quant_type=quantization)
-                packed.weight = packed_nn.Params4bit(weight, requires_grad=False, quant_type=quantization)
+                packed = packed_nn.Linear4bit(
+                    *size, compute_dtype=weight.dtype, quant_type=quantization
+                )
+                packed.weight = packed_nn.Params4bit(
+                    weight, requires_grad=False, quant_type=quantization
+                )
             packed.bias = linear.bias
             setattr(parent, name, packed.to(device))
 
@@ -61,8 +76,9 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
 class PackedHead(nn.Module):
     """Rows of the LM head in 8 or 4 bits, unpacked as a whole each time they are used.
 
-    That saves memory between uses, not time: the rows in full are there while a batch is encoded. Where the rows are the input
-    embeddings too (a tied head that keeps all terms) it saves nothing, since those stay.
+    That saves memory between uses, not time: the rows in full are there while a batch is encoded.
+    Where the rows are the input embeddings too (a tied head that keeps all terms) it saves nothing,
+    since those stay.
 
     Args:
         rows: float [Vk, H].
@@ -81,7 +97,9 @@ class PackedHead(nn.Module):
             packed = torch.round(rows.float() / scale).to(torch.int8)
         else:
             functional = _bitsandbytes(quantization).functional
-            packed, self._state = functional.quantize_4bit(rows.contiguous(), quant_type=quantization)
+            packed, self._state = functional.quantize_4bit(
+                rows.contiguous(), quant_type=quantization
+            )
             scale = self._state.absmax
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -90,7 +108,9 @@ class PackedHead(nn.Module):
         """The rows, float [Vk, H] in the dtype they came in."""
         if self._state is None:
             return (self.packed * self.scale).to(self.dtype)
-        rows: Tensor = _bitsandbytes(self.quantization).functional.dequantize_4bit(self.packed, self._state)
+        rows: Tensor = _bitsandbytes(self.quantization).functional.dequantize_4bit(
+            self.packed, self._state
+        )
         return rows.to(self.dtype)
 
 
@@ -114,7 +134,8 @@ def _bitsandbytes(quantization: str) -> Any:
         import bitsandbytes
     except ImportError as error:
         raise UnavailableError(
-            f"quantization {quantization} needs bitsandbytes ({error}): pip install 'csplade[server]', or choose none"
+            f"quantization {quantization} needs bitsandbytes ({error}): pip install "
+            "'csplade[server]', or choose none"
         ) from None
     return bitsandbytes
 

@@ -1,4 +1,6 @@
-"""Texts to token ids by the manifest's rules: case, prefix, special tokens, cap. What the cap cuts is counted."""
+"""Texts to token ids by the manifest's rules: case, prefix, special tokens, cap. What the cap cuts
+is counted.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class Tokens:
     def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
         """All texts of all parts, in order."""
         return cls(
-            [ids for part in parts for ids in part.ids], np.concatenate([part.dropped for part in parts])
+            [ids for part in parts for ids in part.ids],
+            np.concatenate([part.dropped for part in parts]),
         )
 
 
@@ -47,20 +50,23 @@ def tokenize(
 ) -> Tokens:
     """Token ids of texts; an empty or blank text has none, whatever the prefix.
 
-    What the cap cuts comes off the end of the text; a special token that the tokenizer adds there (SEP, EOS) stays. A query that
-    is looked up in a table gets no special tokens.
+    What the cap cuts comes off the end of the text; a special token that the tokenizer adds there
+    (SEP, EOS) stays. A query that is looked up in a table gets no special tokens.
     """
     prefix = manifest.query_prefix if kind == "query" else manifest.document_prefix
     cap = manifest.query_max_tokens if kind == "query" else manifest.document_max_tokens
     said = [text.strip() for text in texts]
     prepared = [prefix + (text.lower() if manifest.lowercase else text) for text in said]
-    special = manifest.add_special_tokens and not (kind == "query" and manifest.query_encoder == "lexical")
+    special = manifest.add_special_tokens and not (
+        kind == "query" and manifest.query_encoder == "lexical"
+    )
     encoded = tokenizer(prepared, add_special_tokens=special)["input_ids"] if prepared else []
     whole = [ids if text else [] for text, ids in zip(said, encoded, strict=True)]
     closing = _closing(tokenizer) if special and any(len(row) > cap for row in whole) else 0
     ids = [
         np.asarray(
-            row if len(row) <= cap else row[: cap - closing] + row[len(row) - closing :], dtype=np.int32
+            row if len(row) <= cap else row[: cap - closing] + row[len(row) - closing :],
+            dtype=np.int32,
         )
         for row in whole
     ]
@@ -72,6 +78,7 @@ def _closing(tokenizer: PreTrainedTokenizerFast) -> int:
     """How many special tokens the tokenizer adds after a text."""
     bare, around = (tokenizer(text)["input_ids"] for text in ("", "a"))
     opening = next(
-        (i for i, (one, other) in enumerate(zip(bare, around, strict=False)) if one != other), len(bare)
+        (i for i, (one, other) in enumerate(zip(bare, around, strict=False)) if one != other),
+        len(bare),
     )
     return len(bare) - opening

@@ -1,7 +1,7 @@
 """Generate the Python modules of ``csplade.v1``: ``python proto/generate.py [OUTPUT_DIRECTORY]``.
 
-The output directory defaults to this folder, where the modules are committed. The version of the generator
-(grpcio-tools) shows in the modules: use the one pinned in constraints.txt.
+The output directory defaults to this folder, where the modules are committed. The version of the
+generator (grpcio-tools) shows in the modules: use the one pinned in constraints.txt.
 """
 
 import sys

@@ -37,9 +37,19 @@ class Boundary:
     """
 
     def __init__(
-        self, metrics: Metrics, keys: Keys | None, *, log_requests: bool, tracer: Tracer | None = None
+        self,
+        metrics: Metrics,
+        keys: Keys | None,
+        *,
+        log_requests: bool,
+        tracer: Tracer | None = None,
     ) -> None:
-        self._metrics, self._keys, self._log_requests, self._tracer = metrics, keys, log_requests, tracer
+        self._metrics, self._keys, self._log_requests, self._tracer = (
+            metrics,
+            keys,
+            log_requests,
+            tracer,
+        )
         self.state: Literal["loading", "ready", "draining"] = "loading"
         self._inside = 0
         self.idle = asyncio.Event()
@@ -58,7 +68,9 @@ class Boundary:
         self._inside += 1
         self.idle.clear()
         tracing = (
-            nullcontext() if self._tracer is None else self._tracer.request(method, metadata, request_id)
+            nullcontext()
+            if self._tracer is None
+            else self._tracer.request(method, metadata, request_id)
         )
         with tracing as trace:
             try:
@@ -83,8 +95,11 @@ class Boundary:
                 self._metrics.answered(method, code.name, seconds)
                 if self._log_requests:
                     facts = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
-                    facts |= {"peer": context.peer()} | ({"complaint": complaint} if complaint else {})
-                    # Once the answer is on its way: a line takes longer than most of what came before.
+                    facts |= {"peer": context.peer()} | (
+                        {"complaint": complaint} if complaint else {}
+                    )
+                    # Once the answer is on its way: a line takes longer than most of what came
+                    # before.
                     asyncio.get_running_loop().call_soon(_log, facts)
 
     def _admit(self, metadata: dict[str, Any]) -> None:

@@ -38,10 +38,13 @@ class Keys:
         """
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
-            raise KeyMissingError("an API key is needed: send the metadata `authorization: Bearer KEY`")
+            raise KeyMissingError(
+                "an API key is needed: send the metadata `authorization: Bearer KEY`"
+            )
         self._refresh()
         digest = _digest(key.strip())
-        # Every key is compared, each in constant time: how long it takes tells nothing about which was near.
+        # Every key is compared, each in constant time: how long it takes tells nothing about which
+        # was near.
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
             raise KeyWrongError("the API key is not one of this server's")
 
@@ -69,7 +72,11 @@ class Keys:
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"security.keys_file: {self._path}: {error}") from None
-        return [_digest(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        return [
+            _digest(line.strip())
+            for line in lines
+            if line.strip() and not line.lstrip().startswith("#")
+        ]
 
 
 def server_credentials(settings: Security) -> grpc.ServerCredentials | None:

@@ -1,4 +1,6 @@
-"""Whether what the settings ask for fits into this machine's memory: told before anything is loaded."""
+"""Whether what the settings ask for fits into this machine's memory: told before anything is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from ..index import IndexManifest
 from .settings import Settings
 
 MIB = 2**20
-# Python, numba and grpcio; torch and transformers beside them. Measured after start, less segments and weights, rounded up.
+# Python, numba and grpcio; torch and transformers beside them. Measured after start, less segments
+# and weights, rounded up.
 PROCESS_BYTES = 300 * MIB
 ENCODER_BYTES = 700 * MIB
 
@@ -21,10 +24,11 @@ CGROUPS = (  # limit, use, and the part of the use that gives way, in a containe
 
 
 def check_memory(settings: Settings) -> None:
-    """Refuse what does not fit into main memory; a GPU's own is checked when the index is copied there.
+    """Refuse what does not fit into main memory; a GPU's own is checked when the index is copied
+    there.
 
-    Segments are read into main memory on a GPU machine too. Nothing is checked where the system does not tell
-    how much memory is free.
+    Segments are read into main memory on a GPU machine too. Nothing is checked where the system
+    does not tell how much memory is free.
 
     Raises:
         CorruptError: no index there.
@@ -42,13 +46,16 @@ def check_memory(settings: Settings) -> None:
         return
     told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items() if size)
     raise UnavailableError(
-        f"{settings.index} needs {needed / 2**30:.2f} GiB of memory ({told}), {free / 2**30:.2f} GiB are free; build it "
-        "in more shards for more machines, `csplade plan` tells how many, or use a machine with more"
+        f"{settings.index} needs {needed / 2**30:.2f} GiB of memory ({told}), {free / 2**30:.2f} "
+        "GiB are free; build it "
+        "in more shards for more machines, `csplade plan` tells how many, or use a machine with "
+        "more"
     )
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that new processes can have, within the limit of the container if there is one; None if not told.
+    """Bytes that new processes can have, within the limit of the container if there is one; None if
+    not told.
 
     Args:
         root: where /proc and /sys are.
@@ -83,4 +90,8 @@ def _container(root: Path) -> Iterator[int]:
 
 def _file_bytes(directory: Path) -> int:
     """Bytes of a model's weights where they lie in a directory; 0 for one that is fetched by name."""
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors")) if directory.is_dir() else 0
+    return (
+        sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+        if directory.is_dir()
+        else 0
+    )

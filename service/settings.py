@@ -1,7 +1,9 @@
-"""Every setting of the service in one frozen tree: YAML file, then ``CSPLADE_*`` environment, then flags.
+"""Every setting of the service in one frozen tree: YAML file, then ``CSPLADE_*`` environment, then
+flags.
 
-A nested key is written with two underscores in the environment: ``limits.k`` is ``CSPLADE_LIMITS__K``.
-Unknown keys and variables are errors. ``deploy/csplade.yaml`` shows every key, its default and its meaning.
+A nested key is written with two underscores in the environment: ``limits.k`` is
+``CSPLADE_LIMITS__K``. Unknown keys and variables are errors. ``deploy/csplade.yaml`` shows every
+key, its default and its meaning.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_TERMS
 
 PREFIX = "CSPLADE_"
-NOT_SETTINGS = {"CSPLADE_CACHE", "CSPLADE_DATA"}  # of the model loader and of tests; they share the prefix
+NOT_SETTINGS = {
+    "CSPLADE_CACHE",
+    "CSPLADE_DATA",
+}  # of the model loader and of tests; they share the prefix
 
 
 class Section(BaseModel):
@@ -150,7 +155,8 @@ class Settings(BaseSettings):
         texts, queue = self.limits.encode_texts, self.batching.queue
         if texts > queue:
             raise ValueError(
-                f"limits.encode_texts {texts} exceeds batching.queue {queue}: it could never be queued"
+                f"limits.encode_texts {texts} exceeds batching.queue {queue}: it could never be "
+                "queued"
             )
         return self
 
@@ -167,7 +173,11 @@ class Settings(BaseSettings):
         assert isinstance(init_settings, InitSettingsSource)
         given = dict(init_settings.init_kwargs)
         file = given.pop("_file", {})
-        return InitSettingsSource(settings_cls, given), env_settings, InitSettingsSource(settings_cls, file)
+        return (
+            InitSettingsSource(settings_cls, given),
+            env_settings,
+            InitSettingsSource(settings_cls, file),
+        )
 
 
 def load(file: Path | str | None = None, flags: dict[str, Any] | None = None) -> Settings:
@@ -175,10 +185,12 @@ def load(file: Path | str | None = None, flags: dict[str, Any] | None = None) ->
 
     Args:
         file: a YAML file, or None.
-        flags: dotted key -> value, over everything else (``{"limits.k": 100}``); None values are passed over.
+        flags: dotted key -> value, over everything else (``{"limits.k": 100}``); None values are
+            passed over.
 
     Raises:
-        InputError: no such file, broken YAML, an unknown key or variable, a value out of its bounds.
+        InputError: no such file, broken YAML, an unknown key or variable, a value out of its
+            bounds.
     """
     from_file = _read_yaml(Path(file)) if file is not None else {}
     from_flags: dict[str, Any] = {}
@@ -197,7 +209,9 @@ def load(file: Path | str | None = None, flags: dict[str, Any] | None = None) ->
             and variable not in NOT_SETTINGS
             and section not in Settings.model_fields
         ):
-            raise InputError(f"environment: {variable}: unknown setting; known are {_names(Settings)}")
+            raise InputError(
+                f"environment: {variable}: unknown setting; known are {_names(Settings)}"
+            )
     try:
         return Settings(_file=from_file, **from_flags)  # type: ignore[call-arg]
     except ValidationError as error:
@@ -220,14 +234,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def _one_line(error: ValidationError, file: Path | str | None, from_file: dict, from_flags: dict) -> str:
+def _one_line(
+    error: ValidationError, file: Path | str | None, from_file: dict, from_flags: dict
+) -> str:
     """The first complaint, with where the value came from."""
     first = error.errors()[0]
     keys = [str(key) for key in first["loc"]]
     if not keys:
         return "settings: " + first["msg"].removeprefix("Value error, ")
     source = "flags" if _holds(from_flags, keys) else "environment"
-    if source == "environment" and PREFIX + "__".join(keys).upper() not in map(str.upper, os.environ):
+    if source == "environment" and PREFIX + "__".join(keys).upper() not in map(
+        str.upper, os.environ
+    ):
         source = str(file) if file is not None and _holds(from_file, keys) else "settings"
     name = ".".join(keys)
     if first["type"] == "extra_forbidden":

@@ -1,13 +1,28 @@
-"""Fixtures that every folder of tests uses."""
+"""Fixtures that every folder of tests uses; what only some machines have is imported inside them."""
+
+from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
-# Without a GPU, Triton kernels are interpreted on the CPU; kernels/runtime/launch.py tells why this stands before anything imports triton.
+from csplade.core.vectors import SparseBatch
+from csplade.index import Document, Index, IndexBuilder
+
+if TYPE_CHECKING:
+    from csplade.service.settings import Settings
+
+# Without a GPU, Triton kernels are interpreted on the CPU; kernels/runtime/launch.py tells why this
+# stands before anything imports triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -22,13 +37,17 @@ WORDS = [
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random causal LM of two layers with tokenizer, manifest and golden vectors, made in a second."""
+    """A random causal LM of two layers with tokenizer, manifest and golden vectors, made in a
+    second.
+    """
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def tiny_model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a fresh tiny model with manifest values of one's own; the directory is the test's to spoil."""
+    """Makes a fresh tiny model with manifest values of one's own; the directory is the test's to
+    spoil.
+    """
     return lambda **values: make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", **values)
 
 
@@ -47,7 +66,9 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=600,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator([*(text for _, text in TEXTS), *WORDS], trainer)
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
@@ -86,3 +107,228 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     replace(manifest, weights_hash=weights_hash(directory, manifest)).save(directory)
     certify(directory)
     return directory
+
+
+TOPICS = ["rivers", "hash", "energy", "sunlight", "birds", "maps", "iron", "kilometres"]
+TIMES = ["winter", "summer", "night", "day", "sea", "stone"]
+TEXTS = [
+    f"Document {i}: {topic} in {time}"
+    for i, (topic, time) in enumerate((a, b) for a in TOPICS for b in TIMES)
+]
+VOCABULARY = 500
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_model):
+    from csplade.model import Encoder
+
+    return Encoder.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def text_index(encoder, tiny_model, tmp_path_factory) -> Path:
+    """48 texts in two shards, encoded by the tiny model."""
+    path = tmp_path_factory.mktemp("text-index") / "index"
+    identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
+    builder = IndexBuilder.create(
+        path, vocabulary_size=encoder.vocabulary_size, encoder=identity, shards=2
+    )
+    documents = [
+        Document(f"d{i}", text, f"Title {i}", {"number": i}) for i, text in enumerate(TEXTS)
+    ]
+    builder.add(documents, encoder.encode_document(TEXTS))
+    builder.finish()
+    return path
+
+
+def random_rows(count: int, terms: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [
+        (
+            np.sort(random.choice(VOCABULARY, terms, replace=False)),
+            random.uniform(0.05, 3.0, terms).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def random_queries() -> list[dict[int, float]]:
+    return [
+        dict(zip(terms.tolist(), weights.tolist(), strict=True))
+        for terms, weights in random_rows(50, 12, seed=2)
+    ]
+
+
+@pytest.fixture(scope="session")
+def vector_index(tmp_path_factory) -> Path:
+    """300 random vectors in three shards, no encoder."""
+    path = tmp_path_factory.mktemp("vector-index") / "index"
+    builder = IndexBuilder.create(path, vocabulary_size=VOCABULARY, encoder=None, shards=3)
+    builder.add(
+        [Document(f"v{i}", "") for i in range(300)],
+        SparseBatch.from_rows(random_rows(300, 40, seed=1)),
+    )
+    builder.finish()
+    return path
+
+
+@pytest.fixture(scope="session")
+def string_index(tmp_path_factory) -> Path:
+    """Two documents keyed by token strings."""
+    path = tmp_path_factory.mktemp("string-index") / "index"
+    vocabulary = ["iron", "river", "sun"]
+    builder = IndexBuilder.create(path, vocabulary_size=3, encoder=None, vocabulary=vocabulary)
+    builder.add(
+        [Document("a", ""), Document("b", "")],
+        SparseBatch.from_rows([([0, 1], [1.0, 2.0]), ([2], [1.0])]),
+    )
+    builder.finish()
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., Settings]:
+    """Settings for an index on free ports; dotted keys with __ for the dot."""
+    from csplade.service.settings import load
+
+    def make(index: Path | None = None, **values: object) -> Settings:
+        flags = {"index": index, "server.port": 0, "metrics.port": 0, "metrics.enabled": False}
+        return load(None, flags | {key.replace("__", "."): value for key, value in values.items()})
+
+    return make
+
+
+class HeldIndex:
+    """An index whose searches wait until they are let go, and are counted."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.searched: list[int] = []  # queries of each batch
+        self.failure: Exception | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._index, name)
+
+    def search(self, queries, k):
+        self.searched.append(len(queries))
+        self.entered.set()
+        assert self.release.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        return self._index.search(queries, k)
+
+
+@pytest.fixture
+def held(vector_index):
+    """A held index and an opener that serves it."""
+    from csplade.engine.collection import Engine
+
+    index = HeldIndex(Index.open(vector_index, threads=1))
+    yield SimpleNamespace(index=index, opener=lambda settings: Engine(index))
+    index.release.set()
+
+
+@pytest.fixture(scope="session")
+def open_collector():
+    """Opens a collector of spans on a loopback port: its address is ``endpoint``."""
+    import grpc
+
+    pytest.importorskip(
+        "opentelemetry.exporter.otlp.proto.grpc", reason="csplade[tracing] is not installed"
+    )
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
+
+    class Collector(rpc.TraceServiceServicer):
+        def __init__(self):
+            self.spans, self.resources, self._came = [], [], threading.Condition()
+
+        def Export(self, request, context):
+            with self._came:
+                for group in request.resource_spans:
+                    facts = group.resource.attributes
+                    self.resources.append({one.key: one.value.string_value for one in facts})
+                    self.spans += [span for scope in group.scope_spans for span in scope.spans]
+                self._came.notify_all()
+            return pb.ExportTraceServiceResponse()
+
+        def named(self, name):
+            return [span for span in self.spans if span.name == name]
+
+        def below(self, parent):
+            children = [span for span in self.spans if span.parent_span_id == parent.span_id]
+            return sorted(children, key=lambda span: span.start_time_unix_nano)
+
+        def wait_for(self, name, trace, seconds=60):
+            """The span of that name in a trace, once it and, sent before it, those below it have
+            come.
+            """
+            with self._came:
+                found = self._came.wait_for(
+                    lambda: [one for one in self.named(name) if one.trace_id.hex() == trace],
+                    seconds,
+                )
+            assert found, f"no span {name} of {trace} in {seconds} s"
+            return found[0]
+
+    @contextmanager
+    def open_collector():
+        collector, server = Collector(), grpc.server(ThreadPoolExecutor(1))
+        rpc.add_TraceServiceServicer_to_server(collector, server)
+        collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        yield collector
+        server.stop(0)
+
+    return open_collector
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(settings):
+    """The address of a Ray cluster on this machine, for all tests that need one."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from csplade.service.ray.cluster import cluster
+
+    with cluster(settings().server) as address:
+        yield address
+
+
+@pytest.fixture
+def beir_folder(tmp_path):
+    """Writes a BEIR-format folder of three documents and two judged queries; its files are open to
+    change.
+    """
+
+    def write(**changes: str) -> Path:
+        folder = tmp_path / "small"
+        files = {
+            "corpus.jsonl": (
+                '{"_id": "d1", "title": "Tea", "text": "leaves in hot water"}\n'
+                '{"_id": "d2", "title": "", "text": "coffee beans ground and brewed"}\n'
+                '{"_id": "d3", "text": "a river of cold water"}\n'
+            ),
+            "queries.jsonl": (
+                '{"_id": "q1", "text": "hot tea"}\n'
+                '{"_id": "q2", "text": "cold water"}\n'
+                '{"_id": "q3", "text": "never judged"}\n'
+            ),
+            "qrels/test.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td3\t1\nq2\td3\t1\n",
+        }
+        for name, text in (files | changes).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def real_collections():
+    """The folder of real collections beside the repository, or CSPLADE_DATA."""
+    folder = Path(os.environ.get("CSPLADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "scifact" / "corpus.jsonl").is_file():
+        pytest.skip(f"no real collections in {folder}; set CSPLADE_DATA to their folder")
+    return folder

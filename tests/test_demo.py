@@ -49,8 +49,13 @@ def test_demo_answers_its_questions_and_measures(tiny_model, cache):
 
 
 def test_demo_uses_the_index_of_an_earlier_run_and_asks_what_it_is_told_to(tiny_model, cache):
-    first = _demo("--model", str(tiny_model), "--question", "why do cats purr", "--question", "bread")
-    assert re.findall(r'^"(.+)": \d+ passages match', first, re.MULTILINE) == ["why do cats purr", "bread"]
+    first = _demo(
+        "--model", str(tiny_model), "--question", "why do cats purr", "--question", "bread"
+    )
+    assert re.findall(r'^"(.+)": \d+ passages match', first, re.MULTILINE) == [
+        "why do cats purr",
+        "bread",
+    ]
     second = _demo("--model", str(tiny_model), "--question", "why do cats purr")
     assert "by an earlier run" in second
     assert _block(first, "why do cats purr") == _block(second, "why do cats purr")
@@ -65,7 +70,9 @@ def test_contributions_sum_to_the_score_and_the_reference_agrees(tiny_model, tmp
     dataset = load_dataset(demo.EXAMPLES)
     encoder = Encoder.from_pretrained(tiny_model)
     build_from_corpus(dataset.corpus, tmp_path / "index", encoder, shards=3)
-    settings = config.load(flags={"index": tmp_path / "index", "server.port": 0, "metrics.enabled": False})
+    settings = config.load(
+        flags={"index": tmp_path / "index", "server.port": 0, "metrics.enabled": False}
+    )
     with (
         running(settings, lambda _: Engine(Index.open(tmp_path / "index"), encoder)) as server,
         Client(server.address) as client,
@@ -80,8 +87,12 @@ def test_contributions_sum_to_the_score_and_the_reference_agrees(tiny_model, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (EMBEDDED / "csplade.json").is_file(), reason="no embedded model is committed")
-@pytest.mark.skipif(not base_directory().is_dir(), reason="the base is not in the cache: csplade model pull")
+@pytest.mark.skipif(
+    not (EMBEDDED / "csplade.json").is_file(), reason="no embedded model is committed"
+)
+@pytest.mark.skipif(
+    not base_directory().is_dir(), reason="the base is not in the cache: csplade model pull"
+)
 @pytest.mark.timeout(600)
 def test_embedded_model_answers_the_example_queries(cache):
     assert float(re.search(r"nDCG@10 ([\d.]+),", _demo())[1]) >= NDCG_FLOOR

@@ -1,6 +1,8 @@
-"""The Grafana dashboards, from code: ``python deploy/grafana/dashboards.py`` writes the JSON files beside it.
+"""The Grafana dashboards, from code: ``python deploy/grafana/dashboards.py`` writes the JSON files
+beside it.
 
-Every query keeps to the job that is chosen on top, so one set of dashboards shows ``csplade serve`` and Ray alike.
+Every query keeps to the job that is chosen on top, so one set of dashboards shows ``csplade serve``
+and Ray alike.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ from itertools import count
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import common, heatmap, stat, timeseries
-from grafana_foundation_sdk.builders.dashboard import Dashboard, DatasourceVariable, QueryVariable, Row
+from grafana_foundation_sdk.builders.dashboard import (
+    Dashboard,
+    DatasourceVariable,
+    QueryVariable,
+    Row,
+)
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
@@ -31,7 +38,9 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 JOB = 'job=~"$job"'
-REQUESTS = "Search|SearchStreamQuery|Encode|Verify"  # a SearchStream lives as long as its client likes
+REQUESTS = (
+    "Search|SearchStreamQuery|Encode|Verify"  # a SearchStream lives as long as its client likes
+)
 HEIGHT = 8
 
 Panel = timeseries.Panel | heatmap.Panel | stat.Panel
@@ -71,22 +80,33 @@ def stacked(title: str, unit: str, queries: dict[str, str], text: str = "") -> t
 
 def logarithmic(panel: timeseries.Panel) -> timeseries.Panel:
     """The same on a logarithmic axis."""
-    return panel.scale_distribution(common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10))
+    return panel.scale_distribution(
+        common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10)
+    )
 
 
 def heat(title: str, unit: str, metric: str, where: str = "", text: str = "") -> heatmap.Panel:
     """How a histogram's values spread over its buckets."""
     colours = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Turbo").steps(64)
-    colours = colours.scale(HeatmapColorScale.EXPONENTIAL).exponent(0.5).fill("dark-orange").reverse(False)
+    colours = (
+        colours.scale(HeatmapColorScale.EXPONENTIAL)
+        .exponent(0.5)
+        .fill("dark-orange")
+        .reverse(False)
+    )
     query = _target(rate(f"{metric}_bucket", "le", where), 0).format(PromQueryFormat.HEATMAP)
-    panel = heatmap.Panel().title(title).description(text).datasource(SOURCE).height(HEIGHT).span(12)
+    panel = (
+        heatmap.Panel().title(title).description(text).datasource(SOURCE).height(HEIGHT).span(12)
+    )
     panel = panel.calculate(False).color(colours).y_axis(heatmap.YAxisConfig().unit(unit))
     return panel.with_target(query.legend_format("{{le}}"))
 
 
 def figure(title: str, unit: str, query: str, text: str = "") -> stat.Panel:
     """One number, with its course."""
-    panel = stat.Panel().title(title).description(text).unit(unit).datasource(SOURCE).height(4).span(4)
+    panel = (
+        stat.Panel().title(title).description(text).unit(unit).datasource(SOURCE).height(4).span(4)
+    )
     last = common.ReduceDataOptions().calcs(["lastNotNull"])
     return panel.reduce_options(last).with_target(_target(query, 0).legend_format(title))
 
@@ -95,7 +115,9 @@ def _target(query: str, number: int) -> Dataquery:
     return Dataquery().expr(query).range().ref_id(chr(ord("A") + number)).datasource(SOURCE)
 
 
-def _dashboard(uid: str, title: str, text: str, rows: dict[str, list[Panel]], *, refresh: str) -> Dashboard:
+def _dashboard(
+    uid: str, title: str, text: str, rows: dict[str, list[Panel]], *, refresh: str
+) -> Dashboard:
     everything = VariableOption(selected=True, text="All", value="$__all")
     board = Dashboard(title).uid(uid).description(text).tags(["csplade"]).refresh(refresh)
     board = board.time("now-1h", "now").tooltip(DashboardCursorSync.CROSSHAIR)
@@ -131,23 +153,27 @@ def overview() -> Dashboard:
             figure("Requests", "reqps", total),
             figure(
                 "Failing", "percentunit",
-                f"({rate('csplade_requests_total', where=f'{every}, {faults}')} or {none}) / {total}",
+                f"({rate('csplade_requests_total', where=f'{every}, {faults}')} or {none}) / "
+                f"{total}",
                 "Faults of the service; what callers did wrong or gave up is none.",
             ),
             figure("p50", "s", quantile(0.5, "csplade_request_seconds", where=every)),
             figure("p99", "s", quantile(0.99, "csplade_request_seconds", where=every)),
             figure("Waiting", "short", f"sum(csplade_queue_depth{{{JOB}}})"),
-            figure("Documents", "short", f"sum(max by (job, shard) (csplade_index_documents{{{JOB}}}))"),
+            figure("Documents", "short", "sum(max by (job, shard) "
+                                         f"(csplade_index_documents{{{JOB}}}))"),
         ],
         "Traffic and errors": [
-            stacked("Requests by method", "reqps", {"{{method}}": rate("csplade_requests_total", "method")}),
+            stacked("Requests by "
+                    "method", "reqps", {"{{method}}": rate("csplade_requests_total", "method")}),
             stacked(
                 "Requests that got no result, by code", "reqps",
                 {
                     "{{code}}": rate("csplade_requests_total", "code", 'code!="OK"')
                     + f" or label_replace({none}, \"code\", \"none\", \"\", \"\")"
                 },
-                "RESOURCE_EXHAUSTED: the queue was full. The codes of the other refusals are in the README.",
+                "RESOURCE_EXHAUSTED: the queue was full. The codes of the other refusals are in "
+                "the README.",
             ),
         ],
         "Latency": [
@@ -190,7 +216,8 @@ def overview() -> Dashboard:
                 "Tokens in a batch", "short",
                 {"mean": mean("csplade_batch_tokens"), "p95": quantile(0.95, "csplade_batch_tokens")},
             ),
-            graph("Waiting", "short", {"{{instance}}": f"sum by (instance) (csplade_queue_depth{{{JOB}}})"}),
+            graph("Waiting", "short", {"{{instance}}": "sum by (instance) "
+                                                       f"(csplade_queue_depth{{{JOB}}})"}),
             graph("Batches", "short", {"per second": rate("csplade_batch_queries_count")}),
         ],
         "What a query costs": [
@@ -240,8 +267,10 @@ def shards() -> Dashboard:
             graph(
                 "Generation", "none",
                 {
-                    "shard {{shard}}, newest": f"max by (shard) (csplade_index_generation{{{JOB}}})",
-                    "shard {{shard}}, oldest": f"min by (shard) (csplade_index_generation{{{JOB}}})",
+                    "shard {{shard}}, "
+                    "newest": f"max by (shard) (csplade_index_generation{{{JOB}}})",
+                    "shard {{shard}}, "
+                    "oldest": f"min by (shard) (csplade_index_generation{{{JOB}}})",
                 },
                 "They differ while an update goes through, and only then.",
             ),
@@ -255,14 +284,16 @@ def shards() -> Dashboard:
                     f"count by (name, fingerprint, device) (csplade_model_info{{{JOB}}})"},
                 "Processes that hold each.",
             ),
-            graph("Processes that Prometheus reaches", "none", {"{{job}}": f"sum by (job) (up{{{JOB}}})"}),
+            graph("Processes that Prometheus "
+                  "reaches", "none", {"{{job}}": f"sum by (job) (up{{{JOB}}})"}),
         ],
         "Memory": [
             graph(
                 "Accelerator", "bytes",
                 {
                     "{{instance}}": f"sum by (instance) (csplade_device_memory_bytes{{{JOB}}})",
-                    "{{instance}}, all": f"max by (instance) (csplade_device_memory_limit_bytes{{{JOB}}})",
+                    "{{instance}}, all": "max by (instance) "
+                                         f"(csplade_device_memory_limit_bytes{{{JOB}}})",
                 },
             ),
             graph(
@@ -271,7 +302,8 @@ def shards() -> Dashboard:
             ),
             graph(
                 "Replicas", "bytes",
-                {"{{Component}}": f"sum by (Component) (ray_component_rss_bytes{{{JOB}, {replicas}}})"},
+                {"{{Component}}": "sum by (Component) "
+                                  f"(ray_component_rss_bytes{{{JOB}, {replicas}}})"},
             ),
             graph(
                 "Nodes", "bytes",
@@ -285,14 +317,16 @@ def shards() -> Dashboard:
             graph(
                 "Healthy, and wanted by autoscaling", "none",
                 {
-                    "{{deployment}}": f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{JOB}}})",
+                    "{{deployment}}": "sum by (deployment) "
+                                      f"(ray_serve_deployment_replica_healthy{{{JOB}}})",
                     "{{deployment}}, wanted":
                         f"sum by (deployment) (ray_serve_autoscaling_target_replicas{{{JOB}}})",
                 },
             ),
             graph(
                 "Requests in replicas", "short",
-                {"{{deployment}}": f"sum by (deployment) (ray_serve_replica_processing_queries{{{JOB}}})"},
+                {"{{deployment}}": "sum by (deployment) "
+                                   f"(ray_serve_replica_processing_queries{{{JOB}}})"},
                 "What autoscaling goes by: target_ongoing_requests per replica.",
             ),
             graph(
@@ -301,7 +335,8 @@ def shards() -> Dashboard:
             ),
             graph(
                 "Calls waiting for a replica", "short",
-                {"{{deployment}}": f"sum by (deployment) (ray_serve_deployment_queued_queries{{{JOB}}})"},
+                {"{{deployment}}": "sum by (deployment) "
+                                   f"(ray_serve_deployment_queued_queries{{{JOB}}})"},
             ),
             graph(
                 "Replicas started", "short",

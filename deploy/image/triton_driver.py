@@ -1,7 +1,9 @@
-"""Compiles the one C module that Triton needs to launch kernels, so that the image itself needs no compiler.
+"""Compiles the one C module that Triton needs to launch kernels, so that the image itself needs no
+compiler.
 
-Run while the image is built: gcc is there, the driver (``libcuda.so.1``) is not, so an empty library stands for it.
-Triton finds the module in its cache (``TRITON_CACHE_DIR``) later, by the hash of its source.
+Run while the image is built: gcc is there, the driver (``libcuda.so.1``) is not, so an empty
+library stands for it. Triton finds the module in its cache (``TRITON_CACHE_DIR``) later, by the
+hash of its source.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ except ModuleNotFoundError:
     sys.exit(0)  # a build of torch for the CPU brings no Triton
 
 with tempfile.TemporaryDirectory() as stub:
-    subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", f"{stub}/libcuda.so.1"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-x", "c", "/dev/null", "-o", f"{stub}/libcuda.so.1"], check=True
+    )
     knobs.nvidia.libcuda_path = stub
     with suppress(ImportError):  # compiled and kept, but not to be loaded without the driver
         driver.CudaUtils()

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Open and search an index."""

@@ -1,8 +1,10 @@
-"""An open index on a torch device: the segments' own arrays copied as they lie, searched there, exact as on the CPU.
+"""An open index on a torch device: the segments' own arrays copied as they lie, searched there,
+exact as on the CPU.
 
-Segments of a shard whose ordinals follow on each other become one run of blocks, so a batch of queries costs a few launches per
-shard however many segments there are. Nothing is converted; only offsets into joined arrays are moved up. Answers of
-runs and shards merge as keys on the device, and everything comes back in one copy.
+Segments of a shard whose ordinals follow on each other become one run of blocks, so a batch of
+queries costs a few launches per shard however many segments there are. Nothing is converted; only
+offsets into joined arrays are moved up. Answers of runs and shards merge as keys on the device, and
+everything comes back in one copy.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Answers:
         counts: int32 [n].
         matched: int64 [n], living documents that share a term with the query.
         postings: int64 [n], postings read.
-        timings: nanoseconds under "score", "select" and "merge"; on a GPU between events in its stream.
+        timings: nanoseconds under "score", "select" and "merge"; on a GPU between events in its
+            stream.
     """
 
     keys: NDArray[np.int64]
@@ -56,7 +59,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Run:
-    """Segments with consecutive ordinals; ``alive`` uint8 [blocks * block_size], None if nothing is deleted."""
+    """Segments with consecutive ordinals; ``alive`` uint8 [blocks * block_size], None if nothing is
+    deleted.
+    """
 
     postings: Postings
     alive: Tensor | None
@@ -74,7 +79,12 @@ class DeviceIndex:
     """
 
     def __init__(
-        self, device: torch.device, runs: Sequence[_Run], nbytes: dict[str, int], shards: int, workspace: int
+        self,
+        device: torch.device,
+        runs: Sequence[_Run],
+        nbytes: dict[str, int],
+        shards: int,
+        workspace: int,
     ) -> None:
         self.device, self.nbytes, self.shards = device, nbytes, shards
         self._runs, self._workspace = tuple(runs), workspace
@@ -105,14 +115,20 @@ class DeviceIndex:
             UnavailableError: more bytes than are free.
         """
         place = find_device(device)
-        runs = [(shard.number, run) for shard in shards for run in _consecutive(shard.segments, block_size)]
+        runs = [
+            (shard.number, run)
+            for shard in shards
+            for run in _consecutive(shard.segments, block_size)
+        ]
         nbytes = {"postings": 0, "terms": 0, "blocks": 0, "alive": 0}
         for _, run in runs:
             for one in run:
                 segment = one.segment
                 nbytes["postings"] += segment.locals.nbytes + segment.impacts.nbytes
                 nbytes["terms"] += segment.terms.nbytes + segment.indptr.nbytes
-                nbytes["blocks"] += segment.block_documents.nbytes + segment.block_term_indptr.nbytes
+                nbytes["blocks"] += (
+                    segment.block_documents.nbytes + segment.block_term_indptr.nbytes
+                )
             if any(len(one.alive) for one in run):
                 nbytes["alive"] += sum(len(one.segment) for one in run) * block_size
         if free is None and place.type == "cuda":
@@ -123,8 +139,10 @@ class DeviceIndex:
                 f"{name} {_gib(size)}" for name, size in {**nbytes, "workspace": workspace}.items()
             )
             raise UnavailableError(
-                f"the index needs {_gib(needed)} GiB on {place} ({parts}), {_gib(free)} GiB are free; "
-                "serve fewer shards per device, build it with fewer documents or terms, or score on the CPU"
+                f"the index needs {_gib(needed)} GiB on {place} ({parts}), {_gib(free)} GiB are "
+                "free; "
+                "serve fewer shards per device, build it with fewer documents or terms, or score "
+                "on the CPU"
             )
         loaded = [
             _Run(
@@ -146,11 +164,15 @@ class DeviceIndex:
         """
         clock = Clock(self.device)
         found = self.search_tensors(Queries.from_impacts(queries, self.device), k, clock)
-        keys, counts, matched, postings = fetch(found.keys, found.counts, found.matched, found.postings)
+        keys, counts, matched, postings = fetch(
+            found.keys, found.counts, found.matched, found.postings
+        )
         return Answers(keys, counts, matched, postings, stages(clock))
 
     def search_tensors(self, queries: Queries, k: int, clock: Clock) -> Found:
-        """The same without leaving the device, nor waiting for it; ``clock`` gets the stages' marks."""
+        """The same without leaving the device, nor waiting for it; ``clock`` gets the stages'
+        marks.
+        """
         found = [
             search_blocks(
                 queries,
@@ -207,7 +229,9 @@ def queries_from_rows(terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries
     indptr = torch.nn.functional.pad(counts.to(torch.int64).cumsum(0), (1, 0))
     columns = torch.arange(width, device=terms.device)
     # Padding goes to one place behind the last entry.
-    places = torch.where(columns < counts[:, None], indptr[:-1, None] + columns, n * width).reshape(-1)
+    places = torch.where(columns < counts[:, None], indptr[:-1, None] + columns, n * width).reshape(
+        -1
+    )
     joined = [
         torch.zeros(n * width + 1, dtype=torch.int32, device=terms.device).scatter_(
             0, places, values.reshape(-1)
@@ -223,7 +247,9 @@ def stages(clock: Clock) -> dict[str, int]:
 
 
 def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[OpenSegment]]:
-    """Segments in groups within which every block begins ``block_size`` ordinals after the one before."""
+    """Segments in groups within which every block begins ``block_size`` ordinals after the one
+    before.
+    """
     runs: list[list[OpenSegment]] = []
     following = -1
     for one in segments:

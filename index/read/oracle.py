@@ -32,9 +32,9 @@ def exhaustive(
         vocabulary_size: terms are below it.
 
     Returns:
-        For each query shards int32, ordinals int64, scores int64 by score descending, ordinal, shard;
-        how many live documents share a term with it; how many (document, term) pairs are shared, those of
-        deleted documents included.
+        For each query shards int32, ordinals int64, scores int64 by score descending, ordinal,
+        shard; how many live documents share a term with it; how many (document, term) pairs are
+        shared, those of deleted documents included.
     """
     tables = []
     for terms, impacts in queries:
@@ -59,7 +59,8 @@ def exhaustive(
     answers = []
     for q, pieces in enumerate(found):
         shards, ordinals, scores = (
-            np.concatenate([piece[i] for piece in pieces] + [np.empty(0, np.int64)]) for i in range(3)
+            np.concatenate([piece[i] for piece in pieces] + [np.empty(0, np.int64)])
+            for i in range(3)
         )
         order = np.lexsort((shards, ordinals, -scores))[:k]
         answers.append(

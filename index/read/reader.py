@@ -67,7 +67,9 @@ class SearchResult:
         postings: NDArray[np.int64],
         timings: dict[str, int],
     ) -> Self:
-        """From each query's keys (see :mod:`.scorer`), best first, and the number of shards they were made with."""
+        """From each query's keys (see :mod:`.scorer`), best first, and the number of shards they
+        were made with.
+        """
         indptr = np.zeros(len(ranked) + 1, dtype=np.int64)
         np.cumsum([len(keys) for keys in ranked], out=indptr[1:])
         hits = unpack(np.concatenate([*ranked, np.empty(0, np.int64)]), shards)
@@ -94,7 +96,9 @@ class Index:
 
     tensors: DeviceIndex | None = None
 
-    def __init__(self, path: Path, manifest: IndexManifest, shards: list[Shard], threads: int) -> None:
+    def __init__(
+        self, path: Path, manifest: IndexManifest, shards: list[Shard], threads: int
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.threads = threads
@@ -117,12 +121,16 @@ class Index:
         Args:
             path: the index directory.
             threads: how many threads score, None for the cores this process may use.
-            shards: numbers of the shards to open, None for all; the others' files are not even looked at.
-            device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where there is one.
+            shards: numbers of the shards to open, None for all; the others' files are not even
+                looked at.
+            device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where there is
+                one.
 
         Raises:
-            CorruptError: no index, an unfinished build, another format version, or a torn or altered file.
-            InputError: ``threads`` below 1, a shard that the index does not have, or no such device.
+            CorruptError: no index, an unfinished build, another format version, or a torn or
+                altered file.
+            InputError: ``threads`` below 1, a shard that the index does not have, or no such
+                device.
             UnavailableError: it does not fit into the device's memory.
         """
         path = Path(path)
@@ -148,7 +156,8 @@ class Index:
         return index
 
     def to(self, device: str) -> None:
-        """Copy the open shards to a torch device and search there from now on, with the same answers.
+        """Copy the open shards to a torch device and search there from now on, with the same
+        answers.
 
         Args:
             device: "cuda", "cuda:1" ...; "cpu" is the plain torch scorer, slow, for tests.
@@ -182,7 +191,8 @@ class Index:
         """Find the ``k`` best documents of each query among all of them.
 
         Args:
-            queries: n vectors of at most 2,048 terms, impacts 1 to 4,095, made with the index's query_scale.
+            queries: n vectors of at most 2,048 terms, impacts 1 to 4,095, made with the index's
+                query_scale.
             k: 1 to 10,000; more than there are matches gives the matches.
 
         Raises:
@@ -195,7 +205,8 @@ class Index:
         started = time.perf_counter_ns()
         count = len(queries)
         tasks = self._tasks(count)
-        # The kernels are compiled for one layout only; vectors that came over the wire are read-only, for one.
+        # The kernels are compiled for one layout only; vectors that came over the wire are
+        # read-only, for one.
         terms = np.require(queries.terms, requirements=["C", "A", "W"])
         impacts = np.require(queries.impacts, requirements=["C", "A", "W"])
         block_size, shard_count = self.manifest.block_size, self.manifest.shard_count
@@ -208,7 +219,9 @@ class Index:
                 terms[span], impacts[span], k, self._workspace,
             )  # fmt: skip
 
-        answers = self._map(score, tasks, count * sum(one.documents for one in self.manifest.shards))
+        answers = self._map(
+            score, tasks, count * sum(one.documents for one in self.manifest.shards)
+        )
         scored = time.perf_counter_ns()
         matched = np.zeros(count, dtype=np.int64)
         postings = np.zeros(count, dtype=np.int64)
@@ -218,9 +231,15 @@ class Index:
             matched[q] += hits
             postings[q] += read
         selected = time.perf_counter_ns()
-        ranked = [keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query]
+        ranked = [
+            keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query
+        ]
         merged = time.perf_counter_ns()
-        timings = {"score": scored - started, "select": selected - scored, "merge": merged - selected}
+        timings = {
+            "score": scored - started,
+            "select": selected - scored,
+            "merge": merged - selected,
+        }
         return SearchResult.of(ranked, shard_count, matched, postings, timings)
 
     def result(self, answers: Answers) -> SearchResult:
@@ -247,7 +266,9 @@ class Index:
         return list(self._pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))
 
     def oracle(self, queries: ImpactBatch, k: int) -> SearchResult:
-        """The same answer as ``search``, found the slow way from the stored vectors by code of its own."""
+        """The same answer as ``search``, found the slow way from the stored vectors by code of its
+        own.
+        """
         self._check(queries, k)
         started = time.perf_counter_ns()
         answers = exhaustive(
@@ -267,7 +288,9 @@ class Index:
             timings,
         )
 
-    def fetch(self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray) -> list[Document]:
+    def fetch(
+        self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
+    ) -> list[Document]:
         """The stored documents, in the order asked for.
 
         Raises:
@@ -276,7 +299,8 @@ class Index:
         return self._gather(shards, ordinals, DocumentStore.documents)
 
     def ids(self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray) -> list[str]:
-        """The documents' own ids, in the order asked for; cheaper than :meth:`fetch`, no text is read.
+        """The documents' own ids, in the order asked for; cheaper than :meth:`fetch`, no text is
+        read.
 
         Raises:
             InputError: a shard or an ordinal that is not there.
@@ -301,7 +325,9 @@ class Index:
         }
         return [found[place] for place in places]
 
-    def vectors(self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray) -> ImpactBatch:
+    def vectors(
+        self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
+    ) -> ImpactBatch:
         """The stored document vectors as impacts, in the order asked for.
 
         Raises:
@@ -314,20 +340,29 @@ class Index:
         return ImpactBatch(
             np.concatenate([[0], np.cumsum([len(row.terms) for row in rows])]).astype(np.int64),
             np.concatenate([row.terms for row in rows] + [np.empty(0, np.int32)]),
-            np.concatenate([row.impacts for row in rows] + [np.empty(0, np.uint8)]).astype(np.int32),
+            np.concatenate([row.impacts for row in rows] + [np.empty(0, np.uint8)]).astype(
+                np.int32
+            ),
             self.manifest.document_scale,
         )
 
     def explain(
-        self, query_terms: NDArray[np.int32], query_impacts: NDArray[np.int32], shard: int, ordinal: int
+        self,
+        query_terms: NDArray[np.int32],
+        query_impacts: NDArray[np.int32],
+        shard: int,
+        ordinal: int,
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The terms a document shares with a query and what each adds: the products sum to the score.
+        """The terms a document shares with a query and what each adds: the products sum to the
+        score.
 
         Returns:
             terms int32 and products int32, in descending product, then ascending term.
         """
         terms, impacts = self.vectors([shard], [ordinal]).row(0)
-        shared, ours, theirs = np.intersect1d(query_terms, terms, assume_unique=True, return_indices=True)
+        shared, ours, theirs = np.intersect1d(
+            query_terms, terms, assume_unique=True, return_indices=True
+        )
         products = query_impacts[ours].astype(np.int32) * impacts[theirs]
         order = np.argsort(-products, kind="stable")
         return shared[order].astype(np.int32), products[order]
@@ -352,7 +387,9 @@ class Index:
     def _places(
         self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
     ) -> list[tuple[int, int]]:
-        places = [(int(shard), int(ordinal)) for shard, ordinal in zip(shards, ordinals, strict=True)]
+        places = [
+            (int(shard), int(ordinal)) for shard, ordinal in zip(shards, ordinals, strict=True)
+        ]
         for shard, ordinal in places:
             if (documents := self._documents.get(shard)) is None:
                 raise InputError(
@@ -360,7 +397,9 @@ class Index:
                     f"of which are open: {', '.join(map(str, self._documents))}"
                 )
             if not 0 <= ordinal < documents:
-                raise InputError(f"ordinal is {ordinal}, shard {shard} has {documents} documents (from 0)")
+                raise InputError(
+                    f"ordinal is {ordinal}, shard {shard} has {documents} documents (from 0)"
+                )
         return places
 
     def _check(self, queries: ImpactBatch, k: int) -> None:

@@ -1,4 +1,6 @@
-"""A shard opened for searching: its segments in memory, its document store, and which documents are alive."""
+"""A shard opened for searching: its segments in memory, its document store, and which documents are
+alive.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ ALL_ALIVE = np.zeros(0, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class OpenSegment:
-    """A segment with its place in the shard; ``alive``: a byte per document, none if nothing is deleted."""
+    """A segment with its place in the shard; ``alive``: a byte per document, none if nothing is
+    deleted.
+    """
 
     segment: Segment
     manifest: SegmentManifest
@@ -46,12 +50,14 @@ class Shard:
         try:
             if store.count() != shard.documents:
                 raise CorruptError(
-                    f"{store.path}: {store.count()} documents, the manifest says {shard.documents}; "
+                    f"{store.path}: {store.count()} documents, the manifest says "
+                    f"{shard.documents}; "
                     "bring back the file or build the index again"
                 )
             dead = store.dead()
             segments = tuple(
-                OpenSegment(read_segment(directory, one), one, _alive(one, dead)) for one in shard.segments
+                OpenSegment(read_segment(directory, one), one, _alive(one, dead))
+                for one in shard.segments
             )
         except BaseException:
             store.close()
@@ -63,8 +69,12 @@ class Shard:
         """Blocks in all segments."""
         return sum(len(one.segment) for one in self.segments)
 
-    def parts(self, first: int, last: int) -> list[tuple[Segment, int, int, int, NDArray[np.uint8]]]:
-        """Blocks ``first`` to ``last - 1`` of the shard as the scorer takes them, segment by segment."""
+    def parts(
+        self, first: int, last: int
+    ) -> list[tuple[Segment, int, int, int, NDArray[np.uint8]]]:
+        """Blocks ``first`` to ``last - 1`` of the shard as the scorer takes them, segment by
+        segment.
+        """
         found, start = [], 0
         for one in self.segments:
             begin, end = max(first - start, 0), min(last - start, len(one.segment))

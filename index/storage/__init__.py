@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Files of an index: segments, manifests, document stores."""

@@ -29,8 +29,9 @@ OUTSIDE = (
     "SQLITE_PERM",
 )
 
-# Vectors have a table of their own, so that deriving segments does not read through the texts. Shard 0 keeps
-# in arrivals how many documents the whole index has been given: what other shards hold beyond that is torn.
+# Vectors have a table of their own, so that deriving segments does not read through the texts.
+# Shard 0 keeps in arrivals how many documents the whole index has been given: what other shards
+# hold beyond that is torn.
 SCHEMA = """
 CREATE TABLE documents (
     ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
@@ -64,7 +65,9 @@ class Rows:
 
 
 class DocumentStore:
-    """One connection, shared by threads under a lock. Every commit is on the disk before it returns."""
+    """One connection, shared by threads under a lock. Every commit is on the disk before it
+    returns.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -93,10 +96,13 @@ class DocumentStore:
         path = directory / STORE_FILE
         if not path.is_file():
             raise CorruptError(f"{path}: missing; bring back the file or build the index again")
-        # A store in write-ahead mode needs a writable directory for its -shm file, unless declared immutable.
+        # A store in write-ahead mode needs a writable directory for its -shm file, unless declared
+        # immutable.
         mode = "mode=ro" if os.access(directory, os.W_OK) else "immutable=1"
         uri = f"{path.absolute().as_uri()}?{mode}"
-        store = cls(path, sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None))
+        store = cls(
+            path, sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+        )
         try:
             store._read("SELECT ordinal FROM documents LIMIT 1")
         except BaseException:
@@ -124,7 +130,8 @@ class DocumentStore:
                 ) from error
             if name.startswith(OUTSIDE):
                 raise UnavailableError(
-                    f"{self.path}: {error} ({name}); look at the disk, permissions and other processes"
+                    f"{self.path}: {error} ({name}); look at the disk, permissions and other "
+                    "processes"
                 ) from error
             raise CorruptError(
                 f"{self.path}: {error}; bring back the file or build the index again"
@@ -144,7 +151,8 @@ class DocumentStore:
                 raise
 
     def insert(self, rows: Iterable[tuple[int, Document, str, bytes, bytes, int]]) -> None:
-        """Add (ordinal, document, its metadata as JSON, terms, impacts, clipped) rows inside a transaction.
+        """Add (ordinal, document, its metadata as JSON, terms, impacts, clipped) rows inside a
+        transaction.
 
         Raises:
             InputError: a live document has the id already.
@@ -156,11 +164,17 @@ class DocumentStore:
                     (ordinal, document.id, document.title, document.text, metadata, clipped),
                 )
             except sqlite3.IntegrityError:
-                raise InputError(f"document id {document.id!r} is there twice; ids must be unique") from None
-            self._connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", (ordinal, terms, impacts))
+                raise InputError(
+                    f"document id {document.id!r} is there twice; ids must be unique"
+                ) from None
+            self._connection.execute(
+                "INSERT INTO vectors VALUES (?, ?, ?)", (ordinal, terms, impacts)
+            )
 
     def set_arrivals(self, count: int) -> None:
-        """Note inside a transaction how many documents the index holds once it commits (shard 0 only)."""
+        """Note inside a transaction how many documents the index holds once it commits (shard 0
+        only).
+        """
         self._connection.execute("UPDATE arrivals SET count = ?", (count,))
 
     def arrivals(self) -> int:
@@ -168,7 +182,9 @@ class DocumentStore:
         return int(self._read("SELECT count FROM arrivals")[0][0])
 
     def truncate(self, ordinals: int) -> None:
-        """Remove every document from this ordinal on: the rest of an addition that never was acknowledged."""
+        """Remove every document from this ordinal on: the rest of an addition that never was
+        acknowledged.
+        """
         with self.transaction():
             self._connection.execute("DELETE FROM documents WHERE ordinal >= ?", (ordinals,))
             self._connection.execute("DELETE FROM vectors WHERE ordinal >= ?", (ordinals,))
@@ -202,7 +218,9 @@ class DocumentStore:
         """
         return [
             Document(identity, text, title, json.loads(metadata))
-            for identity, text, title, metadata in self._columns("id, text, title, metadata", ordinals)
+            for identity, text, title, metadata in self._columns(
+                "id, text, title, metadata", ordinals
+            )
         ]
 
     def ids(self, ordinals: Sequence[int]) -> list[str]:
@@ -215,7 +233,8 @@ class DocumentStore:
 
     def _columns(self, names: str, ordinals: Sequence[int]) -> list[tuple[Any, ...]]:
         found = self._read(
-            f"SELECT ordinal, {names} FROM documents WHERE ordinal IN (SELECT value FROM json_each(?))",
+            f"SELECT ordinal, {names} FROM documents WHERE ordinal IN (SELECT value FROM "
+            "json_each(?))",
             (json.dumps(list(ordinals)),),
         )
         by_ordinal = {row[0]: row[1:] for row in found}
@@ -225,9 +244,12 @@ class DocumentStore:
             raise InputError(f"{self.path}: no document has ordinal {missing.args[0]}") from None
 
     def vectors(self, first: int, last: int) -> Rows:
-        """Vectors of ordinals ``first`` to ``last - 1``; an ordinal without a vector has an empty row."""
+        """Vectors of ordinals ``first`` to ``last - 1``; an ordinal without a vector has an empty
+        row.
+        """
         found = self._read(
-            "SELECT ordinal, terms, impacts FROM vectors WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal",
+            "SELECT ordinal, terms, impacts FROM vectors WHERE ordinal >= ? AND ordinal < ? ORDER "
+            "BY ordinal",
             (first, last),
         )
         lengths = np.zeros(last - first, dtype=np.int64)

@@ -1,4 +1,6 @@
-"""The manifests: what an index is (index.json) and what a shard holds (shard.json), checksums inside."""
+"""The manifests: what an index is (index.json) and what a shard holds (shard.json), checksums
+inside.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +76,12 @@ class ShardManifest:
         path = directory / SHARD_FILE
         content = read_checked(path)
         if content.pop("index") != index_checksum or content["shard"] != shard:
-            raise CorruptError(f"{path}: belongs to another shard or index; bring back the right directory")
-        return cls(**content | {"segments": tuple(SegmentManifest(**one) for one in content["segments"])})
+            raise CorruptError(
+                f"{path}: belongs to another shard or index; bring back the right directory"
+            )
+        return cls(
+            **content | {"segments": tuple(SegmentManifest(**one) for one in content["segments"])}
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class IndexManifest:
 
     Attributes:
         format_version: of the directory layout and the segments.
-        encoder: {"fingerprint", "model", "manifest"} of the encoder, None for vectors made elsewhere.
+        encoder: {"fingerprint", "model", "manifest"} of the encoder, None for vectors made
+            elsewhere.
         vocabulary_size: terms are 0 to vocabulary_size - 1.
         vocabulary: the string of each term where vectors came keyed by strings, else None.
         document_scale: weight of one document impact step.
@@ -93,7 +100,8 @@ class IndexManifest:
         segment_blocks: blocks in a full segment.
         shard_count: number of shards.
         checksum: SHA-256 of the fields above.
-        shards: one manifest each, of all shards or of those that are opened; empty while the index is built.
+        shards: one manifest each, of all shards or of those that are opened; empty while the index
+            is built.
     """
 
     format_version: int
@@ -160,19 +168,24 @@ class IndexManifest:
 
     @classmethod
     def open(cls, root: Path | str, shards: Sequence[int] | None = None) -> IndexManifest:
-        """Read the manifest of a finished index with all its shards', or those of some (no segment is read).
+        """Read the manifest of a finished index with all its shards', or those of some (no segment
+        is read).
 
         Raises:
-            CorruptError: no index, an unfinished one, one of another format version, or a broken manifest.
+            CorruptError: no index, an unfinished one, one of another format version, or a broken
+                manifest.
             InputError: a shard that the index does not have.
         """
         root = Path(root)
         if not (root / INDEX_FILE).exists():
             if (root / BUILDING_FILE).exists():
                 raise CorruptError(
-                    f"{root}: the build of this index is not finished; run `csplade index build --resume`"
+                    f"{root}: the build of this index is not finished; run `csplade index build "
+                    "--resume`"
                 )
-            raise CorruptError(f"{root}: no index here, {INDEX_FILE} is missing; run `csplade index build`")
+            raise CorruptError(
+                f"{root}: no index here, {INDEX_FILE} is missing; run `csplade index build`"
+            )
         manifest = cls.read(root / INDEX_FILE)
         for shard in shards or ():
             if not 0 <= shard < manifest.shard_count:
@@ -185,7 +198,9 @@ class IndexManifest:
 
 
 def write_checked(path: Path, content: dict[str, Any]) -> str:
-    """Write JSON with the SHA-256 of its content inside, whole or not at all; returns that checksum."""
+    """Write JSON with the SHA-256 of its content inside, whole or not at all; returns that
+    checksum.
+    """
     checksum = _checksum(content)
     with write_aside(path) as file:
         json.dump({**content, "checksum": checksum}, file, indent=1, ensure_ascii=False)
@@ -203,12 +218,17 @@ def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
     except FileNotFoundError:
-        raise CorruptError(f"{path}: missing; build the index again or bring back the file") from None
+        raise CorruptError(
+            f"{path}: missing; build the index again or bring back the file"
+        ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise CorruptError(f"{path}: torn, it is no whole manifest; build the index again") from None
+        raise CorruptError(
+            f"{path}: torn, it is no whole manifest; build the index again"
+        ) from None
     if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise CorruptError(
-            f"{path}: format version {content['format_version']}, this program reads {FORMAT_VERSION}; "
+            f"{path}: format version {content['format_version']}, this program reads "
+            f"{FORMAT_VERSION}; "
             "build the index again with `csplade index build`"
         )
     if _checksum(content) != checksum:

@@ -17,7 +17,8 @@ from ...core.files import write_aside
 from ...kernels.score.reference import Block
 from .manifest import FORMAT_VERSION, SegmentManifest
 
-# Tensors start on this boundary of the file, so that a mapping of it can be read with aligned loads.
+# Tensors start on this boundary of the file, so that a mapping of it can be read with aligned
+# loads.
 ALIGNMENT = 64
 DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
@@ -29,7 +30,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Segment:
-    """Blocks one after another. Block b owns term rows ``block_term_indptr[b]:block_term_indptr[b + 1]``.
+    """Blocks one after another. Block b owns term rows ``block_term_indptr[b]:block_term_indptr[b +
+    1]``.
 
     Attributes:
         block_term_indptr: int64 [B + 1].
@@ -66,7 +68,9 @@ class Segment:
         """Join blocks, each with an ``indptr`` from 0."""
         postings = np.concatenate([[0], np.cumsum([len(block.locals) for block in blocks])])
         return cls(
-            np.concatenate([[0], np.cumsum([len(block.terms) for block in blocks])]).astype(np.int64),
+            np.concatenate([[0], np.cumsum([len(block.terms) for block in blocks])]).astype(
+                np.int64
+            ),
             np.concatenate(
                 [
                     block.indptr[:-1] + start
@@ -89,13 +93,19 @@ class Segment:
         if self.indptr[0] != 0 or self.indptr[-1] != len(self.locals):
             raise InputError("segment: indptr must run from 0 to the number of postings")
         if self.block_term_indptr[0] != 0 or self.block_term_indptr[-1] != len(self.terms):
-            raise InputError("segment: block_term_indptr must run from 0 to the number of term rows")
+            raise InputError(
+                "segment: block_term_indptr must run from 0 to the number of term rows"
+            )
         for number in range(len(self)):
             self.block(number).check()
 
 
-def make_block(indptr: NDArray[np.int64], terms: NDArray[np.int32], impacts: NDArray[np.uint8]) -> Block:
-    """Turn document vectors (rows as in ImpactBatch) into a block: one sort of packed integers transposes."""
+def make_block(
+    indptr: NDArray[np.int64], terms: NDArray[np.int32], impacts: NDArray[np.uint8]
+) -> Block:
+    """Turn document vectors (rows as in ImpactBatch) into a block: one sort of packed integers
+    transposes.
+    """
     documents = len(indptr) - 1
     keys = terms.astype(np.int64) << 24
     keys |= np.repeat(np.arange(documents, dtype=np.int64) << 8, np.diff(indptr))
@@ -133,7 +143,11 @@ def write_segment(path: Path, segment: Segment, first_ordinal: int) -> SegmentMa
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     digest = hashlib.sha256()
     with write_aside(path, "wb") as file:
-        for piece in (len(text).to_bytes(8, "little"), text, *(array.data for array in arrays.values())):
+        for piece in (
+            len(text).to_bytes(8, "little"),
+            text,
+            *(array.data for array in arrays.values()),
+        ):
             digest.update(piece)
             file.write(piece)
     return SegmentManifest(
@@ -169,5 +183,7 @@ def read_segment(directory: Path, manifest: SegmentManifest) -> Segment:
     for field in fields(Segment):
         entry = header[field.name]
         first, last = entry["data_offsets"]
-        arrays[field.name] = np.frombuffer(raw.data[start + first : start + last], DTYPES[entry["dtype"]])
+        arrays[field.name] = np.frombuffer(
+            raw.data[start + first : start + last], DTYPES[entry["dtype"]]
+        )
     return Segment(**arrays)

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Build and change an index."""

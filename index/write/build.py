@@ -1,4 +1,6 @@
-"""IndexBuilder: documents and vectors in, durable at every step; segments derived from the store at last."""
+"""IndexBuilder: documents and vectors in, durable at every step; segments derived from the store at
+last.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,19 @@ from ..storage.manifest import (
 )
 from ..storage.segment import Segment, make_block, read_segment, write_segment
 
-# 16 blocks of 2^14 documents with 119 postings each: some 100 MB, the most the builder holds in memory.
+# 16 blocks of 2^14 documents with 119 postings each: some 100 MB, the most the builder holds in
+# memory.
 SEGMENT_BLOCKS = 16
 MAX_DOCUMENTS = 2**32 - 1
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class IndexBuilder:
-    """Builds one index directory. Killed at any instant, ``resume`` goes on and ends with the same segments.
+    """Builds one index directory. Killed at any instant, ``resume`` goes on and ends with the same
+    segments.
 
-    Arrival number i becomes ordinal i // shards of shard i % shards. A context manager; else ``close`` it.
+    Arrival number i becomes ordinal i // shards of shard i % shards. A context manager; else
+    ``close`` it.
     """
 
     def __init__(self, path: Path, manifest: IndexManifest, lock: int) -> None:
@@ -81,7 +86,8 @@ class IndexBuilder:
                 raise InputError(f"{name} is {scale}, must be finite and > 0")
         if vocabulary is not None and len(vocabulary) != vocabulary_size:
             raise InputError(
-                f"vocabulary has {len(vocabulary)} entries, but vocabulary_size is {vocabulary_size}"
+                f"vocabulary has {len(vocabulary)} entries, but vocabulary_size is "
+                f"{vocabulary_size}"
             )
         torn = path / f"{BUILDING_FILE}.part"  # all that a create leaves behind when it is killed
         if path.exists() and (not path.is_dir() or any(one != torn for one in path.iterdir())):
@@ -104,10 +110,12 @@ class IndexBuilder:
 
     @classmethod
     def resume(cls, path: Path | str) -> IndexBuilder:
-        """Go on with a build that was cut off; ``documents`` says how many arrivals are already safe.
+        """Go on with a build that was cut off; ``documents`` says how many arrivals are already
+        safe.
 
         Raises:
-            InputError: nothing to resume here, the index is complete, or another process is building it.
+            InputError: nothing to resume here, the index is complete, or another process is
+                building it.
             CorruptError: the building manifest is torn or altered.
         """
         path = Path(path)
@@ -136,7 +144,8 @@ class IndexBuilder:
             self._stores.append(DocumentStore.create(directory))
             sync_directory(directory)
         sync_directory(self.path)
-        # Shards commit one after the other, shard 0 last: an addition cut off in between is taken back.
+        # Shards commit one after the other, shard 0 last: an addition cut off in between is taken
+        # back.
         self._documents = self._stores[0].arrivals()
         for shard, store in enumerate(self._stores):
             if store.count() > self._ordinals(shard):
@@ -148,7 +157,9 @@ class IndexBuilder:
                 )
 
     def _ordinals(self, shard: int) -> int:
-        return (self._documents - shard + self.manifest.shard_count - 1) // self.manifest.shard_count
+        return (
+            self._documents - shard + self.manifest.shard_count - 1
+        ) // self.manifest.shard_count
 
     @property
     def documents(self) -> int:
@@ -159,8 +170,10 @@ class IndexBuilder:
         """Add documents with their vectors in one durable step: all of them or none.
 
         Raises:
-            InputError: an id that is empty or already there, a term outside the vocabulary, a broken vector.
-            UnavailableError: the disk is full; nothing of this addition stays, the builder is closed.
+            InputError: an id that is empty or already there, a term outside the vocabulary, a
+                broken vector.
+            UnavailableError: the disk is full; nothing of this addition stays, the builder is
+                closed.
         """
         self._require_open()
         documents = list(documents)
@@ -179,12 +192,21 @@ class IndexBuilder:
         clips = np.diff(clips[vectors.indptr])
         terms, values = impacts.terms.astype("<i4"), impacts.impacts.astype(np.uint8)
         shards = self.manifest.shard_count
-        by_shard: list[list[tuple[int, Document, str, bytes, bytes, int]]] = [[] for _ in range(shards)]
+        by_shard: list[list[tuple[int, Document, str, bytes, bytes, int]]] = [
+            [] for _ in range(shards)
+        ]
         for i, document in enumerate(documents):
             ordinal, shard = divmod(self._documents + i, shards)
             row = slice(vectors.indptr[i], vectors.indptr[i + 1])
             by_shard[shard].append(
-                (ordinal, document, metadata[i], terms[row].tobytes(), values[row].tobytes(), int(clips[i]))
+                (
+                    ordinal,
+                    document,
+                    metadata[i],
+                    terms[row].tobytes(),
+                    values[row].tobytes(),
+                    int(clips[i]),
+                )
             )
         try:
             with (
@@ -213,12 +235,16 @@ class IndexBuilder:
             try:
                 f"{document.id}{document.title}{document.text}".encode()
             except UnicodeEncodeError as error:
-                raise InputError(f"document id {document.id!r}: text is no valid Unicode: {error}") from None
+                raise InputError(
+                    f"document id {document.id!r}: text is no valid Unicode: {error}"
+                ) from None
             seen.add(document.id)
         ids = list(seen)
         for store in self._stores:
             if found := store.live_ids(ids):
-                raise InputError(f"document id {found[0]!r} is in the index already; ids must be unique")
+                raise InputError(
+                    f"document id {found[0]!r} is in the index already; ids must be unique"
+                )
 
     def _check_vectors(self, documents: Sequence[Document], vectors: SparseBatch) -> None:
         def owner(entry: np.integer) -> str:
@@ -228,7 +254,8 @@ class IndexBuilder:
         if (bad := np.flatnonzero((vectors.terms < 0) | (vectors.terms >= size))).size:
             term = vectors.terms[bad[0]]
             raise InputError(
-                f"document {owner(bad[0])}: term {term}, the vocabulary has {size} (0 to {size - 1})"
+                f"document {owner(bad[0])}: term {term}, the vocabulary has {size} (0 to "
+                f"{size - 1})"
             )
         if (bad := np.flatnonzero(~(np.isfinite(vectors.weights) & (vectors.weights > 0)))).size:
             weight = vectors.weights[bad[0]]
@@ -241,7 +268,8 @@ class IndexBuilder:
             raise InputError(f"document {owner(bad[0])}: terms must ascend strictly")
 
     def finish(self, progress: Callable[[int, int], None] | None = None) -> IndexManifest:
-        """Derive the segments from the store, then publish the manifest: the index is complete only then.
+        """Derive the segments from the store, then publish the manifest: the index is complete only
+        then.
 
         Args:
             progress: called with (documents in segments, documents in all) after each block.
@@ -252,7 +280,9 @@ class IndexBuilder:
         """
         self._require_open()
         if not self._documents:
-            raise InputError(f"{self.path}: no document was added, an empty index cannot be finished")
+            raise InputError(
+                f"{self.path}: no document was added, an empty index cannot be finished"
+            )
         done = 0
 
         def count(documents: int) -> None:
@@ -274,7 +304,8 @@ class IndexBuilder:
             ) from error
         finally:
             self.close()
-        # The building manifest is the index manifest but for its name: this rename completes the index.
+        # The building manifest is the index manifest but for its name: this rename completes the
+        # index.
         os.replace(self.path / BUILDING_FILE, self.path / INDEX_FILE)
         sync_directory(self.path)
         return IndexManifest.open(self.path)
@@ -290,7 +321,9 @@ class IndexBuilder:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise InputError(f"{self.path}: this builder is closed; use IndexBuilder.resume to go on")
+            raise InputError(
+                f"{self.path}: this builder is closed; use IndexBuilder.resume to go on"
+            )
 
     def __enter__(self) -> IndexBuilder:
         return self
@@ -322,7 +355,9 @@ def write_shard(
     for number, first in enumerate(range(0, documents, per_segment)):
         last = min(first + per_segment, documents)
         segment = derive_segment(store, first, last, manifest.block_size, count)
-        segments.append(write_segment(directory / f"segment-{number:06d}.safetensors", segment, first))
+        segments.append(
+            write_segment(directory / f"segment-{number:06d}.safetensors", segment, first)
+        )
     summary = ShardManifest(
         shard=shard,
         generation=1,
@@ -339,7 +374,9 @@ def write_shard(
 def derive_segment(
     store: DocumentStore, first: int, last: int, block_size: int, count: Callable[[int], None]
 ) -> Segment:
-    """Build the segment of ordinals ``first`` to ``last - 1`` from the stored vectors, block by block."""
+    """Build the segment of ordinals ``first`` to ``last - 1`` from the stored vectors, block by
+    block.
+    """
     blocks = []
     for start in range(first, last, block_size):
         stop = min(start + block_size, last)
@@ -356,7 +393,8 @@ def repair(path: Path | str) -> list[Path]:
         The files that were written.
 
     Raises:
-        CorruptError: a broken manifest or store, or a store that does not give the segment of the manifest.
+        CorruptError: a broken manifest or store, or a store that does not give the segment of the
+            manifest.
     """
     path = Path(path)
     manifest = IndexManifest.open(path)
@@ -373,10 +411,14 @@ def repair(path: Path | str) -> list[Path]:
     return mended
 
 
-def _rewrite(directory: Path, store: DocumentStore, wanted: SegmentManifest, block_size: int) -> Path:
+def _rewrite(
+    directory: Path, store: DocumentStore, wanted: SegmentManifest, block_size: int
+) -> Path:
     last = wanted.first_ordinal + wanted.documents
     segment = derive_segment(store, wanted.first_ordinal, last, block_size, lambda _: None)
     path = directory / wanted.file
     if write_segment(path, segment, wanted.first_ordinal) != wanted:
-        raise CorruptError(f"{path}: the document store no longer gives this segment; build the index again")
+        raise CorruptError(
+            f"{path}: the document store no longer gives this segment; build the index again"
+        )
     return path

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Pool hidden states into one weight per term."""

@@ -1,4 +1,6 @@
-"""head_triton: the kernels of head.py, how they are built for the problem at hand, and their launches."""
+"""head_triton: the kernels of head.py, how they are built for the problem at hand, and their
+launches.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from ..runtime.launch import MAX_CAPABILITY, AotCase, capability, jit, tl, triton
 
-# Lower half of a packed winner (bits << 32 | NO_TOKEN - token): among equal maxima the first token is the largest number.
+# Lower half of a packed winner (bits << 32 | NO_TOKEN - token): among equal maxima the first token
+# is the largest number.
 NO_TOKEN = 0x7FFFFFFF
 
 
@@ -39,7 +42,8 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
     WINNERS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    # Programs of one group share GROUP token tiles and walk the vocabulary together: both stay in L2.
+    # Programs of one group share GROUP token tiles and walk the vocabulary together: both stay in
+    # L2.
     i = tl.program_id(0)
     in_group = GROUP * tl.cdiv(V, BLOCK_V)
     first_tile = i // in_group * GROUP
@@ -58,7 +62,8 @@ def _pool_kernel(  # type: ignore[no-untyped-def]
 
     h = tl.arange(0, BLOCK_H)
     if not TMA:
-        # Rows that overrun repeat the last one: no mask is needed, and what they give is never stored.
+        # Rows that overrun repeat the last one: no mask is needed, and what they give is never
+        # stored.
         hidden += tl.minimum(t, T - 1).to(tl.int64)[None, :] * hidden_stride + h[:, None]
         weight += tl.minimum(v, V - 1).to(tl.int64)[:, None] * weight_stride + h[None, :]
     logits = tl.zeros((BLOCK_V, BLOCK_T), tl.float32)
@@ -132,8 +137,9 @@ class Tile:
 
 
 _GROUP = 16
-# By the number of tokens up to which a tile is used. Few tokens: reading W is all there is, so steps are wide and many in
-# flight. Many: two programs fit on a multiprocessor (168 registers, 98 KB), so that one's maxima hide behind the other's products.
+# By the number of tokens up to which a tile is used. Few tokens: reading W is all there is, so
+# steps are wide and many in flight. Many: two programs fit on a multiprocessor (168 registers, 98
+# KB), so that one's maxima hide behind the other's products.
 _HALF_TILES = {
     16: Tile(64, 16, 128, 4, 4),
     32: Tile(64, 32, 128, 4, 4),
@@ -141,7 +147,8 @@ _HALF_TILES = {
     2**31: Tile(128, 128, 64, 4, 3),
 }
 _FLOAT_TILES = {16: Tile(64, 16, 32, 4, 3), 2**31: Tile(64, 64, 32, 4, 3)}
-# Rows that do not start at multiples of 16 bytes are read element by element, which takes registers.
+# Rows that do not start at multiples of 16 bytes are read element by element, which takes
+# registers.
 _ODD_TILE = Tile(64, 64, 32, 4, 2)
 
 
@@ -164,7 +171,9 @@ def pool(
     tma: bool | None = None,
     tile: Tile | None = None,
 ) -> None:
-    """Fill ``best``, see the kernel; the shipped tile, and the tensor copy engine where strides allow it, if not told otherwise."""
+    """Fill ``best``, see the kernel; the shipped tile, and the tensor copy engine where strides
+    allow it, if not told otherwise.
+    """
     (tokens, width), terms = hidden.shape, len(weight)
     if not tokens or not terms:
         return
@@ -214,13 +223,23 @@ def pool(
 
 
 def sum_rows(rows: Tensor, coefficients: Tensor, sources: Tensor, starts: Tensor) -> Tensor:
-    """``out[i] = sum of coefficients[j] * rows[sources[j]] over j of span i``, summed in float32; rows of 0 are not read."""
+    """``out[i] = sum of coefficients[j] * rows[sources[j]] over j of span i``, summed in float32;
+    rows of 0 are not read.
+    """
     spans, width = len(starts) - 1, rows.shape[1]
     out = torch.empty(spans, width, dtype=rows.dtype, device=rows.device)
     block = min(256, triton.next_power_of_2(width))
     if spans and width:
         _sum_rows_kernel[(spans, triton.cdiv(width, block))](
-            rows, coefficients, sources, starts, out, width, rows.stride(0), BLOCK_J=16, BLOCK_H=block
+            rows,
+            coefficients,
+            sources,
+            starts,
+            out,
+            width,
+            rows.stride(0),
+            BLOCK_J=16,
+            BLOCK_H=block,
         )
     return out
 
@@ -242,10 +261,15 @@ def _pool_case(
     }
     rows = "tensordesc<{}[{},{}]>" if tma else "*{}"
     everywhere = dtype == "fp32" or not even
-    products = {0: ("FFMA",)} if dtype == "fp32" else {80: ("HMMA",), 90: ("HGMMA",), 100: ("UTCHMMA",)}
+    products = (
+        {0: ("FFMA",)} if dtype == "fp32" else {80: ("HMMA",), 90: ("HGMMA",), 100: ("UTCHMMA",)}
+    )
     loads = ("UTMALDG",) if tma else ("LDGSTS",) if even else ()
     return AotCase(
-        name=f"head/pool/{dtype}-{tile.tokens}" + "-tma" * tma + "-winners" * winners + "-odd" * (not even),
+        name=f"head/pool/{dtype}-{tile.tokens}"
+        + "-tma" * tma
+        + "-winners" * winners
+        + "-odd" * (not even),
         kernel=_pool_kernel,
         signature={
             "hidden": rows.format(dtype, tile.tokens, tile.width),
@@ -290,7 +314,11 @@ def _sum_rows_case(dtype: str) -> AotCase:
 
 
 AOT: list[AotCase] = [
-    *(_pool_case("bf16", tokens, tma=tma) for tokens in (16, 32, 64, 16384) for tma in (False, True)),
+    *(
+        _pool_case("bf16", tokens, tma=tma)
+        for tokens in (16, 32, 64, 16384)
+        for tma in (False, True)
+    ),
     *(_pool_case("bf16", 16384, tma=tma, winners=True) for tma in (False, True)),
     *(_pool_case("bf16", 16384, winners=winners, even=False) for winners in (False, True)),
     _pool_case("fp16", 16384, tma=True),

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Launch, compile and feed Triton kernels."""

@@ -1,7 +1,9 @@
-"""compile: every kernel ahead of time, for devices that are not here, and what its machine code holds.
+"""compile: every kernel ahead of time, for devices that are not here, and what its machine code
+holds.
 
-An op module lists its kernels as ``AOT`` (see :class:`.launch.AotCase`). Triton compiles them without a GPU; the assembler's own
-report gives registers, stack and spills, the disassembly tells which instructions are really there.
+An op module lists its kernels as ``AOT`` (see :class:`.launch.AotCase`). Triton compiles them
+without a GPU; the assembler's own report gives registers, stack and spills, the disassembly tells
+which instructions are really there.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ def compile_all(
         UnavailableError: there is no Triton, or it interprets kernels in this process.
     """
     if triton is None:
-        raise UnavailableError("kernels cannot be compiled: triton is not installed; pip install triton")
+        raise UnavailableError(
+            "kernels cannot be compiled: triton is not installed; pip install triton"
+        )
     if INTERPRETED:
         raise UnavailableError(
             "kernels cannot be compiled: this process interprets them; unset TRITON_INTERPRET"
@@ -126,9 +130,13 @@ def _compile(case: AotCase, capability: int) -> Compiled:
         )
     text = report.getvalue()
     used = re.search(r"Used (\d+) registers", text)
-    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
+    frame = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text
+    )
     if used is None or frame is None:
-        return Compiled(case.name, capability, error="the assembler reported neither registers nor stack")
+        return Compiled(
+            case.name, capability, error="the assembler reported neither registers nor stack"
+        )
     mnemonics = Counter(MNEMONIC.findall(_disassemble(kernel.asm["cubin"])))
 
     def count(*beginnings: str) -> int:
@@ -161,6 +169,9 @@ def _disassemble(cubin: bytes) -> str:
         file.write(cubin)
         file.flush()
         done = subprocess.run(
-            [triton.knobs.nvidia.nvdisasm.path, "-c", file.name], capture_output=True, text=True, check=True
+            [triton.knobs.nvidia.nvdisasm.path, "-c", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     return done.stdout

@@ -1,19 +1,23 @@
 """launch: what the Triton kernels of this package share.
 
-Triton is optional: a CPU build of torch brings none, and then ``triton`` and ``tl`` are None here and :func:`jit` leaves its
-function as it is. Kernel modules begin with ``from __future__ import annotations`` (so that ``tl.constexpr`` stays a
-string) and take ``triton``, ``tl`` and ``jit`` from here. They import everywhere and launch where :func:`use_triton` says so.
+Triton is optional: a CPU build of torch brings none, and then ``triton`` and ``tl`` are None here
+and :func:`jit` leaves its function as it is. Kernel modules begin with ``from __future__ import
+annotations`` (so that ``tl.constexpr`` stays a string) and take ``triton``, ``tl`` and ``jit`` from
+here. They import everywhere and launch where :func:`use_triton` says so.
 
-A process is in one of two modes, settled when triton is first imported, because triton decorates its own library
-(``tl.sum``, ``tl.sort``) at that moment too:
+A process is in one of two modes, settled when triton is first imported, because triton decorates
+its own library (``tl.sum``, ``tl.sort``) at that moment too:
 
-- compiled, the usual one: kernels run on CUDA tensors and can be compiled ahead of time for other devices;
-- interpreted, with ``TRITON_INTERPRET=1`` in the environment: kernels run on CPU tensors, slowly, for tests.
+- compiled, the usual one: kernels run on CUDA tensors and can be compiled ahead of time for other
+  devices;
+- interpreted, with ``TRITON_INTERPRET=1`` in the environment: kernels run on CPU tensors, slowly,
+  for tests.
 
-``tests/conftest.py`` chooses interpreted where there is no CUDA device, before anything imports triton. Tests call an op's
-Triton function by name with tensors on ``kernel_device`` (a fixture of ``tests/kernels``), so the same test checks the
-interpreter on one machine and the card on another. What compiles ahead of time needs the compiled mode, so a test that
-does runs it in a process of its own with :func:`compiled_environment`. Gluon kernels have no interpreter.
+``tests/conftest.py`` chooses interpreted where there is no CUDA device, before anything imports
+triton. Tests call an op's Triton function by name with tensors on ``kernel_device`` (a fixture of
+``tests/kernels``), so the same test checks the interpreter on one machine and the card on another.
+What compiles ahead of time needs the compiled mode, so a test that does runs it in a process of its
+own with :func:`compiled_environment`. Gluon kernels have no interpreter.
 """
 
 from __future__ import annotations
@@ -56,12 +60,16 @@ def jit(function: Function) -> Any:
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an op's public function launches Triton kernels for this tensor: it is on CUDA and kernels are compiled."""
+    """Whether an op's public function launches Triton kernels for this tensor: it is on CUDA and
+    kernels are compiled.
+    """
     return tensor.is_cuda and triton is not None and not INTERPRETED
 
 
 def capability(tensor: Tensor) -> int:
-    """Compute capability of the tensor's device as one number, 90 for 9.0; 0 for the CPU, where kernels are interpreted."""
+    """Compute capability of the tensor's device as one number, 90 for 9.0; 0 for the CPU, where
+    kernels are interpreted.
+    """
     if not tensor.is_cuda:
         return 0
     import torch
@@ -79,17 +87,21 @@ def compiled_environment() -> dict[str, str]:
 class AotCase:
     """One kernel with everything that settles its machine code, so that it compiles without a GPU.
 
-    Every op module lists its kernels as ``AOT: list[AotCase]``, in the configurations in which they are launched.
+    Every op module lists its kernels as ``AOT: list[AotCase]``, in the configurations in which they
+    are launched.
 
     Attributes:
         name: ``op/kernel/what sets this case apart``, unique.
         kernel: the function under ``@jit`` or ``@gluon.jit``.
-        signature: argument to Triton type, all arguments in order: ``*bf16``, ``i32``, ``fp32``, ``constexpr``, ...
+        signature: argument to Triton type, all arguments in order: ``*bf16``, ``i32``, ``fp32``,
+            ``constexpr``, ...
         constexprs: value of each argument whose type is ``constexpr``.
         num_warps: warps per program.
         num_stages: depth of software pipelining.
-        aligned: pointers and integers known to be divisible by 16, as a launch would find out by itself.
-        expects: beginnings of SASS instructions that must appear, by capability; key 0 stands for all the others.
+        aligned: pointers and integers known to be divisible by 16, as a launch would find out by
+            itself.
+        expects: beginnings of SASS instructions that must appear, by capability; key 0 stands for
+            all the others.
         min_capability: the oldest device this case is launched on, 80 for sm_80.
         max_capability: the newest one.
     """
@@ -116,7 +128,9 @@ class AotCase:
         return {(names.index(name),): [["tt.divisibility", 16]] for name in self.aligned}
 
     def compile(self, capability: int) -> Any:
-        """Triton's compiled kernel for a capability: ``asm["cubin"]``, ``metadata.shared`` and so on; in compiled mode only."""
+        """Triton's compiled kernel for a capability: ``asm["cubin"]``, ``metadata.shared`` and so
+        on; in compiled mode only.
+        """
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 

@@ -1,4 +1,6 @@
-"""Between host and device: stages timed without stopping, arrays copied up, and all results fetched in one copy."""
+"""Between host and device: stages timed without stopping, arrays copied up, and all results fetched
+in one copy.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ STAGING_BYTES = 64 * 2**20
 
 
 class Clock:
-    """Nanoseconds between marks: CUDA events on a GPU, so that nothing waits for them; the host's clock elsewhere."""
+    """Nanoseconds between marks: CUDA events on a GPU, so that nothing waits for them; the host's
+    clock elsewhere.
+    """
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
@@ -43,19 +47,24 @@ class Clock:
 
 
 def upload(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    """A small host array on a device; the host does not wait for the copy (a GPU driver stages pageable memory at once)."""
+    """A small host array on a device; the host does not wait for the copy (a GPU driver stages
+    pageable memory at once).
+    """
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
 def upload_into(target: Tensor, array: NDArray[Any]) -> None:
-    """Fill a device tensor from a host array of the same bytes, piece by piece through pinned memory."""
+    """Fill a device tensor from a host array of the same bytes, piece by piece through pinned
+    memory.
+    """
     source = torch.from_numpy(array.view(np.uint8))
     into = target.view(torch.uint8)
     if not target.is_cuda:
         into.copy_(source)
         return
     pinned = [
-        torch.empty(min(STAGING_BYTES, max(len(source), 1)), dtype=torch.uint8).pin_memory() for _ in range(2)
+        torch.empty(min(STAGING_BYTES, max(len(source), 1)), dtype=torch.uint8).pin_memory()
+        for _ in range(2)
     ]
     copied = [torch.cuda.Event() for _ in range(2)]
     for turn, first in enumerate(range(0, len(source), STAGING_BYTES)):
@@ -71,14 +80,17 @@ def upload_into(target: Tensor, array: NDArray[Any]) -> None:
 
 
 def fetch(*tensors: Tensor) -> list[NDArray[Any]]:
-    """Copy tensors of one device to the host: one transfer and one synchronisation, however many they are.
+    """Copy tensors of one device to the host: one transfer and one synchronisation, however many
+    they are.
 
     Returns:
         Arrays of the same shapes and dtypes, aligned.
     """
     # Widest items first: then every array begins at a multiple of its item's size.
     order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
-    packed = torch.cat([tensors[i].contiguous().view(-1).view(torch.uint8) for i in order]).cpu().numpy()
+    packed = (
+        torch.cat([tensors[i].contiguous().view(-1).view(torch.uint8) for i in order]).cpu().numpy()
+    )
     arrays: list[Any] = [None] * len(tensors)
     first = 0
     for i in order:

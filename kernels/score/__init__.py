@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Score queries against blocks of postings, exactly."""

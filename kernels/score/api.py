@@ -1,19 +1,21 @@
 """score_blocks: a batch of queries against many blocks on one device, exact in int32.
 
-``scores[q, b, d] = sum over shared terms of query impact * document impact``, for documents that are alive, else 0: the
-numbers of :func:`csplade.kernels.score.reference.score`. Three ways give the same bytes (``PATHS``):
+``scores[q, b, d] = sum over shared terms of query impact * document impact``, for documents that
+are alive, else 0: the numbers of :func:`csplade.kernels.score.reference.score`. Three ways give the
+same bytes (``PATHS``):
 
 - ``torch``: plain torch, term by term, on any device; the twin that tests compare with.
 - ``portable``: Triton, global atomics; runs in the interpreter too (``score_triton.py``).
 - ``shared``: Gluon, a block's sums in shared memory; the fast one (``score_shared.py``).
 
-Both kernels first run ``plan``: a program per (query, block) finds where each query term's postings lie in the block and
-cuts them into chunks of ``CHUNK``, so that a term with five postings costs one warp's step and not a program's. That
-pre-pass also counts the postings read.
+Both kernels first run ``plan``: a program per (query, block) finds where each query term's postings
+lie in the block and cuts them into chunks of ``CHUNK``, so that a term with five postings costs one
+warp's step and not a program's. That pre-pass also counts the postings read.
 
-Bytes moved per query by the kernels, with P postings of its terms, D documents, m terms, B blocks: 3 P (postings)
-+ 4 D (scores written once) + 8 D / 512 (tile keys) + D (alive, where there is one) + 32 m B (plan written and read).
-For P = 40 M, D = 8.8 M, m = 43, B = 540: 121 + 35 + 0.1 + 8.8 + 0.7 MB.
+Bytes moved per query by the kernels, with P postings of its terms, D documents, m terms, B blocks:
+3 P (postings) + 4 D (scores written once) + 8 D / 512 (tile keys) + D (alive, where there is one) +
+32 m B (plan written and read). For P = 40 M, D = 8.8 M, m = 43, B = 540: 121 + 35 + 0.1 + 8.8 + 0.7
+MB.
 """
 
 from __future__ import annotations
@@ -30,21 +32,25 @@ from ..runtime.launch import use_triton
 from .reference import MAX_BLOCK_DOCUMENTS
 
 PATHS = ("torch", "portable", "shared")
-# Documents whose best score is kept together: selection looks at tiles first. One warp reduces one tile.
+# Documents whose best score is kept together: selection looks at tiles first. One warp reduces one
+# tile.
 TILE = 512
 # Postings that a warp takes at a time.
 CHUNK = 256
-# Keys are scores above 32 bits that fall with the place, so that greater means better: see select_keys.
+# Keys are scores above 32 bits that fall with the place, so that greater means better: see
+# select_keys.
 LAST_ARRIVAL = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Postings:
-    """A run of blocks on one device, exactly as a segment holds them; nothing is checked or converted.
+    """A run of blocks on one device, exactly as a segment holds them; nothing is checked or
+    converted.
 
     Attributes:
         block_documents: int32 [B], documents in each block.
-        block_term_indptr: int64 [B + 1], block b owns term rows ``block_term_indptr[b]:block_term_indptr[b + 1]``.
+        block_term_indptr: int64 [B + 1], block b owns term rows
+            ``block_term_indptr[b]:block_term_indptr[b + 1]``.
         terms: int32 [T], strictly ascending inside a block.
         indptr: int64 [T + 1], term row t owns postings ``indptr[t]:indptr[t + 1]``.
         locals: uint16 [P], document numbers within their block, distinct inside a term row.
@@ -105,8 +111,8 @@ class Queries:
         indptr: int64 [n + 1]; need not start at 0.
         terms: int32 [nnz], strictly ascending within a row.
         impacts: int32 [nnz], 1 to 4,095.
-        longest: no query has more terms than this; a Python int, so that nobody asks the device. A multiple of 16
-            lets Triton compile its kernels once.
+        longest: no query has more terms than this; a Python int, so that nobody asks the device. A
+            multiple of 16 lets Triton compile its kernels once.
     """
 
     indptr: Tensor
@@ -122,7 +128,9 @@ class Queries:
         """Copy a checked batch to the device."""
 
         def copy(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device, non_blocking=True)
+            return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(
+                device, non_blocking=True
+            )
 
         longest = int(np.diff(batch.indptr).max(initial=1))
         return cls(
@@ -139,12 +147,13 @@ class Queries:
 
 @dataclass(frozen=True)
 class BlockScores:
-    """What ``score_blocks`` gives back for n queries and B blocks; width and tiles are those of the postings.
+    """What ``score_blocks`` gives back for n queries and B blocks; width and tiles are those of the
+    postings.
 
     Attributes:
         scores: int32 [n, B, width], 0 where no term is shared or the document is not alive.
-        tiles: int64 [n, B * width / 512], for each run of 512 places its best score above 32 bits that hold
-            2^32 - 1 minus the tile's number; 0 where the best score is 0.
+        tiles: int64 [n, B * width / 512], for each run of 512 places its best score above 32 bits
+            that hold 2^32 - 1 minus the tile's number; 0 where the best score is 0.
         matched: int64 [n], living documents that share at least one term.
         postings: int64 [n], postings read.
         block_size: of the postings.
@@ -183,7 +192,8 @@ def check_alive(alive: Tensor | None, queries: int, postings: Postings) -> None:
         )
     if not alive.is_contiguous() or alive.device != postings.device:
         raise InputError(
-            f"alive must be contiguous on {postings.device}, is on {alive.device}, strides {alive.stride()}"
+            f"alive must be contiguous on {postings.device}, is on {alive.device}, strides "
+            f"{alive.stride()}"
         )
 
 
@@ -195,9 +205,10 @@ def score_blocks(
     Args:
         queries: n queries on the device of the postings.
         postings: B blocks, at most 65,535 for the kernels.
-        alive: uint8 [B * block_size] for all queries, or [n, B * block_size] to filter each by its own; 0 leaves
-            the document out of scores and ``matched``. A byte per document, as the index keeps them on the CPU
-            too: one pass reads 8.8 MB for 8.8 M documents, a quarter of the scores written in that pass.
+        alive: uint8 [B * block_size] for all queries, or [n, B * block_size] to filter each by its
+            own; 0 leaves the document out of scores and ``matched``. A byte per document, as the
+            index keeps them on the CPU too: one pass reads 8.8 MB for 8.8 M documents, a quarter of
+            the scores written in that pass.
         path: one of ``PATHS``; None takes the fastest there is.
 
     Raises:

@@ -1,10 +1,11 @@
 """The CPU scorer: numba, term at a time inside one block at a time, selection fused, exact.
 
-A block's int32 accumulators (64 KB) stay in the core's own cache while its postings stream by, and the k-th
-best score so far decides which documents are looked at again. Kernels hold no GIL and touch no shared state.
+A block's int32 accumulators (64 KB) stay in the core's own cache while its postings stream by, and
+the k-th best score so far decides which documents are looked at again. Kernels hold no GIL and
+touch no shared state.
 
-A candidate is one int64 key that sorts as hits rank: the score above 32 bits that hold 2^32 - 1 minus the
-arrival number (ordinal * shards + shard), so equal scores go by ordinal, then by shard.
+A candidate is one int64 key that sorts as hits rank: the score above 32 bits that hold 2^32 - 1
+minus the arrival number (ordinal * shards + shard), so equal scores go by ordinal, then by shard.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from ...core.vectors import MAX_QUERY_TERMS
 from ...index.storage.segment import Segment
 
 LAST_ARRIVAL = 2**32 - 1
-# Documents looked at together when a block is scanned: one maximum decides about a chunk, then a piece of it.
+# Documents looked at together when a block is scanned: one maximum decides about a chunk, then a
+# piece of it.
 CHUNK = 64
 PIECE = 8
 # Buckets of the histogram that finds the k-th best score.
 BUCKETS = 2048
-# While one term's postings are added up, the first AHEAD of the next term's are fetched, a LINE at a time:
-# the hardware's own prefetcher sees a run of postings only after it has begun.
+# While one term's postings are added up, the first AHEAD of the next term's are fetched, a LINE at
+# a time: the hardware's own prefetcher sees a run of postings only after it has begun.
 AHEAD = 256
 LINE = 32
 COUNT, THRESHOLD, MATCHED, POSTINGS = range(4)
@@ -67,10 +69,11 @@ def prefetch(context: Any, array: Any, place: Any) -> Any:
 
 @compiled("int64(int64[::1], int64, int64)")
 def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
-    """Keep the k best of ``count > k`` candidates in place, order kept; returns the k-th best score.
+    """Keep the k best of ``count > k`` candidates in place, order kept; returns the k-th best
+    score.
 
-    Candidates stand in ascending arrival, so among equal scores the first ones are the ones to keep. The k-th
-    best score is found by histograms of ever finer buckets.
+    Candidates stand in ascending arrival, so among equal scores the first ones are the ones to
+    keep. The k-th best score is found by histograms of ever finer buckets.
     """
     histogram = np.empty(BUCKETS, np.int64)
     low, high = keys[0] >> 32, keys[0] >> 32
@@ -104,7 +107,8 @@ def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
 
 
 @compiled(
-    "void(int64, int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], uint16[::1],"
+    "void(int64, int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], "
+    "uint16[::1],"
     " uint8[::1], int32[::1], int32[::1], int64, uint8[::1],"
     " int32[::1], int64[:, ::1], int64[::1], int64[::1])"
 )
@@ -114,15 +118,21 @@ def score_blocks(  # type: ignore[no-untyped-def]
     query_terms, query_impacts, k, alive,
     sums, runs, keys, state,
 ):  # fmt: skip
-    """Score one query against some blocks of a segment, adding to the candidates and counts it was handed.
+    """Score one query against some blocks of a segment, adding to the candidates and counts it was
+    handed.
 
-    ``first_key`` is the low half of the key of the segment's first document, ``key_step`` less with each next
-    one. ``sums`` is all zero on entry and on return. ``alive`` is empty or has a byte per document of the
-    segment. ``runs`` has room for every query term, ``keys`` for 2 k + block_size candidates; ``state`` is
-    count, threshold, matched, postings. Only scores above the threshold can enter: an equal one comes later
-    and loses its tie.
+    ``first_key`` is the low half of the key of the segment's first document, ``key_step`` less with
+    each next one. ``sums`` is all zero on entry and on return. ``alive`` is empty or has a byte per
+    document of the segment. ``runs`` has room for every query term, ``keys`` for 2 k + block_size
+    candidates; ``state`` is count, threshold, matched, postings. Only scores above the threshold
+    can enter: an equal one comes later and loses its tie.
     """
-    count, threshold, matched, postings = state[COUNT], state[THRESHOLD], state[MATCHED], state[POSTINGS]
+    count, threshold, matched, postings = (
+        state[COUNT],
+        state[THRESHOLD],
+        state[MATCHED],
+        state[POSTINGS],
+    )
     for block in range(first_block, last_block):
         row, last_row = block_term_indptr[block], block_term_indptr[block + 1]
         found = 0
@@ -163,7 +173,8 @@ def score_blocks(  # type: ignore[no-untyped-def]
         if len(alive):
             for d in range(documents):
                 sums[d] *= np.int32(alive[block * block_size + d])
-        # The fixed lengths and the int32 sums let the compiler turn the loops over 64 and 8 into vector code.
+        # The fixed lengths and the int32 sums let the compiler turn the loops over 64 and 8 into
+        # vector code.
         for start in range(0, documents, CHUNK):
             chunk = sums[start : start + CHUNK]
             best = hits = np.int32(0)
@@ -186,7 +197,12 @@ def score_blocks(  # type: ignore[no-untyped-def]
         if count >= 2 * k:
             threshold = keep_best(keys, count, k)
             count = k
-    state[COUNT], state[THRESHOLD], state[MATCHED], state[POSTINGS] = count, threshold, matched, postings
+    state[COUNT], state[THRESHOLD], state[MATCHED], state[POSTINGS] = (
+        count,
+        threshold,
+        matched,
+        postings,
+    )
 
 
 class Workspace(threading.local):
@@ -221,7 +237,8 @@ def score_segments(
     """Score one query against block ranges of one shard, given in ascending ordinals.
 
     Args:
-        parts: (segment, its first ordinal, first block, last block, alive bytes of the segment or none).
+        parts: (segment, its first ordinal, first block, last block, alive bytes of the segment or
+            none).
         block_size: documents of a full block.
         shard, shards: the shard's number and how many there are, for the keys.
         terms, impacts: the query, int32 each.
@@ -229,8 +246,8 @@ def score_segments(
         workspace: this thread's buffers.
 
     Returns:
-        keys int64 of at least the k best (all, if fewer match), in no order to rely on; how many documents
-        matched; postings read.
+        keys int64 of at least the k best (all, if fewer match), in no order to rely on; how many
+        documents matched; postings read.
     """
     workspace.prepare(block_size, k)
     for segment, first_ordinal, first, last, alive in parts:

@@ -1,20 +1,25 @@
-"""The fast path of ``score_blocks``: a block's 2^14 sums stay in shared memory, 64 KB of it, three programs to a Hopper
-multiprocessor. Needs Gluon (Triton 3.6 or later). No interpreter knows it; tests run its PTX on a machine of their own.
+"""The fast path of ``score_blocks``: a block's 2^14 sums stay in shared memory, 64 KB of it, three
+programs to a Hopper multiprocessor. Needs Gluon (Triton 3.6 or later). No interpreter knows it;
+tests run its PTX on a machine of their own.
 
-A program (query, block) does what the portable kernel does. Postings go in by ``red.shared.add``: additions commute, so
-terms need no barrier between them, every warp takes whatever chunk is next, and loads run ahead of sums. Two barriers
-remain: after the zeros, before the first addition; after the last addition, before the sums are read.
+A program (query, block) does what the portable kernel does. Postings go in by ``red.shared.add``:
+additions commute, so terms need no barrier between them, every warp takes whatever chunk is next,
+and loads run ahead of sums. Two barriers remain: after the zeros, before the first addition; after
+the last addition, before the sums are read.
 
-Gluon has shared-memory atomics of its own (``atomic_scatter_add``) only from Triton 3.8 on. Until then the instruction is
-written inline. It finds the sums at the start of the program's dynamic shared memory, which holds if nothing else is kept
-there: the kernel's reductions therefore stay inside a warp, and ``score_blocks`` refuses to give an answer if the compiler
-took more than the sums need.
+Gluon has shared-memory atomics of its own (``atomic_scatter_add``) only from Triton 3.8 on. Until
+then the instruction is written inline. It finds the sums at the start of the program's dynamic
+shared memory, which holds if nothing else is kept there: the kernel's reductions therefore stay
+inside a warp, and ``score_blocks`` refuses to give an answer if the compiler took more than the
+sums need.
 
-What limits it, counted for 40 M postings of 43 terms in 540 blocks on 132 multiprocessors, at 1.9 GHz; nothing here was
-measured. Each multiprocessor takes 303 k postings, 9.5 k warp-wide additions. Bank conflicts make some 3.4 passes of each,
-32 k in all: 17 us at one a clock, 34 us at one in two. Instructions: some 175 per chunk, 1.4 k chunks, four issued a clock:
-31 us. Reading the postings: 121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query
-(540 programs are 4.1 per multiprocessor, so one with 5 ends last), to which writing 35 MB of scores adds at most 8 us.
+What limits it, counted for 40 M postings of 43 terms in 540 blocks on 132 multiprocessors, at 1.9
+GHz; nothing here was measured. Each multiprocessor takes 303 k postings, 9.5 k warp-wide additions.
+Bank conflicts make some 3.4 passes of each, 32 k in all: 17 us at one a clock, 34 us at one in two.
+Instructions: some 175 per chunk, 1.4 k chunks, four issued a clock: 31 us. Reading the postings:
+121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query (540
+programs are 4.1 per multiprocessor, so one with 5 ends last), to which writing 35 MB of scores adds
+at most 8 us.
 """
 
 from __future__ import annotations
@@ -31,7 +36,9 @@ try:
     from triton.experimental import gluon
     from triton.experimental.gluon import language as gl
 
-    barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name until Triton 3.6
+    barrier = (
+        gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+    )  # its name until Triton 3.6
 except ImportError:
     gluon = gl = barrier = None
 
@@ -66,17 +73,22 @@ def score_kernel(  # type: ignore[no-untyped-def]
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
     HAS_ALIVE: gl.constexpr, LAST: gl.constexpr,
 ):  # fmt: skip
-    """Program (query, block). Queries run fastest, so that those of a batch find a block's postings in the L2 cache."""
+    """Program (query, block). Queries run fastest, so that those of a batch find a block's postings
+    in the L2 cache.
+    """
     WARPS: gl.constexpr = gl.num_warps()
     PARTS: gl.constexpr = WIDTH // (WARPS * TILE)
-    # A row of either belongs to one warp: of chunks, neighbouring lanes hold neighbouring postings; of tiles, 16 bytes.
+    # A row of either belongs to one warp: of chunks, neighbouring lanes hold neighbouring postings;
+    # of tiles, 16 bytes.
     chunk_layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [WARPS, 1], [1, 0])
     tile_layout: gl.constexpr = gl.BlockedLayout([1, 4], [1, 32], [WARPS, 1], [1, 0])
     warp: gl.constexpr = gl.SliceLayout(1, chunk_layout)
     tile_warp: gl.constexpr = gl.SliceLayout(1, tile_layout)
 
     query, block = gl.program_id(0).to(gl.int64), gl.program_id(1).to(gl.int64)
-    sums = gl.allocate_shared_memory(gl.int32, [PARTS, WARPS, TILE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+    sums = gl.allocate_shared_memory(
+        gl.int32, [PARTS, WARPS, TILE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    )
     for part in gl.static_range(PARTS):
         sums.index(part).store(gl.zeros([WARPS, TILE], gl.int32, tile_layout))
     first = gl.load(query_indptr + query)
@@ -100,17 +112,21 @@ def score_kernel(  # type: ignore[no-untyped-def]
         weight = gl.load(query_impacts + first + owner, mask=active, other=0)
         column = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, chunk_layout))[None, :]
         live = active[:, None] & (column < (length - skip)[:, None])
-        # Idle lanes add 0, each in a bank of its own: a predicate would cost every addition a branch.
-        place = gl.load((locals_ + start)[:, None] + column, mask=live, other=column.to(gl.uint16)).to(
-            gl.int32
-        )
+        # Idle lanes add 0, each in a bank of its own: a predicate would cost every addition a
+        # branch.
+        place = gl.load(
+            (locals_ + start)[:, None] + column, mask=live, other=column.to(gl.uint16)
+        ).to(gl.int32)
         value = gl.load((impacts + start)[:, None] + column, mask=live, other=0).to(gl.int32)
         add_shared(place, value * weight[:, None])
     barrier()
     count = gl.zeros([WARPS], gl.int32, tile_warp)
     for part in range(PARTS):
         tile = part * WARPS + gl.arange(0, WARPS, layout=tile_warp)
-        place = tile[:, None] * TILE + gl.arange(0, TILE, layout=gl.SliceLayout(0, tile_layout))[None, :]
+        place = (
+            tile[:, None] * TILE
+            + gl.arange(0, TILE, layout=gl.SliceLayout(0, tile_layout))[None, :]
+        )
         score = sums.index(part).load(tile_layout)
         if HAS_ALIVE:
             keep = gl.load(alive + (query * alive_stride + block * WIDTH) + place)
@@ -121,11 +137,15 @@ def score_kernel(  # type: ignore[no-untyped-def]
         number = block * (WIDTH // TILE) + tile
         key = gl.where(best > 0, (best << 32) | (LAST - number), 0)
         gl.store(tiles + query * blocks * (WIDTH // TILE) + number, key)
-    gl.atomic_add(matched + query + gl.zeros([WARPS], gl.int32, tile_warp), count.to(gl.int64), sem="relaxed")
+    gl.atomic_add(
+        matched + query + gl.zeros([WARPS], gl.int32, tile_warp), count.to(gl.int64), sem="relaxed"
+    )
 
 
 def fits(postings: Postings) -> bool:
-    """Whether this path can take these postings: full-size blocks, Gluon there, compute capability 8.0 or above."""
+    """Whether this path can take these postings: full-size blocks, Gluon there, compute capability
+    8.0 or above.
+    """
     return (
         gluon is not None
         and not INTERPRETED
@@ -151,7 +171,8 @@ def score_blocks(queries: Queries, postings: Postings, alive: Tensor | None) -> 
     )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
-            f"the shared-memory scorer takes {compiled.metadata.shared} bytes, must be {SHARED_BYTES}: this version of "
+            f"the shared-memory scorer takes {compiled.metadata.shared} bytes, must be "
+            f"{SHARED_BYTES}: this version of "
             "Triton does not suit it; search with path='portable'"
         )
     return found

@@ -19,7 +19,8 @@ class Block:
 
     Attributes:
         terms: int32 [T], strictly ascending: the terms that occur in the block.
-        indptr: int64 [T + 1], term row t owns ``locals[indptr[t]:indptr[t + 1]]``; need not start at 0.
+        indptr: int64 [T + 1], term row t owns ``locals[indptr[t]:indptr[t + 1]]``; need not start
+            at 0.
         locals: uint16 [P], document numbers within the block, strictly ascending inside a term.
         impacts: uint8 [P], 1 to 255.
         documents: how many documents the block holds, 0 to 16,384.
@@ -46,13 +47,20 @@ class Block:
             array = getattr(self, name)
             if array.ndim != 1 or array.dtype != dtype:
                 raise InputError(
-                    f"block: {name} must be {np.dtype(dtype)} [n], is {array.dtype} {list(array.shape)}"
+                    f"block: {name} must be {np.dtype(dtype)} [n], is {array.dtype} "
+                    f"{list(array.shape)}"
                 )
         if not 0 <= self.documents <= MAX_BLOCK_DOCUMENTS:
-            raise InputError(f"block: documents is {self.documents}, allowed 0 to {MAX_BLOCK_DOCUMENTS}")
+            raise InputError(
+                f"block: documents is {self.documents}, allowed 0 to {MAX_BLOCK_DOCUMENTS}"
+            )
         if (self.terms[:1] < 0).any() or (np.diff(self.terms) <= 0).any():
             raise InputError("block: terms must be >= 0 and strictly ascending")
-        if len(self.indptr) != len(self.terms) + 1 or self.indptr[0] < 0 or (np.diff(self.indptr) < 0).any():
+        if (
+            len(self.indptr) != len(self.terms) + 1
+            or self.indptr[0] < 0
+            or (np.diff(self.indptr) < 0).any()
+        ):
             raise InputError("block: indptr must ascend and have one entry more than terms")
         if self.indptr[-1] > len(self.locals) or len(self.locals) != len(self.impacts):
             raise InputError("block: indptr, locals and impacts do not agree in length")
@@ -83,7 +91,8 @@ class Scores:
 
 
 def check_queries(queries: ImpactBatch, vocabulary_size: int | None = None) -> None:
-    """Check what every scorer relies on: int32 sums that cannot overflow, terms that are there once.
+    """Check what every scorer relies on: int32 sums that cannot overflow, terms that are there
+    once.
 
     Raises:
         InputError: naming the query, the value and the bound.
@@ -98,7 +107,8 @@ def check_queries(queries: ImpactBatch, vocabulary_size: int | None = None) -> N
         )
     if queries.terms.dtype != np.int32 or queries.impacts.dtype != np.int32:
         raise InputError(
-            f"queries: terms and impacts must be int32, are {queries.terms.dtype} and {queries.impacts.dtype}"
+            f"queries: terms and impacts must be int32, are {queries.terms.dtype} and "
+            f"{queries.impacts.dtype}"
         )
     if (lengths > MAX_QUERY_TERMS).any():
         i = int(lengths.argmax())
@@ -113,13 +123,16 @@ def check_queries(queries: ImpactBatch, vocabulary_size: int | None = None) -> N
     for entry in (low, high):
         if not 1 <= queries.impacts[entry] <= MAX_QUERY_IMPACT:
             raise InputError(
-                f"query {owner(entry)}: impact of term {queries.terms[entry]} is {queries.impacts[entry]}, "
+                f"query {owner(entry)}: impact of term {queries.terms[entry]} is "
+                f"{queries.impacts[entry]}, "
                 f"allowed 1 to {MAX_QUERY_IMPACT}"
             )
     highest = 2**31 - 1 if vocabulary_size is None else vocabulary_size - 1
     for entry in (queries.terms.argmin(), queries.terms.argmax()):
         if not 0 <= queries.terms[entry] <= highest:
-            raise InputError(f"query {owner(entry)}: term {queries.terms[entry]}, allowed 0 to {highest}")
+            raise InputError(
+                f"query {owner(entry)}: term {queries.terms[entry]}, allowed 0 to {highest}"
+            )
     falls = np.flatnonzero(np.diff(queries.terms) <= 0) + 1
     if falls.size and (inside := falls[~np.isin(falls, queries.indptr)]).size:
         raise InputError(

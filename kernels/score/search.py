@@ -1,4 +1,6 @@
-"""search_blocks: score and select together, in pieces that fit a workspace; nothing waits for the device."""
+"""search_blocks: score and select together, in pieces that fit a workspace; nothing waits for the
+device.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,11 @@ class Found:
 
 
 def workspace_bytes(blocks: int, width: int, longest: int, k: int) -> int:
-    """Device memory that searching takes for one query over ``blocks`` blocks, given back after each piece.
+    """Device memory that searching takes for one query over ``blocks`` blocks, given back after
+    each piece.
 
-    ``blocks (4 width + width / 64 + 16 longest) + min(k, blocks width / 512) 4,104 + 24 k``: for 540 blocks of 2^14, 48
-    terms and k = 1,000 that is 35.9 + 4.1 MB; for k = 10,000, 77 MB.
+    ``blocks (4 width + width / 64 + 16 longest) + min(k, blocks width / 512) 4,104 + 24 k``: for
+    540 blocks of 2^14, 48 terms and k = 1,000 that is 35.9 + 4.1 MB; for k = 10,000, 77 MB.
     """
     return scoring.bytes_per_query(blocks, width, longest) + selection.bytes_per_query(
         blocks * width // TILE, k
@@ -63,19 +66,21 @@ def search_blocks(
 ) -> Found:
     """Find the k best documents of each query among some blocks, exactly.
 
-    The answers of several segments and shards merge by ``select_keys.merge_keys`` and by adding ``matched`` and
-    ``postings``. The same input gives the same bytes, on every path and with every workspace.
+    The answers of several segments and shards merge by ``select_keys.merge_keys`` and by adding
+    ``matched`` and ``postings``. The same input gives the same bytes, on every path and with every
+    workspace.
 
     Args:
         queries: n queries on the device of the postings.
         postings: B blocks of one shard, of consecutive ordinals.
         k: 1 to 10,000; more than there are matches gives the matches.
-        alive: uint8 [B * block_size] or [n, B * block_size], 0 for documents to leave out; None keeps all.
+        alive: uint8 [B * block_size] or [n, B * block_size], 0 for documents to leave out; None
+            keeps all.
         first_ordinal: ordinal of the first block's first document.
         shard, shards: the postings' shard and how many there are, for the keys.
         path: ``torch``, ``portable`` or ``shared``; None takes the fastest there is.
-        workspace: bytes that the pieces keep to; queries are taken in groups, and blocks too if one query alone would
-            take more. One query over one block is the least.
+        workspace: bytes that the pieces keep to; queries are taken in groups, and blocks too if one
+            query alone would take more. One query over one block is the least.
         mark: called with "score" and "select" when the work of that stage was handed to the device.
 
     Raises:
@@ -86,7 +91,8 @@ def search_blocks(
     last = (first_ordinal + postings.blocks * postings.block_size) * shards
     if not 0 <= shard < shards or first_ordinal < 0 or last > 2**32:
         raise InputError(
-            f"ordinals from {first_ordinal} in shard {shard} of {shards} reach {last}, keys hold up to {2**32}"
+            f"ordinals from {first_ordinal} in shard {shard} of {shards} reach {last}, keys hold "
+            f"up to {2**32}"
         )
     n, blocks = len(queries), postings.blocks
     if not n or not blocks:
@@ -105,7 +111,11 @@ def search_blocks(
         places = slice(first_block * postings.block_size, last_block * postings.block_size)
         living = None
         if alive is not None:
-            living = alive[places] if alive.ndim == 1 else alive[first_query:last_query, places].contiguous()
+            living = (
+                alive[places]
+                if alive.ndim == 1
+                else alive[first_query:last_query, places].contiguous()
+            )
         scores = scoring.score_blocks(
             queries.between(first_query, last_query),
             postings.between(first_block, last_block),

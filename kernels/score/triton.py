@@ -1,10 +1,12 @@
-"""The Triton side of ``score_blocks``: the plan, which the fast path uses too, and the portable kernel.
+"""The Triton side of ``score_blocks``: the plan, which the fast path uses too, and the portable
+kernel.
 
-The plan, for query q, block b and the i-th term of q, at ``(q * B + b) * longest + i``: ``starts`` int64, where the
-term's postings in the block begin; ``lengths`` int32, how many there are (0 if the block has no such term); ``ends`` int32,
-the chunks of ``CHUNK`` postings in terms 0 to i together. Chunk c of (q, b) thus belongs to the first term whose
-``ends`` is above c, which counting the entries that are not finds (one step for 64 terms); all chunks are alike whatever
-the terms' lengths.
+The plan, for query q, block b and the i-th term of q, at ``(q * B + b) * longest + i``: ``starts``
+int64, where the term's postings in the block begin; ``lengths`` int32, how many there are (0 if the
+block has no such term); ``ends`` int32, the chunks of ``CHUNK`` postings in terms 0 to i together.
+Chunk c of (q, b) thus belongs to the first term whose ``ends`` is above c, which counting the
+entries that are not finds (one step for 64 terms); all chunks are alike whatever the terms'
+lengths.
 """
 
 from __future__ import annotations
@@ -72,10 +74,11 @@ def score_kernel(  # type: ignore[no-untyped-def]
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, TERMS: tl.constexpr,
     ROWS: tl.constexpr, HAS_ALIVE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Program (query, block): zero its scores, add chunk by chunk with global atomics, then read them back once.
+    """Program (query, block): zero its scores, add chunk by chunk with global atomics, then read
+    them back once.
 
-    No other program touches these scores, so the barriers order everything; the read goes past the first-level
-    cache, which atomics do not update.
+    No other program touches these scores, so the barriers order everything; the read goes past the
+    first-level cache, which atomics do not update.
     """
     query, block = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     sums = scores + (query * blocks + block) * WIDTH
@@ -112,7 +115,9 @@ def score_kernel(  # type: ignore[no-untyped-def]
         score = tl.load(sums + place, cache_modifier=".cg")
         if HAS_ALIVE:
             keep = tl.load(
-                alive + query * alive_stride + block * BLOCK_SIZE + place, mask=place < BLOCK_SIZE, other=0
+                alive + query * alive_stride + block * BLOCK_SIZE + place,
+                mask=place < BLOCK_SIZE,
+                other=0,
             )
             score = tl.where(keep != 0, score, 0)
             tl.store(sums + place, score)
@@ -125,7 +130,9 @@ def score_kernel(  # type: ignore[no-untyped-def]
 
 
 class Plan:
-    """The plan's tensors, filled by ``plan_kernel``, which adds the postings it counts to ``read`` int64 [n]."""
+    """The plan's tensors, filled by ``plan_kernel``, which adds the postings it counts to ``read``
+    int64 [n].
+    """
 
     def __init__(self, queries: Queries, postings: Postings, read: Tensor) -> None:
         device = postings.device
@@ -141,7 +148,9 @@ class Plan:
 
 
 def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
-    """Room for the answer: scores and tiles, which a kernel fills whole, and counts at 0, to which kernels add."""
+    """Room for the answer: scores and tiles, which a kernel fills whole, and counts at 0, to which
+    kernels add.
+    """
     n, blocks, width = len(queries), postings.blocks, postings.width
     matched, read = torch.zeros((2, n), dtype=torch.int64, device=postings.device)
     return BlockScores(

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Select the k best documents of each query, in one fixed order."""

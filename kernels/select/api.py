@@ -1,22 +1,28 @@
-"""select_keys, select_blocks, merge_keys: the best documents of each query, exact, in one fixed order, on one device.
+"""select_keys, select_blocks, merge_keys: the best documents of each query, exact, in one fixed
+order, on one device.
 
-A candidate is one int64 key that sorts as hits rank: its score above 32 bits that hold 2^32 - 1 minus the arrival number
-``ordinal * shards + shard``. So greater is better, equal scores go by ordinal, then by shard; keys of any segments and
-shards merge by sorting; and since no two documents share a key, "the k greatest" is one set, whatever order programs ran
-in. 0 stands for "no hit". The CPU scorer packs the same keys.
+A candidate is one int64 key that sorts as hits rank: its score above 32 bits that hold 2^32 - 1
+minus the arrival number ``ordinal * shards + shard``. So greater is better, equal scores go by
+ordinal, then by shard; keys of any segments and shards merge by sorting; and since no two documents
+share a key, "the k greatest" is one set, whatever order programs ran in. 0 stands for "no hit". The
+CPU scorer packs the same keys.
 
-``select_blocks`` reads each score at most once more. The scorer left the best score of every tile of 512 documents, with
-the tile's number below it as in a key. The k best documents lie in the k tiles with the greatest keys: were a document's
-tile not among them, k tiles would each hold a document with a higher score, or with the same score and a smaller ordinal,
-and it would not be among the best k. So:
+``select_blocks`` reads each score at most once more. The scorer left the best score of every tile
+of 512 documents, with the tile's number below it as in a key. The k best documents lie in the k
+tiles with the greatest keys: were a document's tile not among them, k tiles would each hold a
+document with a higher score, or with the same score and a smaller ordinal, and it would not be
+among the best k. So:
 
-1. pick the k greatest tile keys (one program per query; digit histograms, 17 k keys of 8 bytes for 8.8 M documents);
-2. in those tiles keep documents whose score is no less than that of the last tile picked: some 1,030 remain of 512,000
-   when k = 1,000, by a Poisson estimate; k * 512 in the worst case, which is what there is room for;
+1. pick the k greatest tile keys (one program per query; digit histograms, 17 k keys of 8 bytes for
+8.8 M documents);
+2. in those tiles keep documents whose score is no less than that of the last tile picked: some
+   1,030 remain of 512,000 when k = 1,000, by a Poisson estimate; k * 512 in the worst case, which
+   is what there is room for;
 3. pick the k greatest of these; 4. sort them.
 
-Bytes per query, beside the scores: tile keys 8 D / 512, read some 7 times from cache; 2,048 min(k, tiles) to expand them.
-For D = 8.8 M and k = 1,000: 1 MB and 2 MB, against 35 MB for one pass over the scores.
+Bytes per query, beside the scores: tile keys 8 D / 512, read some 7 times from cache; 2,048 min(k,
+tiles) to expand them. For D = 8.8 M and k = 1,000: 1 MB and 2 MB, against 35 MB for one pass over
+the scores.
 """
 
 from __future__ import annotations
@@ -59,15 +65,18 @@ def select_keys(
         path: ``torch`` or ``triton``; None takes triton on CUDA.
 
     Returns:
-        best int64 [n, k], padded with 0; kept int32 [n], how many are not padding; least int64 [n], a bound that exactly the
-        picked keys reach among the row's keys (at least 1, not itself a key).
+        best int64 [n, k], padded with 0; kept int32 [n], how many are not padding; least int64 [n],
+        a bound that exactly the picked keys reach among the row's keys (at least 1, not itself a
+        key).
     """
     if _check_path(path, keys) == "triton":
         from . import triton as select_triton
 
         return select_triton.select_keys(keys, k, counts)
     if counts is not None:
-        keys = torch.where(torch.arange(keys.shape[1], device=keys.device) < counts[:, None], keys, 0)
+        keys = torch.where(
+            torch.arange(keys.shape[1], device=keys.device) < counts[:, None], keys, 0
+        )
     best = _pad(keys.topk(min(k, keys.shape[1]), dim=1).values, k)
     return best, (best > 0).sum(dim=1, dtype=torch.int32), best[:, -1].clamp(min=1)
 

@@ -1,4 +1,6 @@
-"""select: the k best documents of each query, in one fixed order; merge: the same over blocks and shards."""
+"""select: the k best documents of each query, in one fixed order; merge: the same over blocks and
+shards.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ MAX_K = 10_000
 
 @dataclass(frozen=True)
 class Hits:
-    """Ranked documents of n queries: score descending, then ordinal ascending, then shard ascending.
+    """Ranked documents of n queries: score descending, then ordinal ascending, then shard
+    ascending.
 
     Attributes:
         indptr: int64 [n + 1], query i owns rows ``indptr[i]:indptr[i + 1]``.
@@ -58,9 +61,13 @@ def select(
     """
     check_k(k)
     if scores.ndim != 2 or scores.dtype != np.int32:
-        raise InputError(f"scores must be int32 [queries, documents], is {scores.dtype} {list(scores.shape)}")
+        raise InputError(
+            f"scores must be int32 [queries, documents], is {scores.dtype} {list(scores.shape)}"
+        )
     if alive is not None and (alive.dtype != np.bool_ or alive.shape != scores.shape[1:]):
-        raise InputError(f"alive must be bool [{scores.shape[1]}], is {alive.dtype} {list(alive.shape)}")
+        raise InputError(
+            f"alive must be bool [{scores.shape[1]}], is {alive.dtype} {list(alive.shape)}"
+        )
     keep = scores > 0 if alive is None else (scores > 0) & alive
     queries, ordinals = np.nonzero(keep)
     found = scores[queries, ordinals]
@@ -74,7 +81,8 @@ def select(
 
 
 def merge(parts: Sequence[Hits], k: int) -> Hits:
-    """Rank the hits of several parts (blocks, segments, shards) together and keep each query's first ``k``.
+    """Rank the hits of several parts (blocks, segments, shards) together and keep each query's
+    first ``k``.
 
     Args:
         parts: hits for the same n queries; their rows need not be in order.
@@ -86,7 +94,8 @@ def merge(parts: Sequence[Hits], k: int) -> Hits:
     check_k(k)
     if len({len(part.indptr) for part in parts}) != 1:
         raise InputError(
-            f"merge needs parts for the same queries, got {[len(part.indptr) - 1 for part in parts]}"
+            "merge needs parts for the same queries, got "
+            f"{[len(part.indptr) - 1 for part in parts]}"
         )
     count = len(parts[0].indptr) - 1
     queries = np.concatenate([np.repeat(np.arange(count), np.diff(part.indptr)) for part in parts])

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..runtime.launch import AotCase, jit, tl
 from ..score.api import LAST_ARRIVAL, TILE, BlockScores
 
-# Keys that a program looks at together, the bits of a key that it decides about in one pass (9 passes make 63), and
-# its warps.
+# Keys that a program looks at together, the bits of a key that it decides about in one pass (9
+# passes make 63), and its warps.
 KEYS = 2048
 DIGIT = 7
 WARPS = 16
@@ -22,7 +22,9 @@ def pick_kernel(  # type: ignore[no-untyped-def]
     keys, counts, best, kept, least, width, k,
     HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
-    """Program (query): find the k-th greatest key by histograms of its digits, highest first, then keep what is no less."""
+    """Program (query): find the k-th greatest key by histograms of its digits, highest first, then
+    keep what is no less.
+    """
     query = tl.program_id(0).to(tl.int64)
     keys += query * width
     best += query * k
@@ -56,7 +58,9 @@ def pick_kernel(  # type: ignore[no-untyped-def]
         here = tl.sum(tl.where(bins == digit, histogram, 0), 0)
         need -= tl.sum(tl.where(bins == digit, reached - histogram, 0), 0)
         prefix = prefix | (digit.to(tl.int64) << shift)
-        shift = tl.where(here == need, -DIGIT, shift - DIGIT)  # all of this digit are wanted: no finer pass
+        shift = tl.where(
+            here == need, -DIGIT, shift - DIGIT
+        )  # all of this digit are wanted: no finer pass
 
     floor = tl.maximum(prefix, 1)
     written = tl.zeros([], tl.int32)
@@ -77,7 +81,9 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     tiles, least, scores, candidates, counts, slots, capacity, stride, first_key, key_step,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Program (query, slot): append the keys of one picked tile's documents that may be among the best."""
+    """Program (query, slot): append the keys of one picked tile's documents that may be among the
+    best.
+    """
     query, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
     tile_key = tl.load(tiles + query * slots + slot)
     if tile_key > 0:
@@ -91,7 +97,9 @@ def expand_kernel(  # type: ignore[no-untyped-def]
         tl.store(candidates + at, (score.to(tl.int64) << 32) | arrival, mask=keep)
 
 
-def select_keys(keys: Tensor, k: int, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def select_keys(
+    keys: Tensor, k: int, counts: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The Triton path of ``select_keys.select_keys``."""
     n, width = keys.shape
     best = torch.empty((n, k), dtype=torch.int64, device=keys.device)

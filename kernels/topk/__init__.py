@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Keep the largest weights of each row, as terms in ascending order."""

@@ -1,16 +1,21 @@
-"""topk: the largest weights of each row as a sparse vector, ties to the smaller term, and their impacts in the same pass.
+"""topk: the largest weights of each row as a sparse vector, ties to the smaller term, and their
+impacts in the same pass.
 
-    impact = clip(rint(weight / scale), 1, maximum), computed in float64, ties to even; what is above maximum is counted
+    impact = clip(rint(weight / scale), 1, maximum), computed in float64, ties to even; what is
+    above maximum is counted
 
-On CUDA two kernels. The first reads ``[B, V]`` once, a chunk of one row per program, and packs the terms of positive weights side
-by side, whatever the order of programs; of a chunk with more of them than can win it packs only the best. The second, one program
-per row, keeps the best in registers and merges the packed ones into them, a block at a time. It compares the pair (bits of
-the weight, inverted term) in one int64: for floats > 0 bits ascend with the value, and since no two pairs are equal the result is
-exact and the same on every run. Weights that are not > 0, NaN among them, are left out.
+On CUDA two kernels. The first reads ``[B, V]`` once, a chunk of one row per program, and packs the
+terms of positive weights side by side, whatever the order of programs; of a chunk with more of them
+than can win it packs only the best. The second, one program per row, keeps the best in registers
+and merges the packed ones into them, a block at a time. It compares the pair (bits of the weight,
+inverted term) in one int64: for floats > 0 bits ascend with the value, and since no two pairs are
+equal the result is exact and the same on every run. Weights that are not > 0, NaN among them, are
+left out.
 
-Count: reading is 4 B V bytes (33 MB for 64 rows of 128,256; 7.6 µs at 4.3 TB/s), and what learned-sparse rows leave, a few hundred
-terms each, is nothing beside it: under 1 % more bytes, then one or two blocks to merge. Rows whose weights are all positive
-cost a sort of most blocks of the row, spread over its chunks, and stay exact.
+Count: reading is 4 B V bytes (33 MB for 64 rows of 128,256; 7.6 µs at 4.3 TB/s), and what
+learned-sparse rows leave, a few hundred terms each, is nothing beside it: under 1 % more bytes,
+then one or two blocks to merge. Rows whose weights are all positive cost a sort of most blocks of
+the row, spread over its chunks, and stay exact.
 """
 
 from __future__ import annotations
@@ -35,7 +40,8 @@ class Top:
     Attributes:
         terms: int32 [n, K], by descending weight, ties by ascending term; -1 where there is none.
         weights: float32 [n, K], 0 where there is none.
-        impacts: int32 [n, K], 1 to the maximum, 0 where there is none; all 0 where no scale was given.
+        impacts: int32 [n, K], 1 to the maximum, 0 where there is none; all 0 where no scale was
+            given.
         counts: int32 [n], entries that are there.
         positive: int32 [n], weights > 0 of the whole row; ``positive - counts`` were cut by k.
         clipped: int32 [n], entries whose impact was above the maximum and was cut to it.
@@ -49,7 +55,9 @@ class Top:
     clipped: Tensor
 
 
-def topk(weights: Tensor, k: int, *, scale: float | None = None, maximum: int = MAX_QUERY_IMPACT) -> Top:
+def topk(
+    weights: Tensor, k: int, *, scale: float | None = None, maximum: int = MAX_QUERY_IMPACT
+) -> Top:
     """Pick each row's ``k`` largest positive weights.
 
     Args:
@@ -77,8 +85,8 @@ def topk(weights: Tensor, k: int, *, scale: float | None = None, maximum: int = 
 def topk_reference(weights: Tensor, k: int, scale: float | None = None, maximum: int = 1) -> Top:
     """The plain twin of the kernels, which serves on the CPU; arguments already checked."""
     k = min(k, weights.shape[1])
-    # For weights >= 0 the bit pattern of a float32 ascends with its value, so (bits, -term) in one int64 sorts by
-    # weight and then by term, which torch.topk alone does not promise.
+    # For weights >= 0 the bit pattern of a float32 ascends with its value, so (bits, -term) in one
+    # int64 sorts by weight and then by term, which torch.topk alone does not promise.
     bits = torch.where(weights > 0, weights, 0.0).view(torch.int32).to(torch.int64)
     terms = torch.arange(weights.shape[1], device=weights.device)
     keys = torch.topk(bits << 32 | (0xFFFFFFFF - terms), k, dim=1).values
@@ -97,7 +105,8 @@ def topk_reference(weights: Tensor, k: int, scale: float | None = None, maximum:
 def _merge(best, keys):  # type: ignore[no-untyped-def]
     """The larger half of two blocks of pairs, descending; ``best`` descends already."""
     if tl.max(keys, 0) > tl.min(best, 0):
-        # A descending block against an ascending one: the greater of each place are the greater half, falling, then rising.
+        # A descending block against an ascending one: the greater of each place are the greater
+        # half, falling, then rising.
         best = tl.bitonic_merge(tl.maximum(best, tl.sort(keys)), descending=True)
     return best
 
@@ -137,7 +146,9 @@ def _pack_kernel(  # type: ignore[no-untyped-def]
             best = tl.zeros((BEST,), tl.int64)
             for v0 in range(first, tl.minimum(first + CHUNK, V), BEST):
                 real = v0 + j < V
-                best = _merge(best, _pairs(tl.load(bits + v0 + j, mask=real, other=0), v0 + j, real))
+                best = _merge(
+                    best, _pairs(tl.load(bits + v0 + j, mask=real, other=0), v0 + j, real)
+                )
             start = tl.atomic_add(counters + 2 * row, BEST, sem="relaxed")
             tl.store(packed + start + j, 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32))
 
@@ -173,12 +184,15 @@ def _best_kernel(  # type: ignore[no-untyped-def]
     here = (best != 0) & (j < K)
     value = tl.where(here, best >> 32, 0).to(tl.int32)
     place = row * K + j
-    tl.store(terms + place, tl.where(here, 0x7FFFFFFF - (best & 0x7FFFFFFF), -1).to(tl.int32), mask=j < K)
+    tl.store(
+        terms + place, tl.where(here, 0x7FFFFFFF - (best & 0x7FFFFFFF), -1).to(tl.int32), mask=j < K
+    )
     tl.store(values + place, value, mask=j < K)
     tl.store(counts + row, tl.sum(here.to(tl.int32), 0))
     if IMPACTS:
         step = tl.full((BEST,), SCALE, tl.float64)
-        # Adding 1.5 * 2^52 leaves a float64 no digits after the point: it rounds to the nearest integer, ties to even.
+        # Adding 1.5 * 2^52 leaves a float64 no digits after the point: it rounds to the nearest
+        # integer, ties to even.
         magic = tl.full((BEST,), 6755399441055744.0, tl.float64)
         exact = value.to(tl.float32, bitcast=True).to(tl.float64) / step
         exact = (tl.minimum(exact, MAXIMUM + 1.0) + magic) - magic

@@ -1,4 +1,6 @@
-"""impacts: weights to integers where they lie, the numbers of :meth:`csplade.core.vectors.SparseBatch.quantize`."""
+"""impacts: weights to integers where they lie, the numbers of
+:meth:`csplade.core.vectors.SparseBatch.quantize`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from torch import Tensor
 
 
 def quantize(weights: Tensor, scale: float, maximum: int) -> tuple[Tensor, Tensor]:
-    """``impact = clip(rint(weight / scale), 1, maximum)`` where the weight is > 0, else 0; nothing is waited for.
+    """``impact = clip(rint(weight / scale), 1, maximum)`` where the weight is > 0, else 0; nothing
+    is waited for.
 
     Args:
         weights: float32 [n, K], padded with 0.
@@ -15,9 +18,11 @@ def quantize(weights: Tensor, scale: float, maximum: int) -> tuple[Tensor, Tenso
         maximum: greatest impact.
 
     Returns:
-        impacts int32 [n, K], and how many of each row were above ``maximum`` and were cut to it, int64 [n].
+        impacts int32 [n, K], and how many of each row were above ``maximum`` and were cut to it,
+        int64 [n].
     """
-    # The divisor is a tensor on purpose: torch multiplies by the reciprocal of a plain number, which rounds differently.
+    # The divisor is a tensor on purpose: torch multiplies by the reciprocal of a plain number,
+    # which rounds differently.
     step = torch.full((), scale, dtype=torch.float64, device=weights.device)
     exact = torch.round(weights.to(torch.float64) / step)
     impacts = exact.clamp(1, maximum).where(weights > 0, 0).to(torch.int32)

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Read model directories: layout, manifest, presets, weights."""

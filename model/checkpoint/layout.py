@@ -1,7 +1,9 @@
-"""Where the parts of a model directory lie: whole weights, adapter, tokenizer, table of query weights. Files alone tell.
+"""Where the parts of a model directory lie: whole weights, adapter, tokenizer, table of query
+weights. Files alone tell.
 
-Besides this project's own directories: PEFT adapters, transformers checkpoints, and sentence-transformers' SparseEncoder
-directories (``modules.json``), whose parts may lie in folders of their own.
+Besides this project's own directories: PEFT adapters, transformers checkpoints, and
+sentence-transformers' SparseEncoder directories (``modules.json``), whose parts may lie in folders
+of their own.
 """
 
 from __future__ import annotations
@@ -15,14 +17,23 @@ from ...core.errors import CorruptError, IncompatibleError, InputError, Unavaila
 from . import base
 from .manifest import Manifest
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parent.parent / "embedded"
 ADAPTER_FILE = "adapter_config.json"
 MODULES_FILE = "modules.json"
 IDF_FILE = "idf.json"
 TABLE_FILE = "query_weights.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt")
 # Of a hub repository only what torch needs is fetched.
-_NOT_FETCHED = ("*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.xml", "onnx/*", "openvino/*", "original/*")
+_NOT_FETCHED = (
+    "*.onnx",
+    "*.h5",
+    "*.msgpack",
+    "*.gguf",
+    "*.xml",
+    "onnx/*",
+    "openvino/*",
+    "original/*",
+)
 
 
 @dataclass(frozen=True)
@@ -31,13 +42,15 @@ class Checkpoint:
 
     Attributes:
         directory: what was asked for.
-        weights: directory of ``config.json`` and whole weights; the base's where there is an adapter.
+        weights: directory of ``config.json`` and whole weights; the base's where there is an
+            adapter.
         tokenizer: directory of the tokenizer.
         adapter: directory of a PEFT adapter to merge into the weights.
         table: file of query weights (safetensors), or an ``idf.json``.
         pooling: configuration of sentence-transformers' ``SpladePooling``.
         prompts: sentence-transformers' prompts for "query" and "document".
-        limits: sentence-transformers' settings of the transformer module, such as ``max_seq_length``.
+        limits: sentence-transformers' settings of the transformer module, such as
+            ``max_seq_length``.
     """
 
     directory: Path
@@ -55,7 +68,9 @@ class Checkpoint:
         return read_json(self.weights / "config.json")
 
     def weight_files(self) -> list[Path]:
-        """Files that hold weights of any part, each once; the safetensors where both kinds are there."""
+        """Files that hold weights of any part, each once; the safetensors where both kinds are
+        there.
+        """
         files: list[Path] = []
         for part in dict.fromkeys((self.weights, self.adapter)):
             if part is not None:
@@ -66,7 +81,8 @@ class Checkpoint:
 
 
 def resolve(path_or_id: str | Path) -> Path:
-    """The directory of a model: ``embedded``, a path, or a hub id that the local hub cache or the hub itself holds.
+    """The directory of a model: ``embedded``, a path, or a hub id that the local hub cache or the
+    hub itself holds.
 
     Raises:
         InputError: neither a directory nor a hub id.
@@ -97,7 +113,8 @@ def find(directory: Path, manifest: Manifest | None = None) -> Checkpoint:
 
     Args:
         directory: the model.
-        manifest: its ``csplade.json`` if it has one; says which published base an adapter belongs to.
+        manifest: its ``csplade.json`` if it has one; says which published base an adapter belongs
+            to.
 
     Raises:
         InputError: a sentence-transformers directory of modules that are not a sparse encoder's.
@@ -105,7 +122,9 @@ def find(directory: Path, manifest: Manifest | None = None) -> Checkpoint:
         UnavailableError: the base is out of reach.
         IncompatibleError: an adapter for a base that this program does not know.
     """
-    table = next((path for name in (TABLE_FILE, IDF_FILE) if (path := directory / name).is_file()), None)
+    table = next(
+        (path for name in (TABLE_FILE, IDF_FILE) if (path := directory / name).is_file()), None
+    )
     if (directory / MODULES_FILE).is_file():
         return _sentence_transformers(directory, table)
     adapter = directory if (directory / ADAPTER_FILE).is_file() else None
@@ -122,7 +141,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CorruptError(f"{path.parent}: no {path.name} in it, so it is no model directory") from None
+        raise CorruptError(
+            f"{path.parent}: no {path.name} in it, so it is no model directory"
+        ) from None
     except ValueError as error:
         raise CorruptError(f"{path}: not readable as JSON: {first_line(error)}") from None
 
@@ -136,11 +157,13 @@ def _base(directory: Path, manifest: Manifest | None, adapter: Path | None) -> P
     if manifest is not None and manifest.base:
         if manifest.base.get("sha256") != base.WHEEL_SHA256:
             raise IncompatibleError(
-                f"{directory}: base {manifest.base} is not the one known here, {base.NAME} {base.WHEEL_SHA256}"
+                f"{directory}: base {manifest.base} is not the one known here, {base.NAME} "
+                f"{base.WHEEL_SHA256}"
             )
         if not base.base_directory().is_dir():
             raise UnavailableError(
-                f"{directory}: its base {base.NAME} is not in {base.cache_directory()}; run: csplade model pull"
+                f"{directory}: its base {base.NAME} is not in {base.cache_directory()}; run: "
+                "csplade model pull"
             )
         return base.base_directory()
     if adapter is None:
@@ -151,7 +174,9 @@ def _base(directory: Path, manifest: Manifest | None, adapter: Path | None) -> P
     try:
         return resolve(name)
     except (InputError, UnavailableError) as error:
-        raise UnavailableError(f"{directory}: the base of its adapter is out of reach: {error}") from None
+        raise UnavailableError(
+            f"{directory}: the base of its adapter is out of reach: {error}"
+        ) from None
 
 
 def _tokenizer(directory: Path, weights: Path) -> Path:
@@ -175,7 +200,8 @@ def _sentence_transformers(directory: Path, table: Path | None) -> Checkpoint:
         queries, modules = routes.get("query", []), routes.get("document", [])
         if [name for name, _ in queries] != ["SparseStaticEmbedding"]:
             raise InputError(
-                f"{directory}: its query route is {_named(queries)}; only SparseStaticEmbedding is supported there, "
+                f"{directory}: its query route is {_named(queries)}; only SparseStaticEmbedding "
+                "is supported there, "
                 "a second model for queries is not"
             )
     if [name for name, _ in modules] not in (
@@ -183,14 +209,20 @@ def _sentence_transformers(directory: Path, table: Path | None) -> Checkpoint:
         ["Transformer", "SpladePooling"],
     ):
         raise InputError(
-            f"{directory}: its modules are {_named(modules)}, must be a masked-LM transformer and SpladePooling"
+            f"{directory}: its modules are {_named(modules)}, must be a masked-LM transformer and "
+            "SpladePooling"
         )
     weights = modules[0][1]
     limits = weights / "sentence_bert_config.json"
     settings = directory / "config_sentence_transformers.json"
     if queries:
         table = next(
-            (path for path in (queries[0][1] / "model.safetensors", table) if path and path.is_file()), None
+            (
+                path
+                for path in (queries[0][1] / "model.safetensors", table)
+                if path and path.is_file()
+            ),
+            None,
         )
         if table is None:
             raise CorruptError(

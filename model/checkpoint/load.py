@@ -31,18 +31,24 @@ from .layout import resolve as resolve
 from .manifest import Manifest
 
 # peft asks transformers by a name that it is about to drop.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+warnings.filterwarnings(
+    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+)
 
 HEAD_FILE = "head.safetensors"
 
 
 def base_of(directory: Path, manifest: Manifest) -> Path:
-    """Where the whole weights lie, those of the base for an adapter; raises as :func:`.checkpoint.find`."""
+    """Where the whole weights lie, those of the base for an adapter; raises as
+    :func:`.checkpoint.find`.
+    """
     return find(directory, manifest).weights
 
 
 def weights_hash(directory: Path, manifest: Manifest) -> str:
-    """SHA-256 over the names and contents of all weight files of a model, its base's source included."""
+    """SHA-256 over the names and contents of all weight files of a model, its base's source
+    included.
+    """
     digest = hashlib.sha256(json.dumps(manifest.base, sort_keys=True).encode())
     for path in sorted(directory.glob("*.safetensors")):
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
@@ -50,7 +56,9 @@ def weights_hash(directory: Path, manifest: Manifest) -> str:
 
 
 def foreign_weights_hash(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the names and contents of all weight files of a checkpoint without a manifest, its base's included."""
+    """SHA-256 over the names and contents of all weight files of a checkpoint without a manifest,
+    its base's included.
+    """
     digest = hashlib.sha256()
     for path in checkpoint.weight_files():
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
@@ -62,23 +70,33 @@ def load_tokenizer(directory: Path, manifest: Manifest) -> PreTrainedTokenizerFa
 
     Raises:
         CorruptError: no readable tokenizer there.
-        IncompatibleError: the tokenizer has another vocabulary, or tokens that the head has no term for.
+        IncompatibleError: the tokenizer has another vocabulary, or tokens that the head has no term
+            for.
     """
     tokenizer = read_tokenizer(find(directory, manifest).tokenizer)
     check_tokenizer(tokenizer, manifest, directory)
     return tokenizer
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerFast, manifest: Manifest, directory: Path) -> None:
-    """Raise IncompatibleError on another vocabulary than the manifest says, or tokens that the head has no term for."""
-    if manifest.vocabulary_hash and (found := vocabulary_hash(tokenizer)) != manifest.vocabulary_hash:
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, manifest: Manifest, directory: Path
+) -> None:
+    """Raise IncompatibleError on another vocabulary than the manifest says, or tokens that the head
+    has no term for.
+    """
+    if (
+        manifest.vocabulary_hash
+        and (found := vocabulary_hash(tokenizer)) != manifest.vocabulary_hash
+    ):
         raise IncompatibleError(
-            f"{directory}: tokenizer vocabulary {found[:12]}, manifest says {manifest.vocabulary_hash[:12]}"
+            f"{directory}: tokenizer vocabulary {found[:12]}, manifest says "
+            f"{manifest.vocabulary_hash[:12]}"
         )
     largest = max(tokenizer.get_vocab().values())
     if manifest.vocabulary_size and largest >= manifest.vocabulary_size:
         raise IncompatibleError(
-            f"{directory}: the tokenizer has token id {largest}, the model {manifest.vocabulary_size} terms; "
+            f"{directory}: the tokenizer has token id {largest}, the model "
+            f"{manifest.vocabulary_size} terms; "
             "it is another model's tokenizer"
         )
 
@@ -93,7 +111,8 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
         return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
     except Exception as error:
         raise CorruptError(
-            f"{source}: no tokenizer can be loaded: {first_line(error)}; where a checkpoint has none, give its base's: "
+            f"{source}: no tokenizer can be loaded: {first_line(error)}; where a checkpoint has "
+            "none, give its base's: "
             "csplade model certify DIR --tokenizer BASE"
         ) from None
 
@@ -116,7 +135,8 @@ def load_network(
     """Build the network of a model directory, its adapter merged, on a device.
 
     Raises:
-        CorruptError: a weight file is missing, unreadable or of another size than the manifest says.
+        CorruptError: a weight file is missing, unreadable or of another size than the manifest
+            says.
     """
     model = load_merged(directory, manifest, dtype)
     network = build_network(model, manifest, load_head(directory, manifest.vocabulary_size))
@@ -131,13 +151,15 @@ def load_network(
         if quantization == "none":
             raise
         raise UnavailableError(
-            f"quantization {quantization} does not run on {device}: {first_line(error)}; choose another, or none"
+            f"quantization {quantization} does not run on {device}: {first_line(error)}; choose "
+            "another, or none"
         ) from None
     return network
 
 
 def load_merged(directory: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
-    """The language model of a directory as transformers knows it, its adapter merged into the weights.
+    """The language model of a directory as transformers knows it, its adapter merged into the
+    weights.
 
     Raises:
         CorruptError: files that cannot be loaded.
@@ -162,21 +184,27 @@ def _merge(model: Any, adapter: Path, weights: Path) -> Any:
                     raise ValueError(f"it has {place}, the base has not")
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except FileNotFoundError:
-        raise CorruptError(f"{adapter}: has adapter_config.json but no adapter_model.safetensors") from None
+        raise CorruptError(
+            f"{adapter}: has adapter_config.json but no adapter_model.safetensors"
+        ) from None
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise IncompatibleError(
-            f"{adapter}: its adapter does not fit the base {weights}: {reason[:200]}; is it for another base?"
+            f"{adapter}: its adapter does not fit the base {weights}: {reason[:200]}; is it for "
+            "another base?"
         ) from None
     except SafetensorError as error:
-        raise CorruptError(f"{adapter}: adapter_model.safetensors is not readable: {error}") from None
+        raise CorruptError(
+            f"{adapter}: adapter_model.safetensors is not readable: {error}"
+        ) from None
 
 
 def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
     """The network around a loaded language model.
 
     Raises:
-        IncompatibleError: a head of another size than the manifest says, or one that is not linear at its end.
+        IncompatibleError: a head of another size than the manifest says, or one that is not linear
+            at its end.
     """
     output = model.get_output_embeddings()
     config = model.config.get_text_config()
@@ -188,7 +216,8 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
     rows = output.weight.detach()
     if len(rows) != manifest.vocabulary_size:
         raise IncompatibleError(
-            f"the head has {len(rows)} terms, manifest vocabulary_size says {manifest.vocabulary_size}"
+            f"the head has {len(rows)} terms, manifest vocabulary_size says "
+            f"{manifest.vocabulary_size}"
         )
     chosen = kept.terms.long()
     if manifest.excluded_terms:
@@ -196,7 +225,9 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
     bias = torch.zeros(len(rows)).index_add(0, kept.terms.long(), kept.bias)
     if output.bias is not None:
         bias = bias + output.bias.detach().float()
-    body = _masked_body(model, output) if manifest.architecture == "masked_lm" else model.get_decoder()
+    body = (
+        _masked_body(model, output) if manifest.architecture == "masked_lm" else model.get_decoder()
+    )
     return SparseNetwork(
         body,
         rows if len(chosen) == len(rows) else rows[chosen],
@@ -214,12 +245,16 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
 @torch.inference_mode()
 def _masked_body(model: Any, output: torch.nn.Linear) -> MaskedLMBody:
     """The masked LM up to its output layer, proved by the logits of a probe."""
-    probe = {"input_ids": torch.tensor([[1, 2, 3, 4]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    probe = {
+        "input_ids": torch.tensor([[1, 2, 3, 4]]),
+        "attention_mask": torch.ones(1, 4, dtype=torch.int64),
+    }
     expected = model.eval()(**probe).logits
     body = MaskedLMBody(model)
     if not torch.equal(output(body(**probe).last_hidden_state), expected):
         raise IncompatibleError(
-            f"the head of {type(model).__name__} does more after its output layer than is known here"
+            f"the head of {type(model).__name__} does more after its output layer than is known "
+            "here"
         )
     return body
 
@@ -231,7 +266,8 @@ class Head:
     Attributes:
         terms: int32 [Vk], the terms it keeps, ascending.
         bias: float32 [Vk], added to their raw logits.
-        folded: int32 [V], the term that each token stands for (see :mod:`.folding`); not always a kept one.
+        folded: int32 [V], the term that each token stands for (see :mod:`.folding`); not always a
+            kept one.
     """
 
     terms: torch.Tensor
@@ -247,7 +283,9 @@ class Head:
 
 
 def load_head(directory: Path, vocabulary_size: int) -> Head:
-    """Read ``head.safetensors``; where there is none, all terms are kept without a bias and none is folded."""
+    """Read ``head.safetensors``; where there is none, all terms are kept without a bias and none is
+    folded.
+    """
     path = directory / HEAD_FILE
     all_terms = torch.arange(vocabulary_size, dtype=torch.int32)
     if not path.is_file():
@@ -290,12 +328,15 @@ def _load_lm(auto: Any, directory: Path, layers: int, dtype: torch.dtype) -> Any
         if layers:
             if layers > config.num_hidden_layers:
                 raise InputError(
-                    f"{directory}: manifest layers is {layers}, the base has {config.num_hidden_layers}"
+                    f"{directory}: manifest layers is {layers}, the base has "
+                    f"{config.num_hidden_layers}"
                 )
             config.num_hidden_layers = layers
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[:layers]
-        model, told = auto.from_pretrained(directory, config=config, dtype=dtype, output_loading_info=True)
+        model, told = auto.from_pretrained(
+            directory, config=config, dtype=dtype, output_loading_info=True
+        )
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -307,5 +348,7 @@ def _load_lm(auto: Any, directory: Path, layers: int, dtype: torch.dtype) -> Any
         transformers_logging.set_verbosity(verbosity)
     # transformers fills what it does not find with random numbers.
     if missing := sorted(told["missing_keys"]):
-        raise CorruptError(f"{directory}: has no weights for {missing[0]} and {len(missing) - 1} more")
+        raise CorruptError(
+            f"{directory}: has no weights for {missing[0]} and {len(missing) - 1} more"
+        )
     return model

@@ -33,26 +33,30 @@ class Manifest:
 
     Attributes:
         architecture: which head the model has.
-        variant: attention of a causal LM: as trained, over the text twice pooling the second copy, or without the mask; a
-            masked LM is always bidirectional.
+        variant: attention of a causal LM: as trained, over the text twice pooling the second copy,
+            or without the mask; a masked LM is always bidirectional.
         layers: how many of the base's first layers are kept; 0 keeps all.
-        activation: of the pooled logit: ``log1p(relu(x))``, or that under a second ``log1p`` (OpenSearch v3).
+        activation: of the pooled logit: ``log1p(relu(x))``, or that under a second ``log1p``
+            (OpenSearch v3).
         logit_scale: factor on ``logit + bias`` before the activation, > 0.
         logit_shift: added after the scale.
         lowercase: texts are lower-cased before they are tokenized.
-        add_special_tokens: let the tokenizer add its own (a BOS is an attention sink that ruins a model trained without).
+        add_special_tokens: let the tokenizer add its own (a BOS is an attention sink that ruins a
+            model trained without).
         query_prefix: put before every query; document_prefix before every document.
         query_max_tokens: tokens kept of a query, prefix included; document_max_tokens likewise.
         query_max_terms: largest weights kept of a query's vector; document_max_terms likewise.
-        query_encoder: what makes a query's vector: the model, or (``lexical``) a look-up of its tokens in a table of weights.
+        query_encoder: what makes a query's vector: the model, or (``lexical``) a look-up of its
+            tokens in a table of weights.
         query_counts: a look-up counts a term as often as the query repeats it; else once.
-        lexical_prior: weight, times its share of BM25 (see :mod:`.prior`), that a document's own terms get on top of the
-            model's; 0 adds none. Only with a lexical query encoder.
+        lexical_prior: weight, times its share of BM25 (see :mod:`.prior`), that a document's own
+            terms get on top of the model's; 0 adds none. Only with a lexical query encoder.
         excluded_terms: term ids, ascending, that no vector of the model ever holds.
         vocabulary_size: V of the head, named terms or not.
         vocabulary_hash: SHA-256 over the tokenizer's (token, id) pairs.
         weights_hash: SHA-256 over the weight files, base included.
-        base: which published base the adapter belongs to (name, sha256 of its source file); empty for a whole model.
+        base: which published base the adapter belongs to (name, sha256 of its source file); empty
+            for a whole model.
         golden: self-test texts with their vectors.
     """
 
@@ -85,24 +89,31 @@ class Manifest:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(
-                    f"manifest {name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}"
+                    f"manifest {name} is {getattr(self, name)!r}, must be one of "
+                    f"{', '.join(allowed)}"
                 )
         if self.architecture == "masked_lm" and self.variant != "bidirectional":
             raise InputError(
-                f"manifest variant is {self.variant!r}, must be bidirectional for architecture masked_lm"
+                f"manifest variant is {self.variant!r}, must be bidirectional for architecture "
+                "masked_lm"
             )
         if not self.logit_scale > 0:
             raise InputError(f"manifest logit_scale is {self.logit_scale}, must be > 0")
         if self.query_encoder != "lexical" and (self.lexical_prior or self.query_counts):
             name = "lexical_prior" if self.lexical_prior else "query_counts"
-            raise InputError(f"manifest {name} is {getattr(self, name)}, needs query_encoder lexical")
+            raise InputError(
+                f"manifest {name} is {getattr(self, name)}, needs query_encoder lexical"
+            )
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
-                raise InputError(f"manifest {name} is {getattr(self, name)}, must be {low} to {high}")
+                raise InputError(
+                    f"manifest {name} is {getattr(self, name)}, must be {low} to {high}"
+                )
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all but the golden vectors, which are measured, not chosen; kept in every index.
+        """SHA-256 over all but the golden vectors, which are measured, not chosen; kept in every
+        index.
 
         Keys that came after the first indexes were built count only where they say something new.
         """
@@ -140,12 +151,18 @@ class Manifest:
         except (ValueError, KeyError, AttributeError) as error:
             raise CorruptError(f"{path}: not a model manifest: {error}") from None
         if version != FORMAT_VERSION:
-            raise CorruptError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+            raise CorruptError(
+                f"{path}: format version {version}, this program reads {FORMAT_VERSION}"
+            )
         names = {item.name for item in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
-            raise InputError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(names))}")
+            raise InputError(
+                f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(names))}"
+            )
         golden = tuple(
-            Golden(kind=g["kind"], text=g["text"], terms=tuple(g["terms"]), weights=tuple(g["weights"]))
+            Golden(
+                kind=g["kind"], text=g["text"], terms=tuple(g["terms"]), weights=tuple(g["weights"])
+            )
             for g in values.pop("golden", ())
         )
         excluded = tuple(values.pop("excluded_terms", ()))
@@ -159,7 +176,12 @@ _CHOICES = {
     "activation": ("log1p_relu", "log1p_log1p_relu"),
     "query_encoder": ("model", "lexical"),
 }
-_LATER = {"query_encoder": "model", "query_counts": False, "lexical_prior": 0.0, "excluded_terms": ()}
+_LATER = {
+    "query_encoder": "model",
+    "query_counts": False,
+    "lexical_prior": 0.0,
+    "excluded_terms": (),
+}
 _BOUNDS = {
     "lexical_prior": (0, 5),
     "layers": (0, 1024),

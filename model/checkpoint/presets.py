@@ -1,11 +1,13 @@
 """Presets: how checkpoints that carry no ``csplade.json`` are meant to be used, family by family.
 
-A preset is chosen by the files of a checkpoint and what stands in them. Two families cannot be told that way, because their
-files say nothing of how they are used (LACONIC is a plain causal LM): they are known by their hub id, or forced. Where nothing
-tells, loading refuses and lists the presets; it never guesses.
+A preset is chosen by the files of a checkpoint and what stands in them. Two families cannot be told
+that way, because their files say nothing of how they are used (LACONIC is a plain causal LM): they
+are known by their hub id, or forced. Where nothing tells, loading refuses and lists the presets; it
+never guesses.
 
-Conventions from the families' own code and model cards: naver/splade, HansiZeng/scaling-retriever (Lion), texttron/tevatron
-``examples/laconic``, opensearch-project model cards, sentence-transformers' ``SpladePooling`` and ``SparseStaticEmbedding``.
+Conventions from the families' own code and model cards: naver/splade, HansiZeng/scaling-retriever
+(Lion), texttron/tevatron ``examples/laconic``, opensearch-project model cards,
+sentence-transformers' ``SpladePooling`` and ``SparseStaticEmbedding``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from transformers import PreTrainedTokenizerFast
 
 from ...core.errors import IncompatibleError, InputError
 from .layout import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
-from .load import check_tokenizer, foreign_weights_hash, load_tokenizer, read_tokenizer, vocabulary_hash
+from .load import (
+    check_tokenizer,
+    foreign_weights_hash,
+    load_tokenizer,
+    read_tokenizer,
+    vocabulary_hash,
+)
 from .manifest import FILE_NAME, MAX_TERMS, Manifest
 
 log = logging.getLogger(__name__)
@@ -96,18 +104,22 @@ def _splade(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[
     }
 
 
-def _sentence_transformers(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _sentence_transformers(
+    checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
     pooling = checkpoint.pooling.get("pooling_strategy", "max")
     if pooling != "max":
         raise InputError(
-            f"{checkpoint.directory}: SpladePooling's pooling_strategy is {pooling!r}, only 'max' is supported: the head "
+            f"{checkpoint.directory}: SpladePooling's pooling_strategy is {pooling!r}, only 'max' "
+            "is supported: the head "
             "takes the maximum over tokens before it activates, a sum cannot be had that way"
         )
     activations = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
     activation = checkpoint.pooling.get("activation_function", "relu")
     if activation not in activations:
         raise InputError(
-            f"{checkpoint.directory}: SpladePooling's activation_function is {activation!r}, must be relu or log1p_relu"
+            f"{checkpoint.directory}: SpladePooling's activation_function is {activation!r}, must "
+            "be relu or log1p_relu"
         )
     return {
         **_splade(checkpoint, tokenizer),
@@ -133,7 +145,9 @@ PRESETS: dict[str, Preset] = {
         "causal LM as the CSPLADE paper uses it, causal attention", "causal_lm", _csplade("causal")
     ),
     "csplade-echo": Preset("the same, text given twice", "causal_lm", _csplade("echo")),
-    "csplade-bidirectional": Preset("the same, causal mask left out", "causal_lm", _csplade("bidirectional")),
+    "csplade-bidirectional": Preset(
+        "the same, causal mask left out", "causal_lm", _csplade("bidirectional")
+    ),
     "lion-sp": Preset(
         "Lion-SP: bidirectional, BOS kept, logits times hidden_size^-0.25",
         "causal_lm",
@@ -146,7 +160,9 @@ PRESETS: dict[str, Preset] = {
         _laconic,
         ("utahnlp/laconic-",),
     ),
-    "splade": Preset("masked-LM SPLADE, max pooling over all tokens (naver/splade)", "masked_lm", _splade),
+    "splade": Preset(
+        "masked-LM SPLADE, max pooling over all tokens (naver/splade)", "masked_lm", _splade
+    ),
     "sentence-transformers": Preset(
         "SparseEncoder directory, as its modules.json says", "masked_lm", _sentence_transformers
     ),
@@ -173,7 +189,8 @@ def choose(checkpoint: Checkpoint, model: str, forced: str | None = None) -> str
 
     Raises:
         InputError: an unknown preset, or nothing tells which.
-        IncompatibleError: neither a causal nor a masked LM, or not of the kind that the preset is for.
+        IncompatibleError: neither a causal nor a masked LM, or not of the kind that the preset is
+            for.
     """
     if forced is not None and forced not in PRESETS:
         raise InputError(f"preset is {forced!r}, must be one of {', '.join(PRESETS)}")
@@ -181,8 +198,10 @@ def choose(checkpoint: Checkpoint, model: str, forced: str | None = None) -> str
     name = forced or _told_by_files(checkpoint, kind) or _told_by_id(model)
     if name is None:
         raise InputError(
-            f"{model}: no csplade.json there, and nothing in its files says how this {kind.replace('_', ' ')} is used; "
-            f"give a manifest or a preset, one of {', '.join(PRESETS)} (csplade model certify DIR --preset NAME)"
+            f"{model}: no csplade.json there, and nothing in its files says how this "
+            f"{kind.replace('_', ' ')} is used; "
+            f"give a manifest or a preset, one of {', '.join(PRESETS)} (csplade model certify DIR "
+            "--preset NAME)"
         )
     if PRESETS[name].architecture != kind:
         raise IncompatibleError(
@@ -196,13 +215,15 @@ def _told_by_files(checkpoint: Checkpoint, kind: str) -> str | None:
     if (checkpoint.directory / MODULES_FILE).is_file():
         return "sentence-transformers"
     if checkpoint.adapter is not None:
-        # PEFT writes down the class that was trained; Lion's sparse and dense models have classes of their own.
+        # PEFT writes down the class that was trained; Lion's sparse and dense models have classes
+        # of their own.
         trained = (read_json(checkpoint.adapter / ADAPTER_FILE).get("auto_mapping") or {}).get(
             "base_model_class", ""
         )
         if trained.endswith("BiModel"):
             raise IncompatibleError(
-                f"{checkpoint.directory}: its adapter was trained on {trained}, which gives dense vectors, not sparse ones"
+                f"{checkpoint.directory}: its adapter was trained on {trained}, which gives dense "
+                "vectors, not sparse ones"
             )
         if trained.endswith("BiForMNTP"):
             return "lion-sp"
@@ -210,14 +231,18 @@ def _told_by_files(checkpoint: Checkpoint, kind: str) -> str | None:
         return None
     if (checkpoint.directory / IDF_FILE).is_file():
         raise InputError(
-            f"{checkpoint.directory}: has {IDF_FILE} but no {MODULES_FILE}, and nothing says whether log1p is applied once "
-            "(v1, v2) or twice (v3); give preset opensearch-v2 or opensearch-v3 (csplade model certify DIR --preset NAME)"
+            f"{checkpoint.directory}: has {IDF_FILE} but no {MODULES_FILE}, and nothing says "
+            "whether log1p is applied once "
+            "(v1, v2) or twice (v3); give preset opensearch-v2 or opensearch-v3 (csplade model "
+            "certify DIR --preset NAME)"
         )
     return "splade"
 
 
 def _told_by_id(model: str) -> str | None:
-    return next((name for name, preset in PRESETS.items() if model.startswith(preset.ids or ("\0",))), None)
+    return next(
+        (name for name, preset in PRESETS.items() if model.startswith(preset.ids or ("\0",))), None
+    )
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
@@ -246,8 +271,8 @@ def _most_tokens(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> 
 
 @dataclass(frozen=True)
 class Known:
-    """A model directory and how it is used: ``preset`` is ``csplade.json`` for a manifest of its own, ``given`` for one that
-    the caller gave."""
+    """A model directory and how it is used: ``preset`` is ``csplade.json`` for a manifest of its
+    own, ``given`` for one that the caller gave."""
 
     directory: Path
     preset: str
@@ -266,12 +291,14 @@ def read(
 
     Args:
         path_or_id: ``embedded``, a directory, or a hub id.
-        manifest: how to use a checkpoint that has no ``csplade.json``; sizes and hashes that it leaves out are filled in.
+        manifest: how to use a checkpoint that has no ``csplade.json``; sizes and hashes that it
+            leaves out are filled in.
         preset: a family's conventions instead.
         tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its own.
 
     Raises:
-        InputError: no such model, an unknown preset, nothing tells which, or a manifest where there is one already.
+        InputError: no such model, an unknown preset, nothing tells which, or a manifest where there
+            is one already.
         IncompatibleError: the tokenizer is another model's, or the checkpoint of another kind.
         CorruptError: files that cannot be read.
         UnavailableError: the base or the hub is out of reach.
@@ -296,5 +323,9 @@ def read(
         weights_hash=manifest.weights_hash or foreign_weights_hash(checkpoint),
     )
     check_tokenizer(words, manifest, directory)
-    log.info("%s: %s", path_or_id, taken if taken == "given" else f"preset {taken}: {PRESETS[taken].what}")
+    log.info(
+        "%s: %s",
+        path_or_id,
+        taken if taken == "given" else f"preset {taken}: {PRESETS[taken].what}",
+    )
     return Known(directory, taken, manifest, words)

@@ -1,9 +1,12 @@
-"""Adaptation: teach the language model what its head will be asked for, before any contrastive training.
+"""Adaptation: teach the language model what its head will be asked for, before any contrastive
+training.
 
-Contrastive training of a raw causal LM fails: CSPLADE reports dying ReLUs, and the embedded base starts dense, its tokens lost
-among thousands of activated terms. The loss is CSPLADE's, ``CE(logits) + CE(log1p(relu(logits)))`` on packed text. What a
-position is asked for follows from the attention: a causal model predicts the next token, as in the paper; a bidirectional or
-echo model, which sees that token, predicts its own, with some inputs replaced so that it must use the context.
+Contrastive training of a raw causal LM fails: CSPLADE reports dying ReLUs, and the embedded base
+starts dense, its tokens lost among thousands of activated terms. The loss is CSPLADE's,
+``CE(logits) + CE(log1p(relu(logits)))`` on packed text. What a position is asked for follows from
+the attention: a causal model predicts the next token, as in the paper; a bidirectional or echo
+model, which sees that token, predicts its own, with some inputs replaced so that it must use the
+context.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ def adapt(
     positions: int = 256,
     masked: float = 0.10,
 ) -> None:
-    """Run the adaptation phase and write the adapted model to ``out``; resumes from ``out``'s checkpoints.
+    """Run the adaptation phase and write the adapted model to ``out``; resumes from ``out``'s
+    checkpoints.
 
     Args:
         model: a model directory, for example from :func:`start`.
@@ -41,7 +45,8 @@ def adapt(
         out: directory for the result; checkpoints lie beside it in ``OUT.work``.
         schedule: a batch is rows of ``length`` tokens.
         length: tokens per packed row.
-        positions: how many positions per step the loss is taken at (the head over the vocabulary is most of its cost).
+        positions: how many positions per step the loss is taken at (the head over the vocabulary is
+            most of its cost).
         masked: share of the inputs that are replaced, for bidirectional and echo.
     """
     trainable = Trainable.load(model, schedule)
@@ -52,7 +57,8 @@ def adapt(
     needed, taken, collected = schedule.steps * schedule.batch * length, 0, []
     for text in order:
         ids = tokenizer(
-            " " + (texts[text].lower() if manifest.lowercase else texts[text]), add_special_tokens=False
+            " " + (texts[text].lower() if manifest.lowercase else texts[text]),
+            add_special_tokens=False,
         )
         collected.append(ids["input_ids"])
         taken += len(ids["input_ids"]) + 1
@@ -71,9 +77,13 @@ def adapt(
 
 
 class _Collator:
-    """Rows to inputs, positions and targets; targets are rows of the head, so only kept terms are asked for."""
+    """Rows to inputs, positions and targets; targets are rows of the head, so only kept terms are
+    asked for.
+    """
 
-    def __init__(self, trainable: Trainable, positions: int, masked: float, blank: int, seed: int) -> None:
+    def __init__(
+        self, trainable: Trainable, positions: int, masked: float, blank: int, seed: int
+    ) -> None:
         self.causal = trainable.manifest.variant == "causal"
         self.positions, self.blank = positions, blank
         self.masked = 0.0 if self.causal else masked
@@ -87,7 +97,8 @@ class _Collator:
             rows[:, -1] = -1
         hidden = self.random.random(inputs.shape) < self.masked
         asked = np.flatnonzero(rows.ravel() >= 0)
-        # Replaced inputs first: they are what teaches context; the rest are drawn from all other positions.
+        # Replaced inputs first: they are what teaches context; the rest are drawn from all other
+        # positions.
         asked = self.random.permutation(asked)
         asked = asked[np.argsort(~hidden.ravel()[asked], kind="stable")][: self.positions]
         return {
@@ -102,7 +113,9 @@ class _AdaptTrainer(EncoderTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         input_ids = inputs["input_ids"]
-        hidden, _offsets = model.pooled(input_ids, torch.full((len(input_ids),), input_ids.shape[1]))
+        hidden, _offsets = model.pooled(
+            input_ids, torch.full((len(input_ids),), input_ids.shape[1])
+        )
         chosen = hidden[inputs["positions"]].to(model.weight.dtype)
         logits = chosen @ model.weight.T
         loss = losses.adaptation(logits, inputs["targets"], scale=model.scale, shift=model.shift)

@@ -1,14 +1,17 @@
 """Lexical calibration: give the activations an absolute scale before contrastive training.
 
-Cross-entropy does not care about a constant added to all logits of one position; a maximum over positions followed
-by a ReLU does: after adaptation alone the positions with high logits overall win every term. Here each kept token is
-asked, at its own position, for a weight that a lexical scorer would give it, and every other term of the pooled vector
-is pushed to zero with L1. The ask is made before the ReLU, so it revives dead terms; the push is made through the head,
-so its gradient is sparse. What is asked for depends on who encodes queries:
+Cross-entropy does not care about a constant added to all logits of one position; a maximum over
+positions followed by a ReLU does: after adaptation alone the positions with high logits overall win
+every term. Here each kept token is asked, at its own position, for a weight that a lexical scorer
+would give it, and every other term of the pooled vector is pushed to zero with L1. The ask is made
+before the ReLU, so it revives dead terms; the push is made through the head, so its gradient is
+sparse. What is asked for depends on who encodes queries:
 
-- the model: ``peak * sqrt(idf / max idf)``, so that the product of a query's and a document's weight goes with IDF;
+- the model: ``peak * sqrt(idf / max idf)``, so that the product of a query's and a document's
+  weight goes with IDF;
 - a table (``query_encoder: lexical``), which carries the IDF: BM25's share of the document,
-  ``peak`` times the share of :mod:`..prior`, what the manifest's ``lexical_prior`` adds not counted.
+  ``peak`` times the share of :mod:`..prior`, what the manifest's ``lexical_prior`` adds not
+  counted.
 """
 
 from __future__ import annotations
@@ -63,7 +66,8 @@ def calibrate(
     idf = np.log1p((len(ids) - frequency + 0.5) / (frequency + 0.5))
     mean_tokens = float(np.mean([len(row) for row in ids]))
 
-    # Tokens that are not kept (row -1) count towards a text's length; what is asked of them is never looked at.
+    # Tokens that are not kept (row -1) count towards a text's length; what is asked of them is
+    # never looked at.
     def by_idf(found: NDArray[np.int64]) -> NDArray[np.float64]:
         return peak * np.sqrt(idf / idf.max())[found]
 
@@ -118,7 +122,9 @@ class _CalibrationTrainer(EncoderTrainer):
         lengths, rows = inputs["lengths"].cpu(), inputs["rows"]
         hidden, offsets = model.pooled(inputs["input_ids"], lengths)
         hidden = hidden.to(model.weight.dtype)
-        weights = head(hidden, model.weight, offsets, bias=model.bias, scale=model.scale, shift=model.shift)
+        weights = head(
+            hidden, model.weight, offsets, bias=model.bias, scale=model.scale, shift=model.shift
+        )
         kept = rows >= 0
         own = (hidden[kept] * model.weight[rows[kept]]).float().sum(1) + model.bias[rows[kept]]
         asked = F.smooth_l1_loss(model.scale * own + model.shift, inputs["asked"][kept])

@@ -1,4 +1,6 @@
-"""Training data from BEIR-format folders: texts, packed blocks, queries with their positives and negatives."""
+"""Training data from BEIR-format folders: texts, packed blocks, queries with their positives and
+negatives.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Collection:
         }
         if split is None:
             return cls(directory.name, passages)
-        queries = {str(row["_id"]): str(row["text"]) for _, row in read_jsonl(directory / "queries.jsonl")}
+        queries = {
+            str(row["_id"]): str(row["text"]) for _, row in read_jsonl(directory / "queries.jsonl")
+        }
         path = directory / "qrels" / f"{split}.tsv"
         if not path.is_file():
             raise InputError(f"{path}: no such file; choose a split that the collection has")
@@ -53,7 +57,8 @@ class Collection:
                 query, passage = row["query-id"], row["corpus-id"]
                 if query not in queries or passage not in passages:
                     raise InputError(
-                        f"{path}:{number}: query {query!r} or passage {passage!r} is not in the collection"
+                        f"{path}:{number}: query {query!r} or passage {passage!r} is not in the "
+                        "collection"
                     )
                 if int(row["score"]) > 0:
                     positives.setdefault(query, []).append(passage)
@@ -61,7 +66,8 @@ class Collection:
 
 
 def packed(tokens: Iterator[Sequence[int]], length: int, separator: int) -> NDArray[np.int64]:
-    """Texts one after the other with a separator between, cut into rows of ``length``; int64 [rows, length].
+    """Texts one after the other with a separator between, cut into rows of ``length``; int64 [rows,
+    length].
 
     The last tokens that fill no row are left out.
     """

@@ -1,4 +1,6 @@
-"""Judged queries to watch while training: nDCG@10 on samples of dev splits, early stopping, the best weights kept."""
+"""Judged queries to watch while training: nDCG@10 on samples of dev splits, early stopping, the
+best weights kept.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class DevSplit:
-    """A sample of one collection's judged queries and of its passages, all relevant ones among them.
+    """A sample of one collection's judged queries and of its passages, all relevant ones among
+    them.
 
     Attributes:
         name: of the collection.
@@ -39,7 +42,13 @@ class DevSplit:
 
     @classmethod
     def load(
-        cls, directory: Path, *, split: str = "dev", queries: int = 100, passages: int = 400, seed: int = 0
+        cls,
+        directory: Path,
+        *,
+        split: str = "dev",
+        queries: int = 100,
+        passages: int = 400,
+        seed: int = 0,
     ) -> DevSplit:
         """Draw a sample by ``seed``; raises as :meth:`Collection.load`."""
         collection = Collection.load(directory, split)
@@ -47,7 +56,9 @@ class DevSplit:
         asked = random.permutation(list(collection.positives))[:queries].tolist()
         needed = {passage for query in asked for passage in collection.positives[query]}
         others = [
-            passage for passage in random.permutation(list(collection.passages)) if passage not in needed
+            passage
+            for passage in random.permutation(list(collection.passages))
+            if passage not in needed
         ]
         pool = sorted(needed) + others[: max(0, passages - len(needed))]
         place = {passage: column for column, passage in enumerate(pool)}
@@ -62,7 +73,9 @@ class DevSplit:
         )
 
     def ndcg(self, scores: NDArray[np.float32]) -> float:
-        """Mean nDCG@10 of scores [queries, passages], every judged passage with gain 1, ties to the earlier passage."""
+        """Mean nDCG@10 of scores [queries, passages], every judged passage with gain 1, ties to the
+        earlier passage.
+        """
         order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         found = np.take_along_axis(self.relevant & (scores > 0), order, axis=1)
         discounts = 1 / np.log2(np.arange(2, 12))[: found.shape[1]]
@@ -71,7 +84,8 @@ class DevSplit:
 
 
 class WatchDev(TrainerCallback):
-    """Evaluates every ``every`` steps, stops after ``patience`` evaluations without a better mean, keeps the best weights.
+    """Evaluates every ``every`` steps, stops after ``patience`` evaluations without a better mean,
+    keeps the best weights.
 
     Args:
         splits: what to watch.
@@ -94,13 +108,18 @@ class WatchDev(TrainerCallback):
         self.network, self.every, self.patience = network, every, patience
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Evaluate when it is time; the log is the only memory, so a resumed run goes on as it would have."""
+        """Evaluate when it is time; the log is the only memory, so a resumed run goes on as it
+        would have.
+        """
         if state.global_step % self.every and state.global_step != state.max_steps:
             return control
         with torch.inference_mode():
             found = {
                 f"dev_{split.name}": split.ndcg(
-                    (self.queries(split.queries) @ self.passages(split.passages).T).float().cpu().numpy()
+                    (self.queries(split.queries) @ self.passages(split.passages).T)
+                    .float()
+                    .cpu()
+                    .numpy()
                 )
                 for split in self.splits
             }
@@ -109,7 +128,9 @@ class WatchDev(TrainerCallback):
         state.log_history.append({"step": state.global_step, "dev": mean, **found})
         if mean > max(earlier, default=-1.0):
             trained = {
-                n: p.detach().contiguous() for n, p in self.network.named_parameters() if p.requires_grad
+                n: p.detach().contiguous()
+                for n, p in self.network.named_parameters()
+                if p.requires_grad
             }
             save_file(trained, Path(args.output_dir) / BEST_FILE)
         since_best = len(earlier) - int(np.argmax([*earlier, mean])) if earlier else 0

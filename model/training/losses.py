@@ -38,11 +38,13 @@ def info_nce(scores: Tensor, positives: Tensor, ignored: Tensor | None = None) -
 
 
 def kl(scores: Tensor, teacher: Tensor, listed: Tensor) -> Tensor:
-    """``KL(softmax(teacher) || softmax(scores))`` over each query's listed passages, mean over queries.
+    """``KL(softmax(teacher) || softmax(scores))`` over each query's listed passages, mean over
+    queries.
 
     Args:
         scores: float [B, P] student scores, temperature already applied.
-        teacher: float [B, P] teacher scores, temperature already applied; only listed ones are looked at.
+        teacher: float [B, P] teacher scores, temperature already applied; only listed ones are
+            looked at.
         listed: bool [B, P], at least one true per query.
     """
     student = F.log_softmax(scores.masked_fill(~listed, -torch.inf), 1).masked_fill(~listed, 0.0)
@@ -51,7 +53,8 @@ def kl(scores: Tensor, teacher: Tensor, listed: Tensor) -> Tensor:
 
 
 def margin_mse(scores: Tensor, teacher: Tensor, positives: Tensor, listed: Tensor) -> Tensor:
-    """MarginMSE (Hofstätter et al., arXiv 2010.02666): squared error of the margins ``positive - negative``.
+    """MarginMSE (Hofstätter et al., arXiv 2010.02666): squared error of the margins ``positive -
+    negative``.
 
     Args:
         scores: float [B, P] student scores.
@@ -71,7 +74,9 @@ def flops(weights: Tensor) -> Tensor:
 
 
 def l1(weights: Tensor) -> Tensor:
-    """Mean over the batch of the sum of weights (float [B, V], >= 0): Efficient SPLADE's regularizer of queries."""
+    """Mean over the batch of the sum of weights (float [B, V], >= 0): Efficient SPLADE's
+    regularizer of queries.
+    """
     return weights.sum(1).mean()
 
 

@@ -1,4 +1,6 @@
-"""Mining: for each training query the passages that teachers rank high, and what every teacher thinks of them."""
+"""Mining: for each training query the passages that teachers rank high, and what every teacher
+thinks of them.
+"""
 
 from __future__ import annotations
 
@@ -54,21 +56,24 @@ def mine(
 ) -> None:
     """Write one JSON line per query, unless ``out`` is there; resumes from ``OUT.work``.
 
-    A line has ``query``, ``positives``, ``negatives`` (ids) and ``scores``: by teacher, a number for each of
-    ``positives + negatives``.
+    A line has ``query``, ``positives``, ``negatives`` (ids) and ``scores``: by teacher, a number
+    for each of ``positives + negatives``.
 
     Args:
         collection: with the queries and judgments of one split.
         out: the file to write, whole or not at all.
-        teachers: at least one that ranks; each of those proposes its best ``depth`` passages, and all score all proposals.
+        teachers: at least one that ranks; each of those proposes its best ``depth`` passages, and
+            all score all proposals.
         depth: passages proposed by each.
         limit: at most this many queries, drawn by ``seed``; all by default.
-        pool: candidates come from this many passages drawn by ``seed`` and all judged ones; from all by default.
+        pool: candidates come from this many passages drawn by ``seed`` and all judged ones; from
+            all by default.
         seed: of these draws.
         progress: told what is done, how much of it, of how much.
 
     Raises:
-        InputError: no teacher that ranks, or two of the same name; or ``OUT.work`` is of a run with other settings.
+        InputError: no teacher that ranks, or two of the same name; or ``OUT.work`` is of a run with
+            other settings.
     """
     if out.is_file():
         return
@@ -76,7 +81,8 @@ def mine(
     rankers = [teacher for teacher in teachers if isinstance(teacher, Ranker)]
     if not rankers or len(set(names)) < len(names):
         raise InputError(
-            f"teachers are {names}: needs different names and one that can rank a collection, such as bm25"
+            f"teachers are {names}: needs different names and one that can rank a collection, "
+            "such as bm25"
         )
     show = progress or (lambda what, done, of: None)
     work = out.with_name(out.name + ".work")
@@ -141,20 +147,25 @@ def read_mined(path: Path, collection: Collection) -> list[Mined]:
     for number, row in read_jsonl(path):
         try:
             scores = {
-                name: np.array(values, dtype=np.float32) for name, values in row.get("scores", {}).items()
+                name: np.array(values, dtype=np.float32)
+                for name, values in row.get("scores", {}).items()
             }
             mined = Mined(row["query"], row["positives"], row["negatives"], scores)
         except (KeyError, ValueError, TypeError, AttributeError):
             raise InputError(
-                f"{path}:{number}: not a line of a mined file; make it again with: csplade train mine"
+                f"{path}:{number}: not a line of a mined file; make it again with: csplade train "
+                "mine"
             ) from None
         unknown = [passage for passage in mined.candidates if passage not in collection.passages]
         if unknown or mined.query not in collection.queries:
             raise InputError(
-                f"{path}:{number}: {(unknown or [mined.query])[0]!r} is not in {collection.name}; is it mined from another one?"
+                f"{path}:{number}: {(unknown or [mined.query])[0]!r} is not in {collection.name}; "
+                "is it mined from another one?"
             )
         if any(len(values) != len(mined.candidates) for values in scores.values()):
-            raise InputError(f"{path}:{number}: needs a score for each of {len(mined.candidates)} candidates")
+            raise InputError(
+                f"{path}:{number}: needs a score for each of {len(mined.candidates)} candidates"
+            )
         found.append(mined)
     if not found:
         raise InputError(f"{path}: has no queries")
@@ -179,7 +190,9 @@ def _line(
         "query": query,
         "positives": [ids[i] for i in positives],
         "negatives": [ids[i] for i in negatives],
-        "scores": {name: [round(float(value), 5) for value in values] for name, values in scores.items()},
+        "scores": {
+            name: [round(float(value), 5) for value in values] for name, values in scores.items()
+        },
     }
 
 

@@ -1,4 +1,6 @@
-"""Batches for retrieval training: queries, their passages, which pairs are relevant, and what teachers think of them."""
+"""Batches for retrieval training: queries, their passages, which pairs are relevant, and what
+teachers think of them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Source:
 class Batches(IterableDataset[dict[str, Any]]):
     """An endless stream of batches, the same for the same seed.
 
-    Collections are mixed within a batch: with one collection a batch, weights swung between one's scale and the other's.
+    Collections are mixed within a batch: with one collection a batch, weights swung between one's
+    scale and the other's.
 
     Args:
         sources: where queries come from, each by its share.
@@ -97,8 +100,12 @@ class Batches(IterableDataset[dict[str, Any]]):
         positives = np.array([column for _, _, column in asked])
         relevant[np.arange(len(asked)), positives] = False
         return {
-            "queries": [self.sources[number].collection.queries[mined.query] for number, mined, _ in asked],
-            "passages": [self.sources[number].collection.passages[passage] for number, passage in place],
+            "queries": [
+                self.sources[number].collection.queries[mined.query] for number, mined, _ in asked
+            ],
+            "passages": [
+                self.sources[number].collection.passages[passage] for number, passage in place
+            ],
             "positives": torch.from_numpy(positives),
             "ignored": torch.from_numpy(relevant),
             "listed": torch.from_numpy(listed),

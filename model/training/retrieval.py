@@ -5,11 +5,12 @@ Loss (CSPLADE section 3.3; Lion, arXiv 2502.15526; SPLADE v2): a weighted sum of
     nce         InfoNCE over all passages of the batch, scores / temperature
     kl          KL(teacher || student) over each query's own candidates, scores / temperature
     margin_mse  squared error of the margins over each query's own negatives
-    regularizers: ramp(step) * (query_flops * FLOPS(Q) + query_l1 * L1(Q) + document_flops * FLOPS(D)
-                                 + document_l1 * L1(D))
+    regularizers: ramp(step) * (query_flops * FLOPS(Q) + query_l1 * L1(Q) + document_flops *
+                                 FLOPS(D) + document_l1 * L1(D))
 
-A passage that is judged relevant for a query is never its negative. Scores of several teachers are first brought to one scale:
-:func:`combine_teachers` fits one weight each so that the softmax over the candidates puts most on what was judged relevant.
+A passage that is judged relevant for a query is never its negative. Scores of several teachers are
+first brought to one scale: :func:`combine_teachers` fits one weight each so that the softmax over
+the candidates puts most on what was judged relevant.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ class Objective:
         nce, kl, margin_mse: weights of the losses; the last two need teachers.
         teachers: names of scores in the mined files.
         temperature: scores are divided by it for nce and kl.
-        query_flops, query_l1, document_flops, document_l1: weights of the regularizers at full ramp.
+        query_flops, query_l1, document_flops, document_l1: weights of the regularizers at full
+            ramp.
         ramp_steps: steps of the quadratic ramp; None for a third of all steps.
         negatives: mined negatives per query; the passages of all queries are shared.
         document_tokens: passages are cut here while training.
-        representation: ``sparse``, or ``dense``: the normalized hidden state of an end-of-text token.
+        representation: ``sparse``, or ``dense``: the normalized hidden state of an end-of-text
+            token.
         train_table: whether the table of a lexical query encoder learns too, or documents alone.
     """
 
@@ -67,7 +70,15 @@ class Objective:
     train_table: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("nce", "kl", "margin_mse", "query_flops", "query_l1", "document_flops", "document_l1"):
+        for name in (
+            "nce",
+            "kl",
+            "margin_mse",
+            "query_flops",
+            "query_l1",
+            "document_flops",
+            "document_l1",
+        ):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, must be >= 0")
         if self.representation not in ("sparse", "dense"):
@@ -75,9 +86,13 @@ class Objective:
         if not self.temperature > 0:
             raise InputError(f"temperature is {self.temperature}, must be > 0")
         if self.nce + self.kl + self.margin_mse == 0:
-            raise InputError("nce, kl and margin_mse are all 0: nothing would be learned; set one of them")
+            raise InputError(
+                "nce, kl and margin_mse are all 0: nothing would be learned; set one of them"
+            )
         if (self.kl or self.margin_mse) and not self.teachers:
-            raise InputError("kl and margin_mse need a teacher; name one that the mined files have scores of")
+            raise InputError(
+                "kl and margin_mse need a teacher; name one that the mined files have scores of"
+            )
 
 
 def train_retrieval(
@@ -96,8 +111,8 @@ def train_retrieval(
         out: directory for the result; checkpoints and the log (CSV) lie beside it in ``OUT.work``.
         schedule: a batch is queries with their passages.
         objective: the loss.
-        dev: judged queries to watch, their passages whole; the weights that did best on them are kept, and with
-            ``schedule.patience`` training stops when they get no better.
+        dev: judged queries to watch, their passages whole; the weights that did best on them are
+            kept, and with ``schedule.patience`` training stops when they get no better.
 
     Raises:
         InputError: a mined file lacks the scores of a teacher.
@@ -115,7 +130,8 @@ def train_retrieval(
             out,
             schedule,
             per_device_train_batch_size=1,  # the dataset gives whole batches
-            # A dispatcher would cut every tensor to the length of the first one it finds, which here is a query.
+            # A dispatcher would cut every tensor to the length of the first one it finds, which
+            # here is a query.
             accelerator_config={"dispatch_batches": False},
         ),
         train_dataset=Batches(
@@ -125,7 +141,8 @@ def train_retrieval(
             objective.teachers,
             schedule.seed,
             # Queries that are looked up cost next to nothing.
-            every_query=trainable.network.query_weights is not None and objective.representation == "sparse",
+            every_query=trainable.network.query_weights is not None
+            and objective.representation == "sparse",
         ),
         data_collator=collator,
     )
@@ -134,9 +151,13 @@ def train_retrieval(
     trainer.teacher_weights = combine_teachers(
         [mined for source in sources for mined in source.mined], objective.teachers
     )
-    trainer.ramp_steps = schedule.steps // 3 if objective.ramp_steps is None else objective.ramp_steps
+    trainer.ramp_steps = (
+        schedule.steps // 3 if objective.ramp_steps is None else objective.ramp_steps
+    )
     if dev:
-        whole = Collator(tokenizer, trainable.manifest, trainable.manifest.document_max_tokens, ending)
+        whole = Collator(
+            tokenizer, trainable.manifest, trainable.manifest.document_max_tokens, ending
+        )
         trainer.add_callback(
             WatchDev(
                 dev,
@@ -157,7 +178,8 @@ def check_teachers(sources: Sequence[Source], teachers: Sequence[str]) -> None:
         for name in teachers:
             if name not in source.mined[0].scores:
                 raise InputError(
-                    f"{source.collection.name}: its mined file has no scores of {name!r}, only {sorted(source.mined[0].scores)}"
+                    f"{source.collection.name}: its mined file has no scores of {name!r}, only "
+                    f"{sorted(source.mined[0].scores)}"
                 )
 
 
@@ -177,7 +199,9 @@ class Representation:
         for row, ids in enumerate(texts):
             kept = self.rows[ids]
             kept = kept[kept >= 0].to(found.device)
-            found[row].index_put_((kept,), torch.ones(len(kept), device=found.device), accumulate=self.counts)
+            found[row].index_put_(
+                (kept,), torch.ones(len(kept), device=found.device), accumulate=self.counts
+            )
         return found * torch.relu(table)
 
     def documents(self, texts: list[Tensor]) -> Tensor:
@@ -193,7 +217,9 @@ class Representation:
 
     def _group(self, texts: list[Tensor]) -> Tensor:
         lengths = torch.tensor([len(ids) for ids in texts])
-        padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True).to(self.network.weight.device)
+        padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True).to(
+            self.network.weight.device
+        )
         if self.kind == "sparse":
             weights: Tensor = self.network(padded, lengths)
             return weights
@@ -202,20 +228,26 @@ class Representation:
 
 
 def combine_teachers(mined: Sequence[Mined], names: Sequence[str]) -> Tensor:
-    """One weight per teacher, float32 [n]: those of the most likely softmax over candidates, judged ones being right.
+    """One weight per teacher, float32 [n]: those of the most likely softmax over candidates, judged
+    ones being right.
 
-    Up to some 4,000 queries are looked at, spread over all sources. With one judged passage a query the likelihood is concave
-    in the weights; a few Newton-like steps (L-BFGS) find its maximum.
+    Up to some 4,000 queries are looked at, spread over all sources. With one judged passage a query
+    the likelihood is concave in the weights; a few Newton-like steps (L-BFGS) find its maximum.
 
     Raises:
         InputError: no query has negatives that the teachers score differently.
     """
     if not names:
         return torch.ones(0)
-    picked = [one for one in mined if one.negatives and all(np.ptp(one.scores[name]) > 0 for name in names)]
+    picked = [
+        one
+        for one in mined
+        if one.negatives and all(np.ptp(one.scores[name]) > 0 for name in names)
+    ]
     if not picked:
         raise InputError(
-            f"teachers {list(names)}: none of {len(mined)} queries has candidates that all of them tell apart; mine deeper"
+            f"teachers {list(names)}: none of {len(mined)} queries has candidates that all of "
+            "them tell apart; mine deeper"
         )
     picked = picked[:: max(1, len(picked) // 4000)]
     width = max(len(one.candidates) for one in picked)
@@ -256,14 +288,18 @@ class _RetrievalTrainer(EncoderTrainer):
         queries = self.encode.queries(inputs["queries"])
         passages = self.encode.documents(inputs["passages"])
         scores = queries @ passages.T
-        teacher = torch.einsum("t,tbp->bp", self.teacher_weights.to(scores.device), inputs["teacher"])
+        teacher = torch.einsum(
+            "t,tbp->bp", self.teacher_weights.to(scores.device), inputs["teacher"]
+        )
         # A candidate that the teachers prefer to the judged passage is taken for no negative.
         ignored = inputs["ignored"] | (listed & (teacher > teacher.gather(1, positives[:, None])))
         parts = {"nce": losses.info_nce(scores / wanted.temperature, positives, ignored)}
         if wanted.kl:
             parts["kl"] = losses.kl(scores / wanted.temperature, teacher, listed)
         if wanted.margin_mse:
-            parts["margin_mse"] = losses.margin_mse(scores / wanted.temperature, teacher, positives, listed)
+            parts["margin_mse"] = losses.margin_mse(
+                scores / wanted.temperature, teacher, positives, listed
+            )
         loss = sum(getattr(wanted, name) * part for name, part in parts.items())
         sparse = wanted.representation == "sparse"
         if sparse:
@@ -282,7 +318,9 @@ class _RetrievalTrainer(EncoderTrainer):
                     "accuracy": (scores.argmax(1) == positives).float().mean().item(),
                     "score": scores.detach().amax(1).mean().item(),
                     "query_terms": (queries > 0).sum(1).float().mean().item() if sparse else 0.0,
-                    "document_terms": (passages > 0).sum(1).float().mean().item() if sparse else 0.0,
+                    "document_terms": (passages > 0).sum(1).float().mean().item()
+                    if sparse
+                    else 0.0,
                     "zero": 1 - (passages != 0).any(1).float().mean().item(),
                 }
             )

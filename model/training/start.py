@@ -1,7 +1,9 @@
-"""The point training starts from: which terms the head keeps, which share one, and a bias per term from document frequencies.
+"""The point training starts from: which terms the head keeps, which share one, and a bias per term
+from document frequencies.
 
-A head over terms that no text ever contains costs time and gives noise. A bias of ``strength * (idf - max idf)`` makes rare
-terms easier to activate than common ones before anything is learned; training moves it from there.
+A head over terms that no text ever contains costs time and gives noise. A bias of ``strength * (idf
+- max idf)`` makes rare terms easier to activate than common ones before anything is learned;
+training moves it from there.
 """
 
 from __future__ import annotations
@@ -43,8 +45,10 @@ def start(
         variant: attention of the encoder.
         layers: first layers of the base to keep.
         lowercase: fold case, and so keep no term with an upper-case letter.
-        fold: let the forms of a word share one term (see :mod:`..folding`; Snowball's English stemmer).
-        minimum_documents: a term in fewer passages is not kept, nor is one without a letter or digit.
+        fold: let the forms of a word share one term (see :mod:`..folding`; Snowball's English
+            stemmer).
+        minimum_documents: a term in fewer passages is not kept, nor is one without a letter or
+            digit.
         logit_scale: see :class:`Manifest`.
         logit_shift: see :class:`Manifest`.
         bias_strength: raw-logit units per unit of IDF.
@@ -59,14 +63,18 @@ def start(
     vocabulary = len(tokenizer)
     texts, contents = iter(texts), []
     while batch := [" " + (text.lower() if lowercase else text) for text in islice(texts, 2000)]:
-        contents += [np.unique(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
+        contents += [
+            np.unique(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]
+        ]
     if not contents:
         raise InputError("no texts to count terms in: give at least one corpus")
     written = [str(tokenizer.decode([token])) for token in range(vocabulary)]
     folded = np.arange(vocabulary, dtype=np.int32)
     if fold:
         stem = Stemmer.Stemmer("english").stemWord
-        folded = fold_forms(written, np.bincount(np.concatenate(contents), minlength=vocabulary), stem)
+        folded = fold_forms(
+            written, np.bincount(np.concatenate(contents), minlength=vocabulary), stem
+        )
     frequency = np.bincount(
         np.concatenate([np.unique(folded[tokens]) for tokens in contents]), minlength=vocabulary
     )
@@ -93,7 +101,9 @@ def start(
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_head(aside, Head(torch.from_numpy(terms), torch.from_numpy(bias), torch.from_numpy(folded)))
+    save_head(
+        aside, Head(torch.from_numpy(terms), torch.from_numpy(bias), torch.from_numpy(folded))
+    )
     manifest.save(aside)
     aside.rename(out)
     return manifest

@@ -1,10 +1,12 @@
-"""The table of a lexical query encoder, learned from teachers: how much each term of a query matters.
+"""The table of a lexical query encoder, learned from teachers: how much each term of a query
+matters.
 
-Documents are taken by their own terms alone (:mod:`..prior`), so nothing is encoded and a score is linear in the table:
-the loss sees all candidates of all queries in every step. Each weight is the model's own times a factor. The loss is that of
-distillation (``nce * InfoNCE + kl * KL`` over each query's candidates, at a learned temperature) and
-``ridge * sum(log(factor)^2)``, which keeps terms that training queries say little about where they were: without it a
-table fits the collections it learns from and is worse on others.
+Documents are taken by their own terms alone (:mod:`..prior`), so nothing is encoded and a score is
+linear in the table: the loss sees all candidates of all queries in every step. Each weight is the
+model's own times a factor. The loss is that of distillation (``nce * InfoNCE + kl * KL`` over each
+query's candidates, at a learned temperature) and ``ridge * sum(log(factor)^2)``, which keeps terms
+that training queries say little about where they were: without it a table fits the collections it
+learns from and is worse on others.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def train_table(
         progress: told what is done, how much of it, of how much.
 
     Raises:
-        InputError: ``out`` is there, the model's queries are not looked up, or a mined file lacks a teacher.
+        InputError: ``out`` is there, the model's queries are not looked up, or a mined file lacks a
+            teacher.
     """
     manifest = Manifest.load(model)
     if manifest.query_encoder != "lexical":
@@ -74,7 +77,9 @@ def train_table(
 
     places, terms, shares, wanted, good, lengths = [], [], [], [], [], []
     pairs = 0
-    for number, (place, term, share, count) in enumerate(_shared(tokenizer, manifest, head.rows, sources)):
+    for number, (place, term, share, count) in enumerate(
+        _shared(tokenizer, manifest, head.rows, sources)
+    ):
         one = mined[number]
         places.append(place + pairs)
         terms.append(term)
@@ -111,12 +116,16 @@ def train_table(
 def _shared(
     tokenizer: PreTrainedTokenizerFast, manifest: Manifest, rows: Tensor, sources: Sequence[Source]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """Of each query: candidate, term and the term's share of that candidate wherever they share one; the candidates' number."""
+    """Of each query: candidate, term and the term's share of that candidate wherever they share
+    one; the candidates' number.
+    """
     for source in sources:
         names = sorted({passage for one in source.mined for passage in one.candidates})
         texts = [source.collection.passages[name] for name in names]
         ids = tokenize(tokenizer, manifest, texts, "document").ids
-        passages = {name: rows[torch.from_numpy(row).long()] for name, row in zip(names, ids, strict=True)}
+        passages = {
+            name: rows[torch.from_numpy(row).long()] for name, row in zip(names, ids, strict=True)
+        }
         queries = [source.collection.queries[one.query] for one in source.mined]
         asked = tokenize(tokenizer, manifest, queries, "query").ids
         for one, tokens in zip(source.mined, asked, strict=True):

@@ -1,7 +1,9 @@
-"""Teachers: whatever can say how well a passage answers a query. Mining asks them for candidates and for scores.
+"""Teachers: whatever can say how well a passage answers a query. Mining asks them for candidates
+and for scores.
 
-BM25, a sentence-transformers directory (dense, sparse or cross-encoder), or a model of this project. All but the
-cross-encoder score a query against every passage at the price of a matrix product; a cross-encoder reads pairs one by one.
+BM25, a sentence-transformers directory (dense, sparse or cross-encoder), or a model of this
+project. All but the cross-encoder score a query against every passage at the price of a matrix
+product; a cross-encoder reads pairs one by one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ Vectors = Any  # float32 [n, d], or a scipy csr_matrix of that shape
 
 
 class _Named(Protocol):
-    """A source of scores over a fixed list of passages, with the name that they have in the mined file."""
+    """A source of scores over a fixed list of passages, with the name that they have in the mined
+    file.
+    """
 
     name: str
 
@@ -76,11 +80,15 @@ class Bm25:
         return np.stack([self._index.get_scores(words) for words in found]).astype(np.float32)
 
     def _words(self, texts: Sequence[str], **how: Any) -> Any:
-        return bm25s.tokenize(list(texts), stopwords="en", stemmer=self._stemmer, show_progress=False, **how)
+        return bm25s.tokenize(
+            list(texts), stopwords="en", stemmer=self._stemmer, show_progress=False, **how
+        )
 
 
 class BiEncoder:
-    """Anything that turns queries and passages into vectors, float32 [n, d] or sparse, compared by their product."""
+    """Anything that turns queries and passages into vectors, float32 [n, d] or sparse, compared by
+    their product.
+    """
 
     def __init__(
         self,
@@ -122,7 +130,9 @@ class CrossEncoder:
 
     def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of some passages."""
-        scores = self._model.predict([(query, self._texts[i]) for i in passages], show_progress_bar=False)
+        scores = self._model.predict(
+            [(query, self._texts[i]) for i in passages], show_progress_bar=False
+        )
         return np.asarray(scores, dtype=np.float32)
 
 
@@ -148,7 +158,8 @@ def load_teacher(spec: str, device: str = "cpu") -> Teacher:
         )
     if not (directory / "config.json").is_file():
         raise InputError(
-            f"teacher {spec!r}: must be bm25, a sentence-transformers directory or a model directory of this project"
+            f"teacher {spec!r}: must be bm25, a sentence-transformers directory or a model "
+            "directory of this project"
         )
     try:
         import sentence_transformers
@@ -179,7 +190,11 @@ def _kind(directory: Path) -> str:
     if own.is_file() and (named := json.loads(own.read_text()).get("model_type")):
         return str(named)
     architectures = json.loads((directory / "config.json").read_text()).get("architectures") or [""]
-    return "CrossEncoder" if architectures[0].endswith("ForSequenceClassification") else "SentenceTransformer"
+    return (
+        "CrossEncoder"
+        if architectures[0].endswith("ForSequenceClassification")
+        else "SentenceTransformer"
+    )
 
 
 def _sparse(batch: SparseBatch, width: int) -> csr_matrix:

@@ -1,4 +1,6 @@
-"""What all training phases share: a model opened for training, a Trainer with small checkpoints, a schedule."""
+"""What all training phases share: a model opened for training, a Trainer with small checkpoints, a
+schedule.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A model directory opened for training: LoRA layers (new, or those of its adapter) and the head bias can move.
+    """A model directory opened for training: LoRA layers (new, or those of its adapter) and the
+    head bias can move.
 
     Attributes:
         network: what runs.
@@ -93,13 +96,16 @@ class Trainable:
         """
         manifest = Manifest.load(model)
         torch.manual_seed(schedule.seed)
-        causal_lm = load_causal_lm(base_of(model, manifest), manifest.layers, default_dtype(schedule.device))
+        causal_lm = load_causal_lm(
+            base_of(model, manifest), manifest.layers, default_dtype(schedule.device)
+        )
         if (model / "adapter_config.json").is_file():
             adapted = PeftModel.from_pretrained(causal_lm, str(model), is_trainable=True)
             found = cast(LoraConfig, adapted.peft_config["default"]).r
             if found != schedule.rank:
                 raise InputError(
-                    f"{model}: its adapter has rank {found}, asked for {schedule.rank}; give --rank {found}"
+                    f"{model}: its adapter has rank {found}, asked for {schedule.rank}; give "
+                    f"--rank {found}"
                 )
         else:
             config = LoraConfig(
@@ -114,13 +120,17 @@ class Trainable:
         network.bias.requires_grad_(True)
         if manifest.query_encoder == "lexical":
             table = load_table(model, manifest, load_tokenizer(model, manifest))
-            network.query_weights = torch.nn.Parameter(torch.from_numpy(table.weights)[head.terms.long()])
+            network.query_weights = torch.nn.Parameter(
+                torch.from_numpy(table.weights)[head.terms.long()]
+            )
         if schedule.gradient_checkpointing:
             cast(Any, network.body).gradient_checkpointing_enable({"use_reentrant": False})
         return cls(network.to(schedule.device), adapted, manifest, head)
 
     def save(self, out: Path) -> None:
-        """Write a model directory (adapter in bfloat16, head, manifest) whole or not at all; an older one is replaced."""
+        """Write a model directory (adapter in bfloat16, head, manifest) whole or not at all; an
+        older one is replaced.
+        """
         if self.manifest.base:  # found by its name and hash, not by where it lay on this machine
             self.adapted.peft_config["default"].base_model_name_or_path = self.manifest.base["name"]
         aside = out.with_name(out.name + ".part")
@@ -137,19 +147,24 @@ class Trainable:
         save_head(aside, replace(self.head, bias=self.network.bias.detach().cpu()))
         if self.network.query_weights is not None:
             weights = torch.zeros(self.manifest.vocabulary_size)
-            weights[self.head.terms.long()] = torch.relu(self.network.query_weights.detach()).float().cpu()
+            weights[self.head.terms.long()] = (
+                torch.relu(self.network.query_weights.detach()).float().cpu()
+            )
             save_file({"weight": weights}, aside / TABLE_FILE)
-        replace(self.manifest, weights_hash=weights_hash(aside, self.manifest), golden=()).save(aside)
+        replace(self.manifest, weights_hash=weights_hash(aside, self.manifest), golden=()).save(
+            aside
+        )
         if out.exists():
             shutil.rmtree(out)
         aside.rename(out)
 
 
 class EncoderTrainer(Trainer):
-    """A Trainer whose checkpoints hold only what is trained, and whose values per term learn faster than the body.
+    """A Trainer whose checkpoints hold only what is trained, and whose values per term learn faster
+    than the body.
 
-    Adam moves a parameter by about the learning rate per step; biases and query weights live on the scale of raw logits
-    (tens), LoRA factors on that of weights (hundredths), hence ``bias_factor``.
+    Adam moves a parameter by about the learning rate per step; biases and query weights live on the
+    scale of raw logits (tens), LoRA factors on that of weights (hundredths), hence ``bias_factor``.
     """
 
     bias_factor = 30.0
@@ -162,7 +177,8 @@ class EncoderTrainer(Trainer):
         body = [p for n, p in trained if n not in PER_TERM]
         rate = self.args.learning_rate
         self.optimizer = torch.optim.AdamW(
-            [{"params": body, "lr": rate}, {"params": bias, "lr": rate * self.bias_factor}], weight_decay=0.0
+            [{"params": body, "lr": rate}, {"params": bias, "lr": rate * self.bias_factor}],
+            weight_decay=0.0,
         )
         return self.optimizer
 
@@ -181,7 +197,9 @@ class EncoderTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         directory = Path(output_dir or self.args.output_dir or ".")
         directory.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
+        trained = {
+            n: p.detach().contiguous() for n, p in self.model.named_parameters() if p.requires_grad
+        }
         save_file(trained, directory / TRAINED_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -189,7 +207,9 @@ class EncoderTrainer(Trainer):
             load_file(Path(resume_from_checkpoint) / TRAINED_FILE), strict=False
         )
         if missing.unexpected_keys:
-            raise InputError(f"{resume_from_checkpoint}: is of another model ({missing.unexpected_keys[0]})")
+            raise InputError(
+                f"{resume_from_checkpoint}: is of another model ({missing.unexpected_keys[0]})"
+            )
 
 
 def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
@@ -220,7 +240,9 @@ class _Bar(ProgressCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if self.training_bar is not None:
-            self.training_bar.set_postfix({name: f"{value:.3g}" for name, value in list(logs.items())[:4]})
+            self.training_bar.set_postfix(
+                {name: f"{value:.3g}" for name, value in list(logs.items())[:4]}
+            )
 
 
 def run(trainer: Trainer) -> None:

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""The gRPC server of one process."""

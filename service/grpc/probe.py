@@ -1,4 +1,5 @@
-"""``python -m csplade.service.grpc.probe``: ask grpc.health.v1 whether a server is ready; exit code 0 if it is, else 1.
+"""``python -m csplade.service.grpc.probe``: ask grpc.health.v1 whether a server is ready; exit code
+0 if it is, else 1.
 
 For health checks of containers: nothing but grpc is loaded.
 """
@@ -17,7 +18,9 @@ from ...v1 import retrieval_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
 
-def status(address: str, *, service: str = SERVICE, ca: Path | None = None, timeout: float = 3.0) -> str:
+def status(
+    address: str, *, service: str = SERVICE, ca: Path | None = None, timeout: float = 3.0
+) -> str:
     """What a server says of a service.
 
     Args:

@@ -13,17 +13,30 @@ from ...engine.local import Done
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Settings
 
-DISTRIBUTIONS = ("grpcio", "protobuf", "numpy", "numba", "torch", "triton", "transformers", "tokenizers")
+DISTRIBUTIONS = (
+    "grpcio",
+    "protobuf",
+    "numpy",
+    "numba",
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+)
 
 
-def search_reply(answer: Answer, engine: Engine, *, with_document: bool, total: int) -> pb.SearchResponse:
+def search_reply(
+    answer: Answer, engine: Engine, *, with_document: bool, total: int
+) -> pb.SearchResponse:
     """The reply to Search; ``total`` in nanoseconds."""
     return pb.SearchResponse(
         hits=[_hit(hit, with_document) for hit in answer.hits],
         matched_documents=answer.matched,
         postings_read=answer.postings,
         query_terms=answer.query_terms,
-        cut=pb.Cut(tokens=answer.dropped_tokens, terms=answer.dropped_terms, impacts=answer.clipped),
+        cut=pb.Cut(
+            tokens=answer.dropped_tokens, terms=answer.dropped_terms, impacts=answer.clipped
+        ),
         timings=pb.Timings(**answer.timings, total=total),
         generation=engine.index.manifest.generation,
         model_fingerprint=engine.model_fingerprint,
@@ -33,7 +46,9 @@ def search_reply(answer: Answer, engine: Engine, *, with_document: bool, total: 
     )
 
 
-def encode_reply(results: Sequence[Done], engine: Engine, *, decode: bool, total: int) -> pb.EncodeResponse:
+def encode_reply(
+    results: Sequence[Done], engine: Engine, *, decode: bool, total: int
+) -> pb.EncodeResponse:
     """The reply to Encode; ``total`` in nanoseconds."""
     timings = {"total": total}
     # All texts of a batch report its times; another batch took other nanoseconds.
@@ -46,7 +61,9 @@ def encode_reply(results: Sequence[Done], engine: Engine, *, decode: bool, total
                 vector=pb.SparseVector(
                     indices=done.vector[0].tolist(),
                     values=done.vector[1].tolist(),
-                    tokens=map(engine.need_encoder().token, done.vector[0].tolist()) if decode else (),
+                    tokens=map(engine.need_encoder().token, done.vector[0].tolist())
+                    if decode
+                    else (),
                 ),
                 tokens=done.tokens,
                 cut=pb.Cut(tokens=done.dropped_tokens, terms=done.dropped_terms),
@@ -65,7 +82,9 @@ def verify_reply(
     compared = max(len(answer.hits), len(reference.hits))
     found, expected = _padded(answer.hits, compared), _padded(reference.hits, compared)
     differences = [
-        pb.Difference(rank=rank, reference_id=right[0], reference_score=right[1], id=left[0], score=left[1])
+        pb.Difference(
+            rank=rank, reference_id=right[0], reference_score=right[1], id=left[0], score=left[1]
+        )
         for rank, (left, right) in enumerate(zip(found, expected, strict=True), 1)
         if left != right
     ]

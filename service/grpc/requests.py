@@ -65,9 +65,13 @@ def encode_works(request: pb.EncodeRequest, limits: Limits) -> list[Work]:
         InputError: a field breaks its rule.
     """
     if request.kind not in (pb.TEXT_KIND_QUERY, pb.TEXT_KIND_DOCUMENT):
-        raise InputError(f"kind is {request.kind}, must be TEXT_KIND_QUERY (1) or TEXT_KIND_DOCUMENT (2)")
+        raise InputError(
+            f"kind is {request.kind}, must be TEXT_KIND_QUERY (1) or TEXT_KIND_DOCUMENT (2)"
+        )
     if not 1 <= len(request.texts) <= limits.encode_texts:
-        raise InputError(f"texts has {len(request.texts)} texts, must have 1 to {limits.encode_texts}")
+        raise InputError(
+            f"texts has {len(request.texts)} texts, must have 1 to {limits.encode_texts}"
+        )
     for number, text in enumerate(request.texts):
         _check_text(f"texts[{number}]", text, limits)
     kind: Kind = "query" if request.kind == pb.TEXT_KIND_QUERY else "document"
@@ -92,13 +96,19 @@ def _vector(
         terms = np.fromiter(vector.indices, np.int64, len(vector.indices))
         field = "query.vector.indices"
     if len(terms) != len(vector.values):
-        raise InputError(f"{field} has {len(terms)} entries but query.vector.values {len(vector.values)}")
+        raise InputError(
+            f"{field} has {len(terms)} entries but query.vector.values {len(vector.values)}"
+        )
     if len(terms) > limits.query_terms:
-        raise InputError(f"{field} has {len(terms)} terms, at most {limits.query_terms} are allowed")
+        raise InputError(
+            f"{field} has {len(terms)} terms, at most {limits.query_terms} are allowed"
+        )
     weights = np.fromiter(vector.values, np.float32, len(vector.values))
     if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))).size:
         where = bad[0]
-        raise InputError(f"query.vector.values[{where}] is {weights[where]}, must be finite and > 0")
+        raise InputError(
+            f"query.vector.values[{where}] is {weights[where]}, must be finite and > 0"
+        )
     if (bad := np.flatnonzero(terms >= vocabulary_size)).size:
         where = bad[0]
         raise InputError(f"{field}[{where}] is {terms[where]}, must be 0 to {vocabulary_size - 1}")
@@ -107,17 +117,22 @@ def _vector(
     if (repeated := np.flatnonzero(terms[1:] == terms[:-1])).size:
         where = order[repeated[0] + 1]
         named = repr(vector.tokens[where]) if vector.tokens else terms[repeated[0]]
-        raise InputError(f"{field}[{where}] is {named}, which is there already; a term may be given once")
+        raise InputError(
+            f"{field}[{where}] is {named}, which is there already; a term may be given once"
+        )
     return terms.astype(np.int32), weights[order]
 
 
 def _terms_of(vector: pb.SparseVector, known: Mapping[str, int]) -> np.ndarray:
     if not known:
-        raise InputError("query.vector.tokens is set, but this index knows terms by number: give indices")
+        raise InputError(
+            "query.vector.tokens is set, but this index knows terms by number: give indices"
+        )
     try:
         return np.array([known[token] for token in vector.tokens], dtype=np.int64)
     except KeyError:
         where = next(i for i, token in enumerate(vector.tokens) if token not in known)
         raise InputError(
-            f"query.vector.tokens[{where}] is {vector.tokens[where]!r}, not in the index's vocabulary"
+            f"query.vector.tokens[{where}] is {vector.tokens[where]!r}, not in the index's "
+            "vocabulary"
         ) from None

@@ -1,4 +1,6 @@
-"""The server: listens at once, becomes ready when index and encoder are loaded, drains before it ends."""
+"""The server: listens at once, becomes ready when index and encoder are loaded, drains before it
+ends.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def open_engine(settings: Settings, shards: Sequence[int] | None = None) -> Engi
         InputError: no index is named; and what :meth:`Engine.open` raises.
     """
     if settings.index is None:
-        raise InputError("no index is given: name its directory as the argument or in the setting index")
+        raise InputError(
+            "no index is given: name its directory as the argument or in the setting index"
+        )
     return Engine.open(
         settings.index,
         model=settings.model.path,
@@ -70,7 +74,9 @@ class Server:
         metrics_address: likewise of the metrics endpoint; "" without one.
     """
 
-    def __init__(self, settings: Settings, opener: Callable[[Settings], Engine] = open_engine) -> None:
+    def __init__(
+        self, settings: Settings, opener: Callable[[Settings], Engine] = open_engine
+    ) -> None:
         self._settings, self._opener = settings, opener
         self.metrics = Metrics()
         self.address = self.metrics_address = ""
@@ -84,7 +90,9 @@ class Server:
             UnavailableError: a port that is taken.
         """
         settings = self._settings
-        keys = Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
+        keys = (
+            Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
+        )
         credentials = server_credentials(settings.security)
         self._tracer = tracer(settings.tracing)
         self._boundary = Boundary(
@@ -138,7 +146,8 @@ class Server:
             self._http, self._http_thread = start_http_server(port, host, self.metrics.registry)
         except OSError as error:
             raise UnavailableError(
-                f"cannot listen at {_address(host, port)} (metrics.host, metrics.port): {error.strerror}"
+                f"cannot listen at {_address(host, port)} (metrics.host, metrics.port): "
+                f"{error.strerror}"
             ) from None
         self.metrics_address = _address(host, self._http.server_port)
 
@@ -173,7 +182,9 @@ class Server:
         )
 
     async def drain(self) -> None:
-        """Refuse new requests, give those in flight ``server.drain_seconds`` to finish, close everything."""
+        """Refuse new requests, give those in flight ``server.drain_seconds`` to finish, close
+        everything.
+        """
         log.info("draining")
         self._boundary.state = "draining"
         self._servicer.draining.set()
@@ -181,7 +192,9 @@ class Server:
         try:
             await asyncio.wait_for(self._boundary.idle.wait(), self._settings.server.drain_seconds)
         except TimeoutError:
-            log.warning("requests are still in flight after server.drain_seconds, they are cancelled")
+            log.warning(
+                "requests are still in flight after server.drain_seconds, they are cancelled"
+            )
         await self._grpc.stop(LAST_WORDS)
         if self._pipeline is not None:
             await asyncio.to_thread(self._pipeline.close)
@@ -223,8 +236,12 @@ async def serve(
 
 
 @contextmanager
-def running(settings: Settings, opener: Callable[[Settings], Engine] = open_engine) -> Iterator[Server]:
-    """A ready server in a thread of this process, drained at the end of the block: for demos and tests."""
+def running(
+    settings: Settings, opener: Callable[[Settings], Engine] = open_engine
+) -> Iterator[Server]:
+    """A ready server in a thread of this process, drained at the end of the block: for demos and
+    tests.
+    """
     ready: Future[tuple[Server, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def live() -> None:

@@ -1,4 +1,5 @@
-"""The rpcs of RetrievalService: check the request, let the pipeline work, turn the result into a reply.
+"""The rpcs of RetrievalService: check the request, let the pipeline work, turn the result into a
+reply.
 
 They raise errors of Python; the boundary around them makes statuses of those.
 """
@@ -46,7 +47,9 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
             raise UnavailableError("the server is still loading")
         return self.pipeline
 
-    async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext) -> pb.SearchResponse:
+    async def Search(
+        self, request: pb.SearchRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SearchResponse:
         """Rank for one query."""
         async with self._boundary.request("Search", context):
             return await self._search(request, context.time_remaining())
@@ -70,42 +73,61 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
                     await slots.acquire()
                     group.create_task(answer(item))
             if self.draining.is_set():
-                raise UnavailableError("the server is shutting down; what was read has been answered")
+                raise UnavailableError(
+                    "the server is shutting down; what was read has been answered"
+                )
 
-    async def Encode(self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext) -> pb.EncodeResponse:
+    async def Encode(
+        self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EncodeResponse:
         """Texts to vectors."""
         async with self._boundary.request("Encode", context):
             return await self._encode(request, context.time_remaining())
 
-    async def Info(self, request: pb.InfoRequest, context: grpc.aio.ServicerContext) -> pb.InfoResponse:
+    async def Info(
+        self, request: pb.InfoRequest, context: grpc.aio.ServicerContext
+    ) -> pb.InfoResponse:
         """What is being served."""
         async with self._boundary.request("Info", context):
             return replies.info_reply(self._ready().engine, self._settings)
 
-    async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
+    async def Verify(
+        self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.VerifyResponse:
         """Compare a search with the exhaustive reference."""
         async with self._boundary.request("Verify", context):
             return await self._verify(request, context.time_remaining())
 
-    async def _search(self, request: pb.SearchRequest, remaining: float | None) -> pb.SearchResponse:
+    async def _search(
+        self, request: pb.SearchRequest, remaining: float | None
+    ) -> pb.SearchResponse:
         started = time.perf_counter_ns()
         pipeline = self._ready()
         engine = pipeline.engine
         work = requests.search_work(
-            request, self._settings.limits, engine.index.manifest.vocabulary_size, engine.terms_by_token
+            request,
+            self._settings.limits,
+            engine.index.manifest.vocabulary_size,
+            engine.terms_by_token,
         )
         self._log_texts([work])
 
         def reply(answer: Answer) -> pb.SearchResponse:
             total = time.perf_counter_ns() - started
-            message = replies.search_reply(answer, engine, with_document=request.with_document, total=total)
-            return self._sendable(message, "ask for a smaller k, or without documents or explanations")
+            message = replies.search_reply(
+                answer, engine, with_document=request.with_document, total=total
+            )
+            return self._sendable(
+                message, "ask for a smaller k, or without documents or explanations"
+            )
 
         response = await pipeline.search(work, remaining=remaining, then=reply)
         tracing.stages(response.timings)
         return response
 
-    async def _encode(self, request: pb.EncodeRequest, remaining: float | None) -> pb.EncodeResponse:
+    async def _encode(
+        self, request: pb.EncodeRequest, remaining: float | None
+    ) -> pb.EncodeResponse:
         started = time.perf_counter_ns()
         pipeline = self._ready()
         works = requests.encode_works(request, self._settings.limits)
@@ -113,28 +135,39 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
 
         def reply(results: Sequence[Done]) -> pb.EncodeResponse:
             total = time.perf_counter_ns() - started
-            message = replies.encode_reply(results, pipeline.engine, decode=request.decode, total=total)
+            message = replies.encode_reply(
+                results, pipeline.engine, decode=request.decode, total=total
+            )
             return self._sendable(message, "send fewer texts")
 
         response = await pipeline.encode(works, remaining=remaining, then=reply)
         tracing.stages(response.timings)
         return response
 
-    async def _verify(self, request: pb.VerifyRequest, remaining: float | None) -> pb.VerifyResponse:
+    async def _verify(
+        self, request: pb.VerifyRequest, remaining: float | None
+    ) -> pb.VerifyResponse:
         started = time.perf_counter_ns()
         pipeline = self._ready()
         engine = pipeline.engine
         work = requests.query_work(
-            request, self._settings.limits, engine.index.manifest.vocabulary_size, engine.terms_by_token
+            request,
+            self._settings.limits,
+            engine.index.manifest.vocabulary_size,
+            engine.terms_by_token,
         )
         self._log_texts([work])
         answer, reference, nanoseconds = await pipeline.verify(work, remaining=remaining)
         total = time.perf_counter_ns() - started
-        reply = replies.verify_reply(answer, reference, engine, nanoseconds=nanoseconds, total=total)
+        reply = replies.verify_reply(
+            answer, reference, engine, nanoseconds=nanoseconds, total=total
+        )
         tracing.stages(reply.timings)
         if not reply.identical:
             self._metrics.verify_mismatches.inc(max(1, len(reply.differences)))
-            log.error("verify found %d differing ranks of %d", len(reply.differences), reply.compared)
+            log.error(
+                "verify found %d differing ranks of %d", len(reply.differences), reply.compared
+            )
         return reply
 
     async def _stream_answer(
@@ -158,7 +191,9 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
             finally:
                 if trace is not None:
                     trace.code(code)
-                self._metrics.answered("SearchStreamQuery", code.name, time.perf_counter() - started)
+                self._metrics.answered(
+                    "SearchStreamQuery", code.name, time.perf_counter() - started
+                )
 
     async def _until_drained(
         self, context: grpc.aio.ServicerContext
@@ -182,7 +217,9 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         """The message, unless it is larger than the server may send."""
         size, limit = message.ByteSize(), self._settings.server.send_bytes
         if size > limit:
-            raise InputError(f"the answer has {size} bytes, server.send_bytes allows {limit}: {advice}")
+            raise InputError(
+                f"the answer has {size} bytes, server.send_bytes allows {limit}: {advice}"
+            )
         return message
 
     def _log_texts(self, works: list[Work]) -> None:

@@ -1,4 +1,6 @@
-"""The one map from errors to gRPC statuses; see the head of retrieval.proto for what each status promises."""
+"""The one map from errors to gRPC statuses; see the head of retrieval.proto for what each status
+promises.
+"""
 
 from __future__ import annotations
 
@@ -62,20 +64,25 @@ def status_of(error: BaseException, request_id: str) -> Status:
     message = " ".join(str(error).split()) or code.value[1]
     if not isinstance(error, OverloadedError):
         return Status(code, message)
-    return Status(code, message, error.retry_after, _retry_metadata(code, message, error.retry_after))
+    return Status(
+        code, message, error.retry_after, _retry_metadata(code, message, error.retry_after)
+    )
 
 
 def _retry_metadata(
     code: grpc.StatusCode, message: str, seconds: float
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """Pushback for gRPC's own retries, and a ``google.rpc.Status`` with a ``google.rpc.RetryInfo`` inside.
+    """Pushback for gRPC's own retries, and a ``google.rpc.Status`` with a ``google.rpc.RetryInfo``
+    inside.
 
-    The two messages are not among those that come with protobuf; their few fields are written here by hand.
+    The two messages are not among those that come with protobuf; their few fields are written here
+    by hand.
     """
     delay = duration_pb2.Duration()
     delay.FromMilliseconds(max(1, round(seconds * 1000)))
     retry_info = any_pb2.Any(
-        type_url="type.googleapis.com/google.rpc.RetryInfo", value=_bytes_field(1, delay.SerializeToString())
+        type_url="type.googleapis.com/google.rpc.RetryInfo",
+        value=_bytes_field(1, delay.SerializeToString()),
     )
     status = (
         bytes([0x08, code.value[0]])  # field 1, a small varint

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""The same service on Ray Serve."""

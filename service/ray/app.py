@@ -1,10 +1,11 @@
 """The Ray Serve application: ``serve run csplade.service.ray.app:build index=/data/index``.
 
-Plain Serve: arguments, replicas, autoscaling, GPUs and placement stand in a Serve configuration file, see
-``deploy/ray/``. ``csplade serve --ray`` starts Ray and this application on one machine.
+Plain Serve: arguments, replicas, autoscaling, GPUs and placement stand in a Serve configuration
+file, see ``deploy/ray/``. ``csplade serve --ray`` starts Ray and this application on one machine.
 """
 
-# Annotations must be evaluated here: Ray looks at that of `build` to know what to make of the arguments.
+# Annotations must be evaluated here: Ray looks at that of `build` to know what to make of the
+# arguments.
 
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ class RayArguments(BaseModel):
 
     Attributes:
         index: directory of the index; instead of the setting ``index``.
-        config: YAML file of settings, as for ``csplade serve --config``; on every node, at the same path.
+        config: YAML file of settings, as for ``csplade serve --config``; on every node, at the same
+            path.
         settings: settings over that file: dotted keys (``limits.k: 100``), or sections.
         version: name of what is served; a change of the deployments' ``user_config`` gives another.
-        apart: encoder and shards in deployments of their own; None: only when the index has several shards.
+        apart: encoder and shards in deployments of their own; None: only when the index has several
+            shards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +56,8 @@ class RayArguments(BaseModel):
             raise InputError("index is not set, must be the directory of the index")
         if settings.security.tls_certificate is not None:
             raise InputError(
-                "security.tls_certificate is set, but Ray's HAProxy speaks no TLS: end TLS in front of it"
+                "security.tls_certificate is set, but Ray's HAProxy speaks no TLS: end TLS in "
+                "front of it"
             )
         return settings.model_copy(update={"index": settings.index.resolve()})
 
@@ -61,8 +65,9 @@ class RayArguments(BaseModel):
 def build(args: RayArguments) -> Application:
     """The application for an index.
 
-    With one shard (and not ``apart``) it is a single deployment, ``ingress``, that holds encoder and shard: one
-    hop. Otherwise ``ingress`` fans out to ``encoder`` and ``shard-0``, ``shard-1``, ...: two hops.
+    With one shard (and not ``apart``) it is a single deployment, ``ingress``, that holds encoder
+    and shard: one hop. Otherwise ``ingress`` fans out to ``encoder`` and ``shard-0``, ``shard-1``,
+    ...: two hops.
 
     Raises:
         InputError: a wrong setting.
@@ -73,7 +78,8 @@ def build(args: RayArguments) -> Application:
     manifest = IndexManifest.open(settings.index)
     target = Target(version=args.version, index=settings.index, model=settings.model.path)
     one_process = manifest.shard_count == 1 and not args.apart
-    # Whatever may be queued is let in, and refused by csplade's own queue: at once, and telling when to try again.
+    # Whatever may be queued is let in, and refused by csplade's own queue: at once, and telling
+    # when to try again.
     ongoing = 4 * settings.batching.queue
     common: dict[str, Any] = {
         "max_ongoing_requests": ongoing,
@@ -85,7 +91,9 @@ def build(args: RayArguments) -> Application:
     }
     told = common | {"user_config": target.model_dump(mode="json")}
     if one_process:
-        whole = serve.deployment(name="ingress", ray_actor_options=_resources(1, manifest.bytes), **told)
+        whole = serve.deployment(
+            name="ingress", ray_actor_options=_resources(1, manifest.bytes), **told
+        )
         return whole(Single).bind(settings)
     shards = []
     for one in manifest.shards:
@@ -94,7 +102,10 @@ def build(args: RayArguments) -> Application:
         )
         shards.append(shard(ShardReplica).bind(settings, one.shard))
     encoder = None
-    if settings.model.enabled and (target.model or (manifest.encoder or {}).get("model")) is not None:
+    if (
+        settings.model.enabled
+        and (target.model or (manifest.encoder or {}).get("model")) is not None
+    ):
         encoders = serve.deployment(name="encoder", ray_actor_options=_resources(1, 0), **told)
         encoder = encoders(EncoderReplica).bind(settings)
     ingress = serve.deployment(name="ingress", ray_actor_options=_resources(1, 0), **common)

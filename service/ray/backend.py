@@ -1,6 +1,7 @@
 """The pipeline of the ingress: encode in one deployment, search all shards at once, merge.
 
-It stands where a single process has its :class:`~csplade.engine.local.Pipeline`, for the same servicer.
+It stands where a single process has its :class:`~csplade.engine.local.Pipeline`, for the same
+servicer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RequestCancelledError,
+)
 
 from ...core.errors import IncompatibleError, UnavailableError
 from ...engine.collection import Answer, Hit
@@ -35,7 +40,9 @@ LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
 HEAVY = 5_000_000  # postings of one search: of milliseconds of work, what a message costs is a small part
 APART = 16  # messages to a deployment at once when its work is heavier, so that all of its replicas have some
 TOGETHER = 200  # hits of all shards: so few bring their documents, some in vain, because a message costs more
-SIGN_OF_LIFE = 2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
+SIGN_OF_LIFE = (
+    2.0  # seconds that a deployment may take to say that it lives; twice, then it counts as down
+)
 
 
 class Peer:
@@ -94,7 +101,9 @@ class Peer:
             self._waiting.discard(response)
 
     async def look(self) -> tuple[str, ...]:
-        """Ask for a sign of life; returns the versions that the replica holds, none if there is no answer."""
+        """Ask for a sign of life; returns the versions that the replica holds, none if there is no
+        answer.
+        """
         try:
             async with asyncio.timeout(SIGN_OF_LIFE):
                 versions = await self._once("versions", ())
@@ -165,7 +174,9 @@ class Catalog:
 
     @cached_property
     def terms_by_token(self) -> dict[str, int]:
-        """Term of each token string; empty unless the index was built from vectors keyed by strings."""
+        """Term of each token string; empty unless the index was built from vectors keyed by
+        strings.
+        """
         return {token: term for term, token in enumerate(self.index.manifest.vocabulary or ())}
 
     def token(self, term: int) -> str:
@@ -178,7 +189,8 @@ class Catalog:
         """The encoder. Raises IncompatibleError when there is none."""
         if self.encoder is None:
             raise IncompatibleError(
-                "text cannot be encoded: no encoder is loaded; search with vectors, or start with a model"
+                "text cannot be encoded: no encoder is loaded; search with vectors, or start with "
+                "a model"
             )
         return self.encoder
 
@@ -216,14 +228,22 @@ class Fanout:
         self._encoder, self._shards = encoder, shards
         self._limit, self._metrics = settings.limits.timeout_seconds, metrics
         self._queue = settings.batching.queue
-        self._searches = [self._lane(one, "search", lambda found: found.postings >= HEAVY) for one in shards]
+        self._searches = [
+            self._lane(one, "search", lambda found: found.postings >= HEAVY) for one in shards
+        ]
         if encoder is not None:
             # Where queries are looked up, no network runs and the stage takes no time.
-            self._texts = self._lane(encoder, "encode", lambda coded: coded[0].timings.get("encode", 0) > 0)
+            self._texts = self._lane(
+                encoder, "encode", lambda coded: coded[0].timings.get("encode", 0) > 0
+            )
         self._lanes = self._searches if encoder is None else [*self._searches, self._texts]
 
-    async def search(self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]) -> T:
-        """As :meth:`Pipeline.search`; and UnavailableError when a shard is, unless the work allows that."""
+    async def search(
+        self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]
+    ) -> T:
+        """As :meth:`Pipeline.search`; and UnavailableError when a shard is, unless the work allows
+        that.
+        """
         async with until(remaining, self._limit) as deadline:
             coded = await self._vector(work, deadline)
             together = work.k * len(self._shards) <= TOGETHER
@@ -247,7 +267,9 @@ class Fanout:
             assert self._encoder is not None
             texts = [work.text or "" for work in works]
             # Not by the lane: what takes seconds would hold up the queries behind it.
-            (coded,) = await self._ask(self._encoder, "encode", [_question(deadline, texts, works[0].kind)])
+            (coded,) = await self._ask(
+                self._encoder, "encode", [_question(deadline, texts, works[0].kind)]
+            )
             if isinstance(coded, Exception):
                 raise coded
             done = [
@@ -272,14 +294,19 @@ class Fanout:
                     for shard in self._shards
                 )
             )
-            found = await self._merged(work, coded, {i: one[0] for i, one in enumerate(answers)}, deadline)
-            truth = await self._merged(work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline)
+            found = await self._merged(
+                work, coded, {i: one[0] for i, one in enumerate(answers)}, deadline
+            )
+            truth = await self._merged(
+                work, coded, {i: one[1] for i, one in enumerate(answers)}, deadline
+            )
             return found, truth, max(one[2] for one in answers)
 
     def _lane(self, peer: Peer, method: str, heavy: Callable[[Any], bool]) -> Lane[_Question, Any]:
         """The way to a deployment; ``heavy`` tells of an answer whether it took much work.
 
-        Work is counted, not timed: on a busy machine everything takes long, and that is when messages must be shared.
+        Work is counted, not timed: on a busy machine everything takes long, and that is when
+        messages must be shared.
         """
 
         async def send(questions: Sequence[_Question]) -> list[Any]:
@@ -314,13 +341,17 @@ class Fanout:
 
     def _call(self, deadline: float, request_id: str | None = None) -> Call:
         remaining = max(0.0, deadline - time.monotonic())
-        return Call(self.version, logs.request_id.get() if request_id is None else request_id, remaining)
+        return Call(
+            self.version, logs.request_id.get() if request_id is None else request_id, remaining
+        )
 
     async def _vector(self, work: Work, deadline: float) -> Coded:
         if work.vector is None:
             self.engine.need_encoder()
             self._need_room([self._texts, *self._searches])
-            (coded,), waited = await self._texts.ask(_question(deadline, [work.text or ""], work.kind))
+            (coded,), waited = await self._texts.ask(
+                _question(deadline, [work.text or ""], work.kind)
+            )
             self._queued(coded.timings, waited)
             return coded
         return Coded(work.vector[0].tobytes(), work.vector[1].tobytes(), 0, 0, 0, {})
@@ -349,7 +380,9 @@ class Fanout:
         merging = time.perf_counter_ns() - started
         self._metrics.stages({"merge": merging})
         looked = time.perf_counter_ns()
-        details = await self._details(work, coded, rankings, shards, ordinals, scores, rows, deadline)
+        details = await self._details(
+            work, coded, rankings, shards, ordinals, scores, rows, deadline
+        )
         looking = time.perf_counter_ns() - looked
         scale = self.engine.score_scale
         hits = [
@@ -363,10 +396,17 @@ class Fanout:
                 self._named(reasons),
             )
             for shard, ordinal, score, row, (document, reasons) in zip(
-                shards.tolist(), ordinals.tolist(), scores.tolist(), rows.tolist(), details, strict=True
+                shards.tolist(),
+                ordinals.tolist(),
+                scores.tolist(),
+                rows.tolist(),
+                details,
+                strict=True,
             )
         ]
-        slowest = max((one.timings for one in rankings.values()), key=lambda timings: sum(timings.values()))
+        slowest = max(
+            (one.timings for one in rankings.values()), key=lambda timings: sum(timings.values())
+        )
         timings = dict(coded.timings)
         for stage, nanoseconds in (*slowest.items(), ("merge", merging), ("fetch", looking)):
             timings[stage] = timings.get(stage, 0) + nanoseconds
@@ -393,12 +433,16 @@ class Fanout:
         rows: NDArray[np.int64],
         deadline: float,
     ) -> list[Detail]:
-        """Document and contributions of each hit: out of the rankings, or asked of the shards that have hits."""
+        """Document and contributions of each hit: out of the rankings, or asked of the shards that
+        have hits.
+        """
         if not (work.explain or work.fetch):
             return [(None, None)] * len(rows)
         came = {shard: one.details for shard, one in rankings.items() if one.details is not None}
         if came:
-            return [came[shard][row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
+            return [
+                came[shard][row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)
+            ]
         wanted = np.unique(shards).tolist()
         found = await asyncio.gather(
             *(

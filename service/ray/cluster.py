@@ -1,7 +1,7 @@
 """Ray and the application on this machine alone: ``csplade serve --ray``.
 
-Ray reads its environment when it is imported, and everything it starts inherits it: nothing here imports Ray
-before :func:`prepare` has set what is needed.
+Ray reads its environment when it is imported, and everything it starts inherits it: nothing here
+imports Ray before :func:`prepare` has set what is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ PORTS = 200  # for the replicas of one cluster, of each kind
 
 
 def prepare(scratch: Path) -> list[str]:
-    """Set the environment that Ray Serve needs for speed, and that keeps several of it apart on one machine.
+    """Set the environment that Ray Serve needs for speed, and that keeps several of it apart on one
+    machine.
 
     Args:
         scratch: an empty directory for HAProxy's files.
@@ -62,16 +63,18 @@ def prepare(scratch: Path) -> list[str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-        # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in a moment.
+        # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in
+        # a moment.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
-        # On a busy machine the proxy takes its time; Ray would kill it after five seconds, and give up.
+        # On a busy machine the proxy takes its time; Ray would kill it after five seconds, and give
+        # up.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # A HAProxy that died is noticed after three checks.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    # Replicas of two clusters on one machine would share these ports, and each other's requests: Ray binds them with
-    # SO_REUSEPORT, and begins at the same number everywhere.
+    # Replicas of two clusters on one machine would share these ports, and each other's requests:
+    # Ray binds them with SO_REUSEPORT, and begins at the same number everywhere.
     ports = free_ports(2 * PORTS)
     for kind, first in (("GRPC", ports), ("HTTP", ports + PORTS)):
         defaults[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
@@ -82,12 +85,15 @@ def prepare(scratch: Path) -> list[str]:
 
 
 @contextmanager
-def cluster(server: Server, metrics: MetricsEndpoint | None = None, **ray_options: Any) -> Iterator[str]:
+def cluster(
+    server: Server, metrics: MetricsEndpoint | None = None, **ray_options: Any
+) -> Iterator[str]:
     """Ray with Serve, started here and gone at the end of the block.
 
     Args:
         server: where to listen.
-        metrics: where this machine's agent of Ray answers ``/metrics``, on all interfaces; by default at any free port.
+        metrics: where this machine's agent of Ray answers ``/metrics``, on all interfaces; by
+            default at any free port.
         ray_options: for ``ray.init``, over those chosen here.
 
     Yields:
@@ -170,7 +176,9 @@ def run(
 
     from .app import RayArguments, build
 
-    arguments = RayArguments(settings=settings.model_dump(mode="json"), apart=apart, version=version)
+    arguments = RayArguments(
+        settings=settings.model_dump(mode="json"), apart=apart, version=version
+    )
     try:
         serve.run(build(arguments), name=name, route_prefix=f"/{name}")
     except RuntimeError as error:
@@ -178,7 +186,9 @@ def run(
     wait_until_serving(address, name, START_SECONDS)
 
 
-def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: bool | None = None) -> None:
+def serve_on_ray(
+    settings: Settings, on_ready: Callable[[str], None], *, apart: bool | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain and take Ray down.
 
     Args:
@@ -196,7 +206,8 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     output = sys.stdout
     try:
-        # Ray tells the driver's standard output of its own affairs; ours has the address and nothing else.
+        # Ray tells the driver's standard output of its own affairs; ours has the address and
+        # nothing else.
         with redirect_stdout(sys.stderr), cluster(settings.server, settings.metrics) as address:
             run(settings, address, apart=apart)
             log.info("serving on Ray", extra={"address": address})
@@ -216,7 +227,9 @@ def serve_on_ray(settings: Settings, on_ready: Callable[[str], None], *, apart: 
 
 
 def wait_until_serving(address: str, application: str, seconds: float) -> None:
-    """Ask grpc.health.v1 until the service is ready. Raises UnavailableError when it is not in time."""
+    """Ask grpc.health.v1 until the service is ready. Raises UnavailableError when it is not in
+    time.
+    """
     name = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
     request = health_pb2.HealthCheckRequest(service=name)
     end, last = time.monotonic() + seconds, "nothing answers"
@@ -224,7 +237,9 @@ def wait_until_serving(address: str, application: str, seconds: float) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < end:
             try:
-                status = stub.Check(request, timeout=5, metadata=(("application", application),)).status
+                status = stub.Check(
+                    request, timeout=5, metadata=(("application", application),)
+                ).status
                 if status == health_pb2.HealthCheckResponse.SERVING:
                     return
                 last = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
@@ -242,7 +257,9 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many consecutive TCP ports of this machine that were free a moment ago, drawn at random."""
+    """The first of so many consecutive TCP ports of this machine that were free a moment ago, drawn
+    at random.
+    """
     while True:
         # Below the ports that outgoing connections take.
         first = random.randrange(10_000, 32_000 - count)
@@ -264,7 +281,8 @@ def _check_free(host: str, port: int, section: str) -> None:
 
 
 def _shut_ray_down() -> None:
-    """End Ray here, while no thread tells it metrics and none finds forgotten references to its objects.
+    """End Ray here, while no thread tells it metrics and none finds forgotten references to its
+    objects.
 
     Either would end the process: Ray does not bear being touched while it is shut down.
     """

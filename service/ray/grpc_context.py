@@ -1,9 +1,11 @@
-"""The gRPC side of Ray Serve: our services added to its servers, its requests made to look like ordinary ones.
+"""The gRPC side of Ray Serve: our services added to its servers, its requests made to look like
+ordinary ones.
 
-Ray hands a deployment the request and a copy of its metadata, but neither the caller's deadline nor the context.
-The handlers added here write the seconds that are left into the metadata before Ray copies it. What a handler
-says about the end of the call (code, message, trailing metadata) Ray sends only when the handler returns normally:
-so :class:`RayContext` notes it and the handler returns an empty message.
+Ray hands a deployment the request and a copy of its metadata, but neither the caller's deadline nor
+the context. The handlers added here write the seconds that are left into the metadata before Ray
+copies it. What a handler says about the end of the call (code, message, trailing metadata) Ray
+sends only when the handler returns normally: so :class:`RayContext` notes it and the handler
+returns an empty message.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from ...v1 import retrieval_pb2_grpc as rpc
 REMAINING = "csplade-remaining"  # metadata: seconds until the caller's deadline
 SERVICER_FUNCTIONS = [f"{__name__}:add_retrieval_service", f"{__name__}:add_health_service"]
 
-# Ray's own gRPC servers in this process. Behind HAProxy that is the one of the replica that lives here.
+# Ray's own gRPC servers in this process. Behind HAProxy that is the one of the replica that lives
+# here.
 _servers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -39,8 +42,9 @@ def add_health_service(servicer: Any, server: Any) -> None:
 def is_draining() -> bool:
     """Whether Ray is about to end the replica in this process.
 
-    Ray tells a replica nothing of that before its requests have ended, and streams may never end by themselves.
-    Only known where the replica itself serves gRPC (behind HAProxy); elsewhere always False.
+    Ray tells a replica nothing of that before its requests have ended, and streams may never end by
+    themselves. Only known where the replica itself serves gRPC (behind HAProxy); elsewhere always
+    False.
     """
     replicas = (getattr(server.service_handler_factory, "__self__", None) for server in _servers)
     return any(getattr(replica, "_shutting_down", False) for replica in replicas)
@@ -112,7 +116,9 @@ class _Timed:
         return getattr(self._context, name)
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        metadata = tuple(pair for pair in self._context.invocation_metadata() or () if pair[0] != REMAINING)
+        metadata = tuple(
+            pair for pair in self._context.invocation_metadata() or () if pair[0] != REMAINING
+        )
         remaining = self._context.time_remaining()
         return metadata if remaining is None else (*metadata, (REMAINING, repr(remaining)))
 
@@ -182,7 +188,9 @@ class RayContext:
         self._outgoing.put_nowait(None)
 
     async def next(self) -> Any:
-        """For Ray: the next message to send, None after the last; asking for it says that the one before is sent."""
+        """For Ray: the next message to send, None after the last; asking for it says that the one
+        before is sent.
+        """
         message = await self._outgoing.get()
         self._room.release()
         return message

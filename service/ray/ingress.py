@@ -1,4 +1,5 @@
-"""The deployments that speak gRPC: the same servicer and boundary as in the single process, in Ray's replicas.
+"""The deployments that speak gRPC: the same servicer and boundary as in the single process, in
+Ray's replicas.
 
 Ray calls the method of a deployment that is named like the rpc.
 """
@@ -37,7 +38,9 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 
-LOOK_EVERY = 0.5  # seconds between looks at the deployments behind, and at whether the replica is ending
+LOOK_EVERY = (
+    0.5  # seconds between looks at the deployments behind, and at whether the replica is ending
+)
 NOTICE = 2.0  # seconds between Ray's decision to end a replica and the end of streams: HAProxy knows first
 PATIENCE = 0.05  # seconds before a request asks again for a version that is just being exchanged
 
@@ -53,7 +56,9 @@ class Front:
         logs.configure(settings.logging.level)
         self._settings = settings
         self._metrics = Metrics(RayInstruments())
-        keys = Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
+        keys = (
+            Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
+        )
         self._tracer = tracer(settings.tracing)
         self._boundary = Boundary(
             self._metrics, keys, log_requests=settings.logging.requests, tracer=self._tracer
@@ -63,7 +68,9 @@ class Front:
         self._looking = asyncio.create_task(self._look())
 
     def __del__(self) -> None:
-        """Send the spans that wait. Ray calls this when it ends the replica, Python perhaps once more."""
+        """Send the spans that wait. Ray calls this when it ends the replica, Python perhaps once
+        more.
+        """
         if (tracer := vars(self).pop("_tracer", None)) is not None:
             tracer.close()
 
@@ -126,7 +133,11 @@ class Front:
             await asyncio.sleep(LOOK_EVERY)
 
     async def _unary(
-        self, method: Callable[..., Awaitable[M]], request: Message, grpc_context: Any, kind: type[M]
+        self,
+        method: Callable[..., Awaitable[M]],
+        request: Message,
+        grpc_context: Any,
+        kind: type[M],
     ) -> M:
         context = RayContext(grpc_context)
         size, limit = request.ByteSize(), self._settings.server.receive_bytes
@@ -187,7 +198,9 @@ class Single(Front):
         return Pipeline(engine, self._settings, self._metrics)
 
     async def reconfigure(self, target: dict[str, Any]) -> None:
-        """Ray tells what to serve: before the first request, and whenever the configuration changes."""
+        """Ray tells what to serve: before the first request, and whenever the configuration
+        changes.
+        """
         await self._versions.update(Target.model_validate(target))
         self._servicer.pipeline = self._versions.newest
 
@@ -241,7 +254,9 @@ class Ingress(Front):
             shards = await asyncio.gather(*(shard.call("facts", call) for shard in self._shards))
             encoder = None if self._encoder is None else await self._encoder.call("facts", call)
             engine = Catalog(shards, encoder)
-            fanout = Fanout(version, engine, self._encoder, self._shards, self._settings, self._metrics)
+            fanout = Fanout(
+                version, engine, self._encoder, self._shards, self._settings, self._metrics
+            )
             kept = dict(list(self._fanouts.items())[-1:])  # two versions at most are held anywhere
             self._fanouts = {**kept, version: fanout}
         serving: Any = self._servicer.pipeline
@@ -251,11 +266,14 @@ class Ingress(Front):
         return fanout
 
 
-_chosen: ContextVar[Any] = ContextVar("fanout", default=None)  # the one that this request has gone over to
+_chosen: ContextVar[Any] = ContextVar(
+    "fanout", default=None
+)  # the one that this request has gone over to
 
 
 class _FollowingServicer(RetrievalServicer):
-    """Does a request again by another version when replicas no longer, or not yet, hold the one it began with.
+    """Does a request again by another version when replicas no longer, or not yet, hold the one it
+    began with.
 
     Args:
         fanout: gives the fan-out of a version.
@@ -274,13 +292,19 @@ class _FollowingServicer(RetrievalServicer):
     def _ready(self) -> Pipeline:
         return _chosen.get() or super()._ready()
 
-    async def _search(self, request: pb.SearchRequest, remaining: float | None) -> pb.SearchResponse:
+    async def _search(
+        self, request: pb.SearchRequest, remaining: float | None
+    ) -> pb.SearchResponse:
         return await self._following(super()._search, request, remaining)
 
-    async def _encode(self, request: pb.EncodeRequest, remaining: float | None) -> pb.EncodeResponse:
+    async def _encode(
+        self, request: pb.EncodeRequest, remaining: float | None
+    ) -> pb.EncodeResponse:
         return await self._following(super()._encode, request, remaining)
 
-    async def _verify(self, request: pb.VerifyRequest, remaining: float | None) -> pb.VerifyResponse:
+    async def _verify(
+        self, request: pb.VerifyRequest, remaining: float | None
+    ) -> pb.VerifyResponse:
         return await self._following(super()._verify, request, remaining)
 
     async def _following(

@@ -1,4 +1,6 @@
-"""What the ingress asks of a deployment: alone while there is little to ask, several in one message when there is much."""
+"""What the ingress asks of a deployment: alone while there is little to ask, several in one message
+when there is much.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,12 @@ class _Asked(NamedTuple, Generic[Q, A]):
 
 
 class Lane(Generic[Q, A]):
-    """A message through Ray costs more than the search it asks for, so a busy lane lets questions share one.
+    """A message through Ray costs more than the search it asks for, so a busy lane lets questions
+    share one.
 
     Args:
-        send: carries questions and gives the answer of each, or the error it is refused with; cancelled when nobody
-            waits for any of them.
+        send: carries questions and gives the answer of each, or the error it is refused with;
+            cancelled when nobody waits for any of them.
         queue: questions that may wait.
 
     Attributes:
@@ -36,7 +39,9 @@ class Lane(Generic[Q, A]):
 
     messages = 1
 
-    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], queue: int) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], queue: int
+    ) -> None:
         self._send, self._queue = send, queue
         self._waiting: deque[_Asked[Q, A]] = deque()
         self._sending = 0
@@ -54,7 +59,8 @@ class Lane(Generic[Q, A]):
             raise self._pace.refusal(self.waiting, 1, self._queue)
 
     def ask(self, question: Q) -> asyncio.Future[tuple[A, int]]:
-        """Queue a question; gives the answer, and the nanoseconds that the question waited for its message.
+        """Queue a question; gives the answer, and the nanoseconds that the question waited for its
+        message.
 
         To cancel the future is to give the question up.
 
@@ -85,7 +91,10 @@ class Lane(Generic[Q, A]):
 
     async def _message(self, asked: Sequence[_Asked[Q, A]]) -> None:
         started = time.perf_counter_ns()
-        left, message = len(asked), asyncio.ensure_future(self._send([one.question for one in asked]))
+        left, message = (
+            len(asked),
+            asyncio.ensure_future(self._send([one.question for one in asked])),
+        )
 
         def answered_or_gone(_: asyncio.Future[tuple[A, int]]) -> None:
             nonlocal left

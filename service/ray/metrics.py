@@ -1,10 +1,11 @@
-"""The metrics of csplade through Ray: every node's agent exports them for the replicas that live there.
+"""The metrics of csplade through Ray: every node's agent exports them for the replicas that live
+there.
 
-Recording one value through Ray takes a tenth of a millisecond, so values are added up here and told every few
-seconds. A histogram is told as Prometheus reads it: gauges of its cumulative buckets, its sum and its count. Ray puts
-``ray_`` before each name and labels of its own (node, worker, session) beside ours; the scrape configuration takes the
-prefix off again, so that dashboards and rules know one set of names. An agent forgets a gauge that is not set again,
-so all of them are, every time.
+Recording one value through Ray takes a tenth of a millisecond, so values are added up here and told
+every few seconds. A histogram is told as Prometheus reads it: gauges of its cumulative buckets, its
+sum and its count. Ray puts ``ray_`` before each name and labels of its own (node, worker, session)
+beside ours; the scrape configuration takes the prefix off again, so that dashboards and rules know
+one set of names. An agent forgets a gauge that is not set again, so all of them are, every time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ray.util import metrics
 EVERY = 5.0  # seconds between two times that values are told
 
 telling = threading.Lock()
-"""Held while values are told. Ray ends a process that touches its metrics while, or after, it is shut down there: so whoever
-shuts it down in a process that may have metrics holds this."""
+"""Held while values are told. Ray ends a process that touches its metrics while, or after, it is
+shut down there: so whoever shuts it down in a process that may have metrics holds this."""
 
 Tags = dict[str, str]
 
@@ -170,8 +171,12 @@ class RayInstruments:
     ) -> _Labelled[_Distribution]:
         """A histogram."""
         bucket = metrics.Gauge(f"{name}_bucket", text, tag_keys=(*labels, "le"))
-        sums, counts = (metrics.Gauge(f"{name}_{part}", text, tag_keys=labels) for part in ("sum", "count"))
-        return self._known(_Labelled(lambda tags: _Distribution(buckets, bucket, sums, counts, tags), labels))
+        sums, counts = (
+            metrics.Gauge(f"{name}_{part}", text, tag_keys=labels) for part in ("sum", "count")
+        )
+        return self._known(
+            _Labelled(lambda tags: _Distribution(buckets, bucket, sums, counts, tags), labels)
+        )
 
     def info(self, name: str, text: str) -> _Info:
         """Facts as labels of a gauge that is 1."""

@@ -1,8 +1,8 @@
 """What runs in the replicas behind the ingress: an encoder, or one shard of the index.
 
-Each holds the version it was told of last and, while anybody still asks for it, the one before. So an update
-goes through without a moment in which some replicas cannot answer: a request names the version it wants, and is
-answered by that version in every replica or not at all.
+Each holds the version it was told of last and, while anybody still asks for it, the one before. So
+an update goes through without a moment in which some replicas cannot answer: a request names the
+version it wants, and is answered by that version in every replica or not at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from .metrics import RayInstruments
 log = logging.getLogger(__name__)
 
 RETIRE_AFTER = 60.0  # seconds without a request for it, then the version before is let go
-LAST_REQUESTS = 5.0  # seconds that requests in flight have, when a version is let go for two newer ones
+LAST_REQUESTS = (
+    5.0  # seconds that requests in flight have, when a version is let go for two newer ones
+)
 
 
 class Target(BaseModel):
@@ -60,7 +62,10 @@ class Target(BaseModel):
             "enabled": with_encoder and settings.model.enabled,
         }
         return settings.model_copy(
-            update={"index": self.index or settings.index, "model": settings.model.model_copy(update=model)}
+            update={
+                "index": self.index or settings.index,
+                "model": settings.model.model_copy(update=model),
+            }
         )
 
 
@@ -128,9 +133,11 @@ Detail = tuple[Document | None, tuple[Contribution, ...] | None]
 
 
 class Ranking(NamedTuple):
-    """Hits of one query in one shard, best first: ids, then ordinals int64 [n] and scores int32 [n] as bytes.
+    """Hits of one query in one shard, best first: ids, then ordinals int64 [n] and scores int32 [n]
+    as bytes.
 
-    ``details`` has one of each hit, or is None when they were not asked for together with the ranking.
+    ``details`` has one of each hit, or is None when they were not asked for together with the
+    ranking.
     """
 
     ids: list[str]
@@ -148,7 +155,9 @@ class Ranking(NamedTuple):
         return cls(
             [hit.id for hit in answer.hits],
             np.fromiter((hit.ordinal for hit in answer.hits), np.int64, len(answer.hits)).tobytes(),
-            np.fromiter((hit.score_int for hit in answer.hits), np.int32, len(answer.hits)).tobytes(),
+            np.fromiter(
+                (hit.score_int for hit in answer.hits), np.int32, len(answer.hits)
+            ).tobytes(),
             answer.matched,
             answer.postings,
             answer.clipped,
@@ -203,7 +212,9 @@ class Versions:
         retire_after: seconds without a request, then the version before the newest is let go.
     """
 
-    def __init__(self, load: Callable[[Target], Pipeline], retire_after: float = RETIRE_AFTER) -> None:
+    def __init__(
+        self, load: Callable[[Target], Pipeline], retire_after: float = RETIRE_AFTER
+    ) -> None:
         self._load, self._retire_after = load, retire_after
         self._held: list[_Loaded] = []  # newest first
         self._wanted: Target
@@ -229,14 +240,19 @@ class Versions:
             try:
                 pipeline = await asyncio.to_thread(self._load, target)
             except Exception:
-                log.exception("version %s cannot be loaded, %s stays", target.version, self._held[0].version)
+                log.exception(
+                    "version %s cannot be loaded, %s stays", target.version, self._held[0].version
+                )
                 if self._wanted is target:
                     return
                 continue
             log.info("loaded", extra={"version": target.version, "before": self._held[0].version})
             newest, *rest = self._held
             self._held = [_Loaded(target.version, pipeline), newest]
-            for old, after in (*((one, LAST_REQUESTS) for one in rest), (newest, self._retire_after)):
+            for old, after in (
+                *((one, LAST_REQUESTS) for one in rest),
+                (newest, self._retire_after),
+            ):
                 task = asyncio.create_task(self._retire(old, after))
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
@@ -257,7 +273,9 @@ class Versions:
             if one.version == version:
                 one.asked = time.monotonic()
                 return one.pipeline
-        raise MovedError(f"version {version} is not served here, but {', '.join(self.names)}", self.names)
+        raise MovedError(
+            f"version {version} is not served here, but {', '.join(self.names)}", self.names
+        )
 
     @property
     def newest(self) -> Pipeline:
@@ -278,7 +296,9 @@ class _Replica:
         raise NotImplementedError
 
     async def reconfigure(self, target: dict[str, Any]) -> None:
-        """Ray tells what to serve: before the first request, and whenever the configuration changes."""
+        """Ray tells what to serve: before the first request, and whenever the configuration
+        changes.
+        """
         await self._versions.update(Target.model_validate(target))
 
     async def versions(self) -> tuple[str, ...]:
@@ -319,7 +339,9 @@ class EncoderReplica(_Replica):
 
         return await self._answer(call, look)
 
-    async def encode(self, asked: list[tuple[Call, list[str], Kind]]) -> list[list[Coded] | Refusal]:
+    async def encode(
+        self, asked: list[tuple[Call, list[str], Kind]]
+    ) -> list[list[Coded] | Refusal]:
         """The vectors of some texts each: call, texts, and on which side they stand."""
         return await asyncio.gather(*(self._encode(*one) for one in asked))
 
@@ -344,7 +366,9 @@ class ShardReplica(_Replica):
         self._shard = shard
 
     def _load(self, target: Target) -> Pipeline:
-        engine = open_engine(target.settings(self._settings, with_encoder=False), shards=(self._shard,))
+        engine = open_engine(
+            target.settings(self._settings, with_encoder=False), shards=(self._shard,)
+        )
         engine.search(SparseBatch.from_rows([([0], [1.0])]), 1)  # what is compiled, is compiled now
         self._metrics.index(engine.index.manifest)
         return Pipeline(engine, self._settings, self._metrics)
@@ -360,7 +384,9 @@ class ShardReplica(_Replica):
     async def search(
         self, asked: list[tuple[Call, bytes, bytes, int, bool, bool]]
     ) -> list[Ranking | Refusal]:
-        """The best ``k`` of this shard for each vector: call, terms, weights, ``k``, explain, fetch."""
+        """The best ``k`` of this shard for each vector: call, terms, weights, ``k``, explain,
+        fetch.
+        """
         return await asyncio.gather(*(self._search(*one) for one in asked))
 
     async def _search(
@@ -415,7 +441,13 @@ class ShardReplica(_Replica):
         queries, _ = engine.quantize(_alone(vector))
         count, none = len(ordinals), np.zeros(1, np.int64)
         result = SearchResult(
-            np.array([0, count]), np.full(count, self._shard, np.int32), ordinals, scores, none, none, {}
+            np.array([0, count]),
+            np.full(count, self._shard, np.int32),
+            ordinals,
+            scores,
+            none,
+            none,
+            {},
         )
         hits = engine.hits(queries, result, 0, count, explain=explain, fetch=fetch)
         return [(hit.document, hit.contributions) for hit in hits]

@@ -1,1 +1,1 @@
-"""TODO-INIT."""
+"""Metrics, traces and logs."""

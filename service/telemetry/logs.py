@@ -1,4 +1,6 @@
-"""The log: one JSON object a line on standard error, with the id of the request that a line belongs to."""
+"""The log: one JSON object a line on standard error, with the id of the request that a line belongs
+to.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class JsonFormatter(logging.Formatter):
 
 def configure(level: str) -> None:
     """Send the log of this package, and the warnings of others, to standard error as JSON lines."""
-    # Not sys.stderr: a replica's is Ray's own logger, which looks at the whole stack for every line.
+    # Not sys.stderr: a replica's is Ray's own logger, which looks at the whole stack for every
+    # line.
     handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
@@ -49,6 +52,11 @@ def configure(level: str) -> None:
 
 def take_or_make_id(given: str | bytes | None) -> str:
     """The caller's request id when it is short and printable ASCII, else a new one."""
-    if isinstance(given, str) and 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable():
+    if (
+        isinstance(given, str)
+        and 0 < len(given) <= LONGEST_ID
+        and given.isascii()
+        and given.isprintable()
+    ):
         return given
     return uuid.uuid4().hex

@@ -27,7 +27,9 @@ disable_created_metrics()
 
 
 class Instruments(Protocol):
-    """Makes metrics of the kinds there are; what they return works like the classes of prometheus_client."""
+    """Makes metrics of the kinds there are; what they return works like the classes of
+    prometheus_client.
+    """
 
     def counter(self, name: str, text: str, *labels: str) -> Any:
         """Has ``inc``, after ``labels`` if there are any."""
@@ -66,7 +68,9 @@ class PrometheusInstruments:
         gauge.set_function(function)
         return gauge
 
-    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+    def histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
         """A histogram."""
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
@@ -112,22 +116,31 @@ class Metrics:
             "batch_tokens", "Tokens in a batch that has texts.", (*COUNTS, 8192.0, 16384.0)
         )
         self.queue_depth = gauge(
-            "queue_depth", "Queries and texts that wait for the worker; in the ingress, for a message."
+            "queue_depth",
+            "Queries and texts that wait for the worker; in the ingress, for a message.",
         )
         self.query_terms = histogram("query_terms", "Terms of a query as scored.", COUNTS)
         self.postings_scored = histogram("postings_scored", "Postings read for a query.", POSTINGS)
-        self.truncated = counter("truncated_total", "Tokens, terms and impacts that a cap cut.", "what")
+        self.truncated = counter(
+            "truncated_total", "Tokens, terms and impacts that a cap cut.", "what"
+        )
         self.index_documents = gauge("index_documents", "Documents in a shard.", "shard")
         self.index_postings = gauge("index_postings", "Postings in a shard.", "shard")
         self.index_bytes = gauge("index_bytes", "Bytes of a shard's segments.", "shard")
         self.index_generation = gauge("index_generation", "Generation of a shard.", "shard")
         self.model_info = make.info("csplade_model", "The loaded encoder.")
-        self.verify_mismatches = counter("verify_mismatches_total", "Ranks that Verify found to differ.")
+        self.verify_mismatches = counter(
+            "verify_mismatches_total", "Ranks that Verify found to differ."
+        )
         self.device_memory = make.gauge_of(
-            "csplade_device_memory_bytes", "Accelerator memory in use by this process.", _device_memory
+            "csplade_device_memory_bytes",
+            "Accelerator memory in use by this process.",
+            _device_memory,
         )
         self.device_memory_limit = make.gauge_of(
-            "csplade_device_memory_limit_bytes", "All memory of that accelerator.", _device_memory_limit
+            "csplade_device_memory_limit_bytes",
+            "All memory of that accelerator.",
+            _device_memory_limit,
         )
         for stage in STAGES:
             self.stage_seconds.labels(stage)
@@ -176,4 +189,8 @@ def _device_memory() -> float:
 def _device_memory_limit() -> float:
     """Bytes of the GPU, 0 without one."""
     cuda = _cuda()
-    return 0.0 if cuda is None else float(cuda.get_device_properties(cuda.current_device()).total_memory)
+    return (
+        0.0
+        if cuda is None
+        else float(cuda.get_device_properties(cuda.current_device()).total_memory)
+    )

@@ -1,8 +1,10 @@
-"""OpenTelemetry spans: one of each request, and below it one of each stage. Off unless ``tracing.endpoint`` is set.
+"""OpenTelemetry spans: one of each request, and below it one of each stage. Off unless
+``tracing.endpoint`` is set.
 
-Stages are measured as durations anyhow, so their spans are made when the answer is ready: laid end to end in the
-order in which they happen, from the start of the request on. Lengths are measured; what lies between stages (threads
-that hand over) comes at the end. Where nothing is traced, OpenTelemetry is not even imported.
+Stages are measured as durations anyhow, so their spans are made when the answer is ready: laid end
+to end in the order in which they happen, from the start of the request on. Lengths are measured;
+what lies between stages (threads that hand over) comes at the end. Where nothing is traced,
+OpenTelemetry is not even imported.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
-EXPORT_SECONDS = 5  # that one export may take; what waits meanwhile is bounded, and its loss is logged
+EXPORT_SECONDS = (
+    5  # that one export may take; what waits meanwhile is bounded, and its loss is logged
+)
 
 # What OpenTelemetry's conventions call an error of a server; the other codes are the caller's.
 FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -45,7 +49,8 @@ def tracer(settings: Tracing) -> Tracer | None:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     except ModuleNotFoundError as error:
         raise InputError(
-            f"tracing.endpoint is set, but {error.name} is not installed: pip install 'csplade[tracing]'"
+            f"tracing.endpoint is set, but {error.name} is not installed: pip install "
+            "'csplade[tracing]'"
         ) from None
     return Tracer(OTLPSpanExporter(settings.endpoint, timeout=EXPORT_SECONDS), settings.ratio)
 
@@ -55,7 +60,8 @@ class Tracer:
 
     Args:
         exporter: where they go.
-        ratio: share of the requests to trace, of those whose caller has not decided it (W3C ``traceparent``).
+        ratio: share of the requests to trace, of those whose caller has not decided it (W3C
+            ``traceparent``).
     """
 
     def __init__(self, exporter: SpanExporter, ratio: float) -> None:
@@ -152,7 +158,9 @@ def stages(timings: pb.Timings) -> None:
 
 @contextmanager
 def part(name: str) -> Iterator[Trace | None]:
-    """A span of a part of a request, the current one inside the block; None where nothing is traced."""
+    """A span of a part of a request, the current one inside the block; None where nothing is
+    traced.
+    """
     if (trace := _current.get()) is None:
         yield None
         return

@@ -96,7 +96,9 @@ def killed():
 
 
 def write_lines(path: Path, lines: list) -> Path:
-    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines))
+    path.write_text(
+        "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines)
+    )
     return path
 
 
@@ -119,7 +121,9 @@ def many_vectors(tmp_path_factory):
             "contents": f"text {i}",
             "vector": {
                 WORDS[term]: round(float(weight), 2)
-                for term, weight in zip(draw.permutation(10)[: i % 7], draw.uniform(0.1, 4, 7), strict=False)
+                for term, weight in zip(
+                    draw.permutation(10)[: i % 7], draw.uniform(0.1, 4, 7), strict=False
+                )
             },
         }
         for i in range(2500)

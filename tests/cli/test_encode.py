@@ -41,7 +41,9 @@ def test_lines_hold_what_the_encoder_says(whole, small_corpus, tiny_model):
 
 
 @pytest.mark.parametrize("torn", [0, 37, 100_000])
-def test_killed_and_run_again_keeps_whole_lines(cli, killed, tmp_path, small_corpus, tiny_model, whole, torn):
+def test_killed_and_run_again_keeps_whole_lines(
+    cli, killed, tmp_path, small_corpus, tiny_model, whole, torn
+):
     output = tmp_path / "vectors.jsonl"
     part = tmp_path / "vectors.jsonl.part"
     if torn == 0:
@@ -64,11 +66,17 @@ def test_killed_and_run_again_keeps_whole_lines(cli, killed, tmp_path, small_cor
 def _note(model):
     from csplade.model import Manifest
 
-    made_with = {"model": Manifest.load(model).fingerprint, "quantization": "none", "kind": "document"}
+    made_with = {
+        "model": Manifest.load(model).fingerprint,
+        "quantization": "none",
+        "kind": "document",
+    }
     return json.dumps({**made_with, "terms": "tokens"}).encode()
 
 
-def test_a_part_of_something_else_is_refused(fails, tmp_path, small_corpus, tiny_model, whole, lines):
+def test_a_part_of_something_else_is_refused(
+    fails, tmp_path, small_corpus, tiny_model, whole, lines
+):
     output = tmp_path / "vectors.jsonl"
     part, note = tmp_path / "vectors.jsonl.part", tmp_path / "vectors.jsonl.part.json"
     part.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))
@@ -79,7 +87,10 @@ def test_a_part_of_something_else_is_refused(fails, tmp_path, small_corpus, tiny
     assert "made with terms tokens, now it is ids" in fails(*command, "--terms", "ids")
     held = small_corpus.read_text().splitlines()
     other = lines(
-        "other.jsonl", *held[:3], held[3].replace("bird", "bard").replace("stone", "stove"), *held[4:]
+        "other.jsonl",
+        *held[:3],
+        held[3].replace("bird", "bard").replace("stone", "stove"),
+        *held[4:],
     )
     assert "another text where the source has 'd3'" in fails(*arguments(other, output, tiny_model))
     short = lines("short.jsonl", *held[:2])
@@ -87,12 +98,17 @@ def test_a_part_of_something_else_is_refused(fails, tmp_path, small_corpus, tiny
     assert not output.exists()
 
 
-def test_an_index_of_the_vectors_is_the_index_of_the_corpus(cli, tmp_path, small_index, tiny_model, whole):
+def test_an_index_of_the_vectors_is_the_index_of_the_corpus(
+    cli, tmp_path, small_index, tiny_model, whole
+):
     vectors = tmp_path / "vectors.jsonl"
     vectors.write_bytes(whole)
     build = ("index", "build", "--vectors", vectors, "--shards", 2)
     assert cli(*build, "--out", tmp_path / "index", "--model", tiny_model).code == 0
-    for segment in ("shard-0000/segment-000000.safetensors", "shard-0001/segment-000000.safetensors"):
+    for segment in (
+        "shard-0000/segment-000000.safetensors",
+        "shard-0001/segment-000000.safetensors",
+    ):
         assert (tmp_path / "index" / segment).read_bytes() == (small_index / segment).read_bytes()
     ours, theirs = IndexManifest.open(tmp_path / "index"), IndexManifest.open(small_index)
     assert ours.fingerprint == theirs.fingerprint

@@ -25,8 +25,19 @@ def dataset(tmp_path_factory, small_corpus):
 def served(small_index):
     """host:port of the small index, served by a process of its own."""
     command = [sys.executable, "-c", "from csplade.cli.main import main; main()"]
-    serving = [*command, "serve", str(small_index), "--host", "127.0.0.1", "--port", "0", "--no-metrics"]
-    with subprocess.Popen(serving, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    serving = [
+        *command,
+        "serve",
+        str(small_index),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-metrics",
+    ]
+    with subprocess.Popen(
+        serving, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         yield process.stdout.readline().strip()
         process.terminate()
 
@@ -34,7 +45,16 @@ def served(small_index):
 def test_index_service_and_run_agree(cli, dataset, small_index, served, tmp_path):
     run = tmp_path / "run.trec"
     assert (
-        cli("search", small_index, "--queries", dataset / "queries.jsonl", "-k", 300, "--output", run).code
+        cli(
+            "search",
+            small_index,
+            "--queries",
+            dataset / "queries.jsonl",
+            "-k",
+            300,
+            "--output",
+            run,
+        ).code
         == 0
     )
     systems = ("--index", small_index, "--target", served, "--run", run, "--bm25", "-k", 300)

@@ -91,7 +91,13 @@ def test_killed_twice_while_encoding(cli, killed, tmp_path, tiny_model, monkeypa
     )
     arguments = ("index", "build", "--corpus", corpus, "--model", tiny_model, "--shards", 2)
     assert cli(*arguments, "--out", tmp_path / "whole").code == 0
-    killed("csplade.index.storage.documents:DocumentStore.insert", 3, *arguments, "--out", tmp_path / "index")
+    killed(
+        "csplade.index.storage.documents:DocumentStore.insert",
+        3,
+        *arguments,
+        "--out",
+        tmp_path / "index",
+    )
     resumed = cli(*arguments, "--out", tmp_path / "index", "--resume")
     assert resumed.code == 0
     assert "256 documents were there from before" in resumed.err
@@ -101,7 +107,16 @@ def test_killed_twice_while_encoding(cli, killed, tmp_path, tiny_model, monkeypa
 def test_a_full_disk(cli, tmp_path, many_vectors, whole):
     """A limit on the size of files stands for it; afterwards the build goes on."""
     path = tmp_path / "index"
-    arguments = ["index", "build", "--vectors", str(many_vectors), "--out", str(path), "--shards", "3"]
+    arguments = [
+        "index",
+        "build",
+        "--vectors",
+        str(many_vectors),
+        "--out",
+        str(path),
+        "--shards",
+        "3",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", "from csplade.cli.main import main; main()", *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
@@ -126,11 +141,17 @@ def test_resume_wants_the_same_input(fails, cli, killed, lines, tmp_path, many_v
 
     held = many_vectors.read_text().splitlines()
     other = lines("other.jsonl", *held[:700], held[700].replace("text 700", "text 7"), *held[701:])
-    assert "document 701 is 'd700'" in fails("index", "build", "--vectors", other, "--out", path, "--resume")
+    assert "document 701 is 'd700'" in fails(
+        "index", "build", "--vectors", other, "--out", path, "--resume"
+    )
     short = lines("short.jsonl", *held[:1000])
-    assert "holds 1024 documents" in fails("index", "build", "--vectors", short, "--out", path, "--resume")
+    assert "holds 1024 documents" in fails(
+        "index", "build", "--vectors", short, "--out", path, "--resume"
+    )
     strange = lines("strange.jsonl", *held, {"id": "x", "vector": {"moon": 1}})
-    assert "vocabulary size" in fails("index", "build", "--vectors", strange, "--out", path, "--resume")
+    assert "vocabulary size" in fails(
+        "index", "build", "--vectors", strange, "--out", path, "--resume"
+    )
     assert cli(*arguments, "--resume").code == 0
     assert "complete index" in fails(*arguments, "--resume")
 
@@ -160,14 +181,23 @@ def test_resume_starts_what_was_not_begun(cli, tmp_path, many_vectors, whole):
         ),
         ([{"id": "a", "vector": {"s": 1, "t": float("nan")}}], ":1: weight of term 't' is nan"),
         ([{"id": "a", "vector": {"t": float("inf")}}], ":1: weight of term 't' is inf"),
-        ([{"id": "a", "vector": {"t": -0.5}}], ":1: weight of term 't' is -0.5, must be finite and > 0"),
+        (
+            [{"id": "a", "vector": {"t": -0.5}}],
+            ":1: weight of term 't' is -0.5, must be finite and > 0",
+        ),
         ([{"id": "a", "vector": {"t": 0}}], ":1: weight of term 't' is 0, must"),
         ([{"id": "a", "vector": {"t": 1e39}}], ":1: weight of term 't' is 1e+39"),
         ([{"id": "a", "vector": {"t": 10**400}}], ":1: weight of term 't' is 1000"),
         ([{"id": "a", "vector": {"t": True}}], ":1: weight of term 't' is True, must be a number"),
         ([{"id": "a", "vector": {"t": "1"}}], ":1: weight of term 't' is '1', must be a number"),
-        (['{"id": "a", "contents": "\\ud800", "vector": {"t": 1}}'], ":1: document 'a' is no valid Unicode"),
-        (['{"id": "a", "more": ["\\ud800"], "vector": {"t": 1}}'], ":1: document 'a' is no valid Unicode"),
+        (
+            ['{"id": "a", "contents": "\\ud800", "vector": {"t": 1}}'],
+            ":1: document 'a' is no valid Unicode",
+        ),
+        (
+            ['{"id": "a", "more": ["\\ud800"], "vector": {"t": 1}}'],
+            ":1: document 'a' is no valid Unicode",
+        ),
         (['{"id": "a", "vector": {"\\ud800": 1}}'], ":1: term '\\ud800' is no valid Unicode"),
         ([{"id": "a", "vector": {}}], ": not one of its 1 vectors has a term"),
         (
@@ -196,13 +226,18 @@ def test_bad_vectors(fails, lines, tmp_path, content, message):
         ([{"_id": "a"}], ":1: document 'a' needs 'text' as a string, found None"),
         ([{"_id": "a", "title": ["x"], "text": "y"}], ":1: document 'a' needs 'title' as a string"),
         ([{"_id": "", "text": "y"}], ":1: a document needs '_id'"),
-        ([{"_id": "a", "text": "y"}, "", {"id": "a", "text": "z"}], ":3: id 'a' is on line 1 already"),
+        (
+            [{"_id": "a", "text": "y"}, "", {"id": "a", "text": "z"}],
+            ":3: id 'a' is on line 1 already",
+        ),
     ],
 )
 def test_bad_corpus(fails, lines, tmp_path, content, message):
     """Found before a model is loaded: the one named here does not exist."""
     path = lines("bad.jsonl", *content)
-    said = fails("index", "build", "--corpus", path, "--out", tmp_path / "index", "--model", "nowhere")
+    said = fails(
+        "index", "build", "--corpus", path, "--out", tmp_path / "index", "--model", "nowhere"
+    )
     assert said.startswith(f"{path}{message}"), said
     assert not (tmp_path / "index").exists()
 
@@ -211,7 +246,12 @@ def test_skip_bad_counts_and_reports(cli, lines, tmp_path):
     good = {"id": "a", "contents": "first", "vector": {"t": 1.5}}
     repeated = {**good, "contents": "second"}
     path = lines(
-        "some.jsonl", good, "{", repeated, {"id": "b", "vector": {"t": -1}}, {"id": "c", "vector": {"u": 2}}
+        "some.jsonl",
+        good,
+        "{",
+        repeated,
+        {"id": "b", "vector": {"t": -1}},
+        {"id": "c", "vector": {"u": 2}},
     )
     built = cli("index", "build", "--vectors", path, "--out", tmp_path / "index", "--skip-bad")
     assert built.code == 0
@@ -233,11 +273,18 @@ def test_documents_keep_what_their_lines_say(lines, tmp_path, tiny_model, cli):
         {"id": "b", "text": "cold", "title": None, "metadata": {}},
     )
     assert (
-        cli("index", "build", "--corpus", path, "--model", tiny_model, "--out", tmp_path / "index").code == 0
+        cli(
+            "index", "build", "--corpus", path, "--model", tiny_model, "--out", tmp_path / "index"
+        ).code
+        == 0
     )
     with Index.open(tmp_path / "index") as index:
         first, second = index.fetch([0, 0], [0, 1])
-    assert (first.title, first.text, first.metadata) == ("Tea", "hot", {"tags": ["x"], "year": 1900})
+    assert (first.title, first.text, first.metadata) == (
+        "Tea",
+        "hot",
+        {"tags": ["x"], "year": 1900},
+    )
     assert (second.id, second.title, second.text, second.metadata) == ("b", "", "cold", {})
     encoder = IndexManifest.open(tmp_path / "index").encoder
     assert encoder["model"] == str(tiny_model)
@@ -252,9 +299,18 @@ def test_documents_keep_what_their_lines_say(lines, tmp_path, tiny_model, cli):
             lambda path: _edit(path / "index.json", '"format_version": 1', '"format_version": 9'),
             "format version 9",
         ),
-        (lambda path: _edit(path / "index.json", '"shard_count": 3', '"shard_count": 2'), "altered"),
-        (lambda path: _cut(path / "shard-0001" / "segment-000000.safetensors"), "segment-000000.safetensors"),
-        (lambda path: (path / "shard-0002" / "documents.sqlite").unlink(), "documents.sqlite: missing"),
+        (
+            lambda path: _edit(path / "index.json", '"shard_count": 3', '"shard_count": 2'),
+            "altered",
+        ),
+        (
+            lambda path: _cut(path / "shard-0001" / "segment-000000.safetensors"),
+            "segment-000000.safetensors",
+        ),
+        (
+            lambda path: (path / "shard-0002" / "documents.sqlite").unlink(),
+            "documents.sqlite: missing",
+        ),
         (lambda path: (path / "shard-0000" / "shard.json").unlink(), "shard.json: missing"),
     ],
 )
@@ -265,7 +321,9 @@ def test_spoilt_indexes(fails, tmp_path, many_vectors, change, message):
     build_from_vectors(many_vectors, path, shards=3)
     change(path)
     assert message in fails("index", "verify", path)
-    assert message in fails("search", path, "--vectors", many_vectors, "--output", tmp_path / "run.trec")
+    assert message in fails(
+        "search", path, "--vectors", many_vectors, "--output", tmp_path / "run.trec"
+    )
     assert not (tmp_path / "run.trec").exists()
 
 
@@ -295,13 +353,25 @@ def test_verify_finds_a_store_that_differs(cli, tmp_path, many_vectors):
 
 def test_usage_errors(cli, tmp_path):
     assert cli("index", "build", "--out", tmp_path / "x").code == 2
-    assert cli("index", "build", "--out", tmp_path / "x", "--corpus", "a", "--vectors", "b").code == 2
-    assert cli("index", "build", "--out", tmp_path / "x", "--corpus", "a", "--terms", "ids").code == 2
     assert (
-        cli("index", "build", "--out", tmp_path / "x", "--vectors", "a", "--quantization", "int8").code == 2
+        cli("index", "build", "--out", tmp_path / "x", "--corpus", "a", "--vectors", "b").code == 2
+    )
+    assert (
+        cli("index", "build", "--out", tmp_path / "x", "--corpus", "a", "--terms", "ids").code == 2
+    )
+    assert (
+        cli(
+            "index", "build", "--out", tmp_path / "x", "--vectors", "a", "--quantization", "int8"
+        ).code
+        == 2
     )
     assert cli("index", "build", "--out", tmp_path / "x", "--corpus", "a", "--shards", 0).code == 2
-    assert cli("index", "build", "--out", tmp_path / "x", "--corpus", "a", "--quantization", "int3").code == 2
+    assert (
+        cli(
+            "index", "build", "--out", tmp_path / "x", "--corpus", "a", "--quantization", "int3"
+        ).code
+        == 2
+    )
 
 
 def test_missing_files(fails, tmp_path):
@@ -313,7 +383,9 @@ def test_missing_files(fails, tmp_path):
     )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
-    assert "absent or an empty" in fails("index", "build", "--corpus", "a", "--out", tmp_path / "full")
+    assert "absent or an empty" in fails(
+        "index", "build", "--corpus", "a", "--out", tmp_path / "full"
+    )
     assert "is no directory" in fails(
         "index", "build", "--corpus", "a", "--out", tmp_path / "full" / "something"
     )

@@ -17,7 +17,11 @@ def test_info_says_which_preset_and_what_it_means(cli, fails, tiny_model, tiny_m
     directory = foreign(tiny_model_of())
     assert "give a manifest or a preset, one of csplade" in fails("model", "info", directory)
     said = json.loads(cli("model", "info", directory, "--preset", "lion-sp").out)
-    assert (said["preset"], said["logit_scale"], said["document_max_tokens"]) == ("lion-sp", 64**-0.25, 128)
+    assert (said["preset"], said["logit_scale"], said["document_max_tokens"]) == (
+        "lion-sp",
+        64**-0.25,
+        128,
+    )
 
 
 def test_presets_are_listed(cli):
@@ -35,18 +39,31 @@ def test_certify_makes_a_foreign_checkpoint_ones_own(cli, tiny_model_of):
 
 def test_certify_that_fails_writes_nothing(fails, tiny_model_of):
     directory = foreign(tiny_model_of())
-    assert "preset splade is for a masked lm" in fails("model", "certify", directory, "--preset", "splade")
+    assert "preset splade is for a masked lm" in fails(
+        "model", "certify", directory, "--preset", "splade"
+    )
     assert not (directory / "csplade.json").exists()
 
 
 def test_idf_makes_queries_inference_free(cli, fails, tiny_model, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text('{"_id": "1", "text": "the river"}\n{"_id": "2", "title": "the", "text": "sea"}\n')
-    assert cli("train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "idf").code == 0
+    corpus.write_text(
+        '{"_id": "1", "text": "the river"}\n{"_id": "2", "title": "the", "text": "sea"}\n'
+    )
+    assert (
+        cli(
+            "train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "idf"
+        ).code
+        == 0
+    )
     encoder = Encoder.from_pretrained(tmp_path / "idf")
     assert encoder.manifest.query_encoder == "lexical"
-    assert encoder.encode_query(["river"]).weights.max() > encoder.encode_query(["the"]).weights.max()
-    message = fails("train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "idf")
+    assert (
+        encoder.encode_query(["river"]).weights.max() > encoder.encode_query(["the"]).weights.max()
+    )
+    message = fails(
+        "train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "idf"
+    )
     assert "is there already" in message
     corpus.write_text('{"_id": "1", "text"\n')
     assert "corpus.jsonl:1: broken JSON" in fails(

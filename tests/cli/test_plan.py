@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from csplade.bench import capacity as plan
+from csplade.bench import capacity_yaml as plan_yaml
+from csplade.bench import figures as measured
+from csplade.bench import synthetic
+from csplade.bench.capacity import KNOWN, Question
 from csplade.core.errors import InputError
-from csplade.evaluation import measured, plan, plan_yaml, synthetic
-from csplade.evaluation.plan import KNOWN, Question
 from csplade.index import Index, IndexManifest
 from csplade.index.read.device import DeviceIndex
 from csplade.service import memory as capacity
@@ -28,7 +31,9 @@ def built(tmp_path_factory):
 def test_index_bytes_are_those_of_a_built_one_within_a_thousandth(built):
     with Index.open(built, threads=1) as index:
         manifest = index.manifest
-        loaded = DeviceIndex.load(list(index._shards.values()), manifest.block_size, 1, "cpu").nbytes
+        loaded = DeviceIndex.load(
+            list(index._shards.values()), manifest.block_size, 1, "cpu"
+        ).nbytes
     predicted = plan.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
     assert predicted["postings"] == loaded["postings"]
     assert predicted["terms"] == pytest.approx(loaded["terms"], rel=1e-3)
@@ -81,12 +86,19 @@ def test_measured_figures_stand_in_the_benchmarks(figure):
     assert f"| {figure.value} |" in figure.line
     if figure is measured.SCORE:
         assert f"{measured.SCORE_POSTINGS:,} postings read" in section
-        assert f"{measured.SCORE_DOCUMENTS:,} documents of Poisson({measured.SCORE_MEAN_TERMS})" in section
+        assert (
+            f"{measured.SCORE_DOCUMENTS:,} documents of Poisson({measured.SCORE_MEAN_TERMS})"
+            in section
+        )
 
 
 def test_shards_grow_with_the_collection_and_nothing_is_guessed_for_a_gpu():
-    small = plan.make(Question(8_800_000, 119, "meta-llama/Llama-3.1-8B", "nf4", gpu_memory=80 * GIB))
-    large = plan.make(Question(400_000_000, 119, "meta-llama/Llama-3.1-8B", "nf4", gpu_memory=80 * GIB))
+    small = plan.make(
+        Question(8_800_000, 119, "meta-llama/Llama-3.1-8B", "nf4", gpu_memory=80 * GIB)
+    )
+    large = plan.make(
+        Question(400_000_000, 119, "meta-llama/Llama-3.1-8B", "nf4", gpu_memory=80 * GIB)
+    )
     assert (small.shards, small.together) == (1, True)
     assert large.shards > 1
     assert not large.together
@@ -126,7 +138,9 @@ def test_what_cannot_be_planned_is_refused(question, complaint):
 
 def test_the_yaml_of_a_single_process_is_taken_by_its_settings(cli, tmp_path):
     out = tmp_path / "csplade.yaml"
-    told = cli("plan", "--documents", 10_000, "--mean-terms", 50, "--memory", 8, "--rate", 5, "--out", out)
+    told = cli(
+        "plan", "--documents", 10_000, "--mean-terms", 50, "--memory", 8, "--rate", 5, "--out", out
+    )
     assert told.code == 0, told.err
     assert "1 shard, one a machine" in told.out
     settings = config.load(out)

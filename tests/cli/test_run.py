@@ -19,6 +19,8 @@ def test_version_and_help_load_no_torch():
         "try:\n    run()\nexcept SystemExit:\n    print('torch' in sys.modules)"
     )
     for option, expected in (("--version", csplade.__version__), ("--help", "evaluate")):
-        done = subprocess.run([sys.executable, "-c", program, option], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, option], capture_output=True, text=True
+        )
         assert expected in done.stdout
         assert done.stdout.endswith("False\n")

@@ -35,7 +35,9 @@ def test_json_explains_to_the_unit(cli, small_index):
 def test_bulk_texts_rank_like_single_ones(cli, lines, small_index, tmp_path):
     queries = lines("q.jsonl", {"_id": "a", "text": "coffee and tea"}, {"_id": "b", "text": ""})
     run = tmp_path / "run.trec"
-    outcome = cli("search", small_index, "--queries", queries, "-k", 7, "--output", run, "--tag", "mine")
+    outcome = cli(
+        "search", small_index, "--queries", queries, "-k", 7, "--output", run, "--tag", "mine"
+    )
     assert (outcome.code, outcome.out) == (0, f"{run}: 7 hits of 2 queries\n")
     assert "1 queries found nothing" in outcome.err
     single = json.loads(cli("search", small_index, "coffee and tea", "-k", 7, "--json").out)
@@ -62,7 +64,15 @@ def test_bulk_vectors_give_the_oracles_integers(cli, lines, tmp_path, string_ind
     queries.write_bytes(gzip.compress(lines("q.jsonl", *content).read_bytes()))
     run = tmp_path / "run.trec"
     outcome = cli(
-        "search", string_index, "--vectors", queries, "-k", 1000, "--output", run, "--integer-scores"
+        "search",
+        string_index,
+        "--vectors",
+        queries,
+        "-k",
+        1000,
+        "--output",
+        run,
+        "--integer-scores",
     )
     assert outcome.code == 0
     assert "2 query terms were cut" in outcome.err
@@ -70,7 +80,10 @@ def test_bulk_vectors_give_the_oracles_integers(cli, lines, tmp_path, string_ind
     with Index.open(string_index) as index:
         words = index.manifest.vocabulary
         assert words == sorted(words)
-        terms = [[words.index("river"), words.index("tea")], [words.index("2019"), words.index("ünï")]]
+        terms = [
+            [words.index("river"), words.index("tea")],
+            [words.index("2019"), words.index("ünï")],
+        ]
         batch = ImpactBatch(
             np.array([0, 2, 4]),
             np.array([*terms[0], *terms[1]], np.int32),
@@ -82,18 +95,27 @@ def test_bulk_vectors_give_the_oracles_integers(cli, lines, tmp_path, string_ind
     expected = [f"{one} {score}" for one, score in zip(ids, truth.scores.tolist(), strict=True)]
     found = [line.split() for line in run.read_text().splitlines()]
     assert [f"{line[2]} {line[4]}" for line in found] == expected
-    assert [line[0] for line in found] == ["a"] * int(truth.indptr[1]) + ["b"] * int(np.diff(truth.indptr)[1])
+    assert [line[0] for line in found] == ["a"] * int(truth.indptr[1]) + ["b"] * int(
+        np.diff(truth.indptr)[1]
+    )
 
 
 def test_vectors_with_integer_ids(cli, fails, lines, tmp_path):
     vectors = lines(
-        "v.jsonl", {"id": "x", "vector": {"3": 40, "70000": 200}}, {"id": "y", "vector": {"70000": 7}}
+        "v.jsonl",
+        {"id": "x", "vector": {"3": 40, "70000": 200}},
+        {"id": "y", "vector": {"70000": 7}},
     )
     index, run = tmp_path / "index", tmp_path / "run.trec"
     assert cli("index", "build", "--vectors", vectors, "--out", index).code == 0
     info = json.loads(cli("index", "info", index, "--json").out)
     # whole numbers up to 255 are somebody else's impacts and stay as they are
-    assert (info["vocabulary_size"], info["document_scale"], info["query_scale"], info["terms"]) == (
+    assert (
+        info["vocabulary_size"],
+        info["document_scale"],
+        info["query_scale"],
+        info["terms"],
+    ) == (
         70001,
         1,
         1,
@@ -109,15 +131,21 @@ def test_vectors_with_integer_ids(cli, fails, lines, tmp_path):
     assert "no encoder" in fails("search", index, "tea")
 
 
-def test_token_strings_go_through_the_models_vocabulary(cli, lines, small_index, tiny_model, tmp_path):
+def test_token_strings_go_through_the_models_vocabulary(
+    cli, lines, small_index, tiny_model, tmp_path
+):
     from csplade.model import Encoder
 
     encoder = Encoder.from_pretrained(tiny_model)
-    ids = {str(term): weight for term, weight in zip(*map(list, _first_vector(encoder)), strict=True)}
+    ids = {
+        str(term): weight for term, weight in zip(*map(list, _first_vector(encoder)), strict=True)
+    }
     names = {encoder.token(int(term)): weight for term, weight in ids.items()}
     for name, vector in (("ids", ids), ("names", names)):
         queries = lines(f"{name}.jsonl", {"id": "q", "vector": vector})
-        assert cli("search", small_index, "--vectors", queries, "--output", tmp_path / name).code == 0
+        assert (
+            cli("search", small_index, "--vectors", queries, "--output", tmp_path / name).code == 0
+        )
     assert (tmp_path / "ids").read_text() == (tmp_path / "names").read_text() != ""
 
 
@@ -134,15 +162,21 @@ def test_another_model_is_refused(fails, small_index, tiny_model_of):
 def test_bad_input(fails, lines, small_index, tmp_path, string_index):
     run = tmp_path / "run.trec"
     assert "no index here" in fails("search", tmp_path / "nowhere", "tea")
-    assert "no such file" in fails("search", small_index, "--queries", tmp_path / "no.jsonl", "--output", run)
+    assert "no such file" in fails(
+        "search", small_index, "--queries", tmp_path / "no.jsonl", "--output", run
+    )
     broken = lines("broken.jsonl", {"_id": "a", "text": "x"}, "{")
-    assert f"{broken}:2: broken JSON" in fails("search", small_index, "--queries", broken, "--output", run)
+    assert f"{broken}:2: broken JSON" in fails(
+        "search", small_index, "--queries", broken, "--output", run
+    )
     negative = lines("negative.jsonl", {"id": "a", "vector": {"t": -1}})
     assert ":1: weight of term 't' is -1" in fails(
         "search", string_index, "--vectors", negative, "--output", run
     )
     wide = lines("wide.jsonl", {"id": "a", "vector": {str(i): 1 for i in range(2049)}})
-    assert ":1: query 'a' has 2049 terms" in fails("search", string_index, "--vectors", wide, "--output", run)
+    assert ":1: query 'a' has 2049 terms" in fails(
+        "search", string_index, "--vectors", wide, "--output", run
+    )
     spaced = lines("spaced.jsonl", {"id": "a b", "vector": {"tea": 1}})
     assert "query id 'a b'" in fails("search", string_index, "--vectors", spaced, "--output", run)
     assert not run.exists()

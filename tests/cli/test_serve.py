@@ -1,4 +1,6 @@
-"""``csplade serve`` as a process: its address line, its exit codes, and SIGTERM with a request in flight."""
+"""``csplade serve`` as a process: its address line, its exit codes, and SIGTERM with a request in
+flight.
+"""
 
 import signal
 import subprocess
@@ -14,7 +16,8 @@ from csplade.service.grpc.server import SERVICE_NAME
 
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]
 
-# The command with an index whose searches say that they have begun, then wait for a line on standard input.
+# The command with an index whose searches say that they have begun, then wait for a line on
+# standard input.
 HELD = """
 import sys
 from csplade.index import Index
@@ -51,8 +54,14 @@ def test_sigterm_lets_the_request_in_flight_finish(process, vector_index, random
     options = ("--port", 0, "--no-metrics", "--threads", 1, "--no-model")
     served = process([sys.executable, "-c", HELD, "serve"], vector_index, *options)
     address = served.stdout.readline().strip()
-    with Client(address) as client, grpc.insecure_channel(address) as channel, ThreadPoolExecutor(1) as pool:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+    with (
+        Client(address) as client,
+        grpc.insecure_channel(address) as channel,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        )
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         in_flight = pool.submit(client.search, random_queries[0])
         assert served.stdout.readline() == "searching\n"
@@ -70,7 +79,9 @@ def test_sigterm_lets_the_request_in_flight_finish(process, vector_index, random
 
 def test_settings_come_from_file_and_flags(process, vector_index, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text(f"index: {vector_index}\nserver: {{port: 0}}\nmetrics: {{port: 0}}\nlimits: {{k: 7}}")
+    config.write_text(
+        f"index: {vector_index}\nserver: {{port: 0}}\nmetrics: {{port: 0}}\nlimits: {{k: 7}}"
+    )
     served = process(
         COMMAND, "--config", config, "--set", "limits.query_terms=9", "--set", "batching.queue=65"
     )
@@ -85,7 +96,11 @@ def test_settings_come_from_file_and_flags(process, vector_index, tmp_path):
     ("arguments", "status", "complaint"),
     [
         (["--port", "0"], 1, "csplade: no index is given"),
-        (["{index}", "--set", "limits.kk=1"], 1, "csplade: flags: limits.kk: unknown key; known are k, "),
+        (
+            ["{index}", "--set", "limits.kk=1"],
+            1,
+            "csplade: flags: limits.kk: unknown key; known are k, ",
+        ),
         (["{index}", "--set", "limits"], 1, "csplade: --set limits: must be KEY=VALUE"),
         (["{index}", "--port", "99999"], 1, "csplade: flags: server.port = 99999: "),
         (["{nothing}", "--port", "0", "--metrics-port", "0"], 1, "nothing: no index here"),

@@ -1,4 +1,6 @@
-"""``csplade train``: options reach the training, standard output has the result alone, bad input is told in one line."""
+"""``csplade train``: options reach the training, standard output has the result alone, bad input is
+told in one line.
+"""
 
 import json
 
@@ -19,7 +21,8 @@ def folder(tmp_path):
     )
     (folder / "qrels").mkdir(parents=True)
     passages = [
-        {"_id": f"p{i}", "title": "", "text": f"All about the {word}"} for i, word in enumerate(words)
+        {"_id": f"p{i}", "title": "", "text": f"All about the {word}"}
+        for i, word in enumerate(words)
     ]
     queries = [{"_id": f"q{i}", "text": f"what is a {word}"} for i, word in enumerate(words)]
     for name, rows in (("corpus", passages), ("queries", queries)):
@@ -56,21 +59,35 @@ def test_contrastive_and_distill_share_their_options(cli, tiny_model, folder, mi
 
 
 def test_text_is_enough_to_start(cli, tiny_model, folder, tmp_path):
-    adapted, calibrated, lexical = (tmp_path / name for name in ("adapted", "calibrated", "lexical"))
+    adapted, calibrated, lexical = (
+        tmp_path / name for name in ("adapted", "calibrated", "lexical")
+    )
     short = ("--data", folder, "--steps", 2, "--batch", 2, "--length", 16, "--rank", 4)
-    assert cli("train", "adapt", "--model", tiny_model, *short, "--out", adapted).out == f"{adapted}\n"
+    assert (
+        cli("train", "adapt", "--model", tiny_model, *short, "--out", adapted).out == f"{adapted}\n"
+    )
     assert cli("train", "calibrate", "--model", adapted, *short, "--out", calibrated).code == 0
     corpus = ("--corpus", folder / "corpus.jsonl", "--counts", "--prior", 1.5)
     assert cli("train", "idf", "--model", calibrated, *corpus, "--out", lexical).code == 0
     manifest = Manifest.load(lexical)
-    assert (manifest.query_encoder, manifest.query_counts, manifest.lexical_prior) == ("lexical", True, 1.5)
+    assert (manifest.query_encoder, manifest.query_counts, manifest.lexical_prior) == (
+        "lexical",
+        True,
+        1.5,
+    )
 
 
 @pytest.mark.parametrize(
     ("share", "complaint"),
-    [("", "needs FOLDER:MINED_FILE[:SHARE]"), (":x", "the share is 'x'"), (":0", "the share is '0'")],
+    [
+        ("", "needs FOLDER:MINED_FILE[:SHARE]"),
+        (":x", "the share is 'x'"),
+        (":0", "the share is '0'"),
+    ],
 )
-def test_data_is_a_folder_a_file_and_a_share(fails, tiny_model, folder, mined, tmp_path, share, complaint):
+def test_data_is_a_folder_a_file_and_a_share(
+    fails, tiny_model, folder, mined, tmp_path, share, complaint
+):
     data = f"{folder}:{mined}{share}" if share else folder
     options = ("--model", tiny_model, "--data", data, *SMALL, "--out", tmp_path / "out")
     assert complaint in fails("train", "contrastive", *options)
@@ -78,7 +95,15 @@ def test_data_is_a_folder_a_file_and_a_share(fails, tiny_model, folder, mined, t
 
 
 def test_mined_files_are_checked_line_by_line(fails, tiny_model, folder, mined, tmp_path):
-    options = ("--model", tiny_model, "--data", f"{folder}:{mined}", *SMALL, "--out", tmp_path / "out")
+    options = (
+        "--model",
+        tiny_model,
+        "--data",
+        f"{folder}:{mined}",
+        *SMALL,
+        "--out",
+        tmp_path / "out",
+    )
     whole = mined.read_text()
     mined.write_text(whole.replace('"p3"', '"p99"'))
     assert "p99" in fails("train", "contrastive", *options)

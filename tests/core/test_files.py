@@ -60,5 +60,7 @@ def test_a_job_is_resumed_with_what_it_was_begun_with(tmp_path):
     path = tmp_path / "settings.json"
     begun_with(path, {"depth": 5, "names": ("a", "b")})
     begun_with(path, {"depth": 5, "names": ("a", "b")})
-    with pytest.raises(InputError, match="begun with depth 5, now 6; take the same again, or delete"):
+    with pytest.raises(
+        InputError, match="begun with depth 5, now 6; take the same again, or delete"
+    ):
         begun_with(path, {"depth": 6, "names": ("a", "b")})

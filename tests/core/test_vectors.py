@@ -10,7 +10,11 @@ def test_rows_are_sorted_by_term():
     assert batch.indptr.tolist() == [0, 3, 3]
     assert batch.terms.tolist() == [1, 3, 5]
     np.testing.assert_array_equal(batch.weights, np.float32([0.1, 0.3, 0.5]))
-    assert (batch.terms.dtype, batch.weights.dtype, batch.indptr.dtype) == (np.int32, np.float32, np.int64)
+    assert (batch.terms.dtype, batch.weights.dtype, batch.indptr.dtype) == (
+        np.int32,
+        np.float32,
+        np.int64,
+    )
 
 
 def test_no_rows():
@@ -41,7 +45,9 @@ def test_take_and_concatenate_keep_rows():
     batch = SparseBatch.from_rows([([i, i + 9], [1.0 + i, 2.0 + i]) for i in range(5)] + [([], [])])
     taken = batch.take(np.array([5, 3, 0, 3]))
     assert [row[0].tolist() for row in taken] == [[], [3, 12], [0, 9], [3, 12]]
-    joined = SparseBatch.concatenate([batch.take(np.array([0, 1])), batch.take(np.array([2, 3, 4, 5]))])
+    joined = SparseBatch.concatenate(
+        [batch.take(np.array([0, 1])), batch.take(np.array([2, 3, 4, 5]))]
+    )
     for mine, theirs in zip(joined, batch, strict=True):
         np.testing.assert_array_equal(mine[0], theirs[0])
         np.testing.assert_array_equal(mine[1], theirs[1])
@@ -50,7 +56,8 @@ def test_take_and_concatenate_keep_rows():
 def test_quantize_rounds_to_even_and_counts_clips():
     batch = SparseBatch.from_rows([([0, 1, 2, 3, 4], [0.001, 0.05, 0.07, 5.1, 9.0])])
     impacts = batch.quantize(0.02, MAX_DOCUMENT_IMPACT)
-    # 0.05 / 0.02 is 2.5 in float32 or a hair off it; 5.1 / 0.02 rounds to 255 and is no clip, 9.0 is one.
+    # 0.05 / 0.02 is 2.5 in float32 or a hair off it; 5.1 / 0.02 rounds to 255 and is no clip, 9.0
+    # is one.
     assert impacts.impacts[0] == 1
     assert impacts.impacts[1] == round(float(np.float32(0.05)) / 0.02)
     assert impacts.impacts[3:].tolist() == [255, 255]

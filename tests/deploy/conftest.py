@@ -82,7 +82,9 @@ def example_server(example_index, encoder) -> Iterator[Server]:
 
 
 @contextmanager
-def started(folder: Path, targets: list[str], discovery: Path | None = None) -> Iterator[Prometheus]:
+def started(
+    folder: Path, targets: list[str], discovery: Path | None = None
+) -> Iterator[Prometheus]:
     """Prometheus with the deployed configuration; only addresses and intervals are its own.
 
     Args:
@@ -132,7 +134,9 @@ def _wait_until_ready(process: subprocess.Popen, address: str, log: Path) -> Non
 @pytest.fixture(scope="session")
 def prometheus(example_server, tmp_path_factory) -> Iterator[Prometheus]:
     """With the deployed configuration, but for addresses and intervals."""
-    with started(tmp_path_factory.mktemp("prometheus"), targets=[example_server.metrics_address]) as one:
+    with started(
+        tmp_path_factory.mktemp("prometheus"), targets=[example_server.metrics_address]
+    ) as one:
         yield one
 
 
@@ -143,7 +147,9 @@ def eventually(example_server, prometheus) -> Callable[[dict[str, str]], list[st
 
 
 def busy_until(address: str, prometheus: Prometheus, queries: dict[str, str]) -> list[str]:
-    """Asks a server for all that it can do until every query has data; returns those that stay without."""
+    """Asks a server for all that it can do until every query has data; returns those that stay
+    without.
+    """
     lines = (EXAMPLES / "queries.jsonl").read_text().splitlines()[:8]
     questions = [json.loads(line)["text"] for line in lines]
     missing = dict(queries)
@@ -158,5 +164,7 @@ def busy_until(address: str, prometheus: Prometheus, queries: dict[str, str]) ->
             list(client.search_many(questions, k=5))
             with pytest.raises(ServiceError):
                 client.search("k is out of range", k=100_000)
-            missing = {name: query for name, query in missing.items() if not prometheus.values(query)}
+            missing = {
+                name: query for name, query in missing.items() if not prometheus.values(query)
+            }
     return sorted(missing)

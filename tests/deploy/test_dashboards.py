@@ -53,7 +53,9 @@ def test_a_dashboard_can_be_provisioned(file):
         assert place["x"] + place["w"] <= 24
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] == "${datasource}"
-            assert 'job=~"$job"' in target["expr"], f"{panel['title']} does not keep to the chosen job"
+            assert 'job=~"$job"' in target["expr"], (
+                f"{panel['title']} does not keep to the chosen job"
+            )
 
 
 def test_the_panels_that_need_ray_are_the_known_ones():

@@ -1,4 +1,6 @@
-"""Dockerfile and compose file. No engine builds them here: they are read, and the steps of installation are run."""
+"""Dockerfile and compose file. No engine builds them here: they are read, and the steps of
+installation are run.
+"""
 
 import json
 import os
@@ -21,7 +23,9 @@ from csplade.service import settings as config
 
 ROOT = Path(__file__).parents[2]
 IGNORED = [
-    line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")
+    line
+    for line in (ROOT / ".dockerignore").read_text().splitlines()
+    if line and not line.startswith("#")
 ]
 
 
@@ -37,7 +41,9 @@ class Stage:
 
 def read_dockerfile() -> tuple[dict[str, str], list[Stage]]:
     """Global arguments with their defaults, and the stages in order."""
-    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")
+    ]
     arguments: dict[str, str] = {}
     stages: list[Stage] = []
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
@@ -99,7 +105,9 @@ def test_every_source_of_copy_exists():
             words = rest.split()
             options = [word for word in words if word.startswith("--")]
             *sources, _ = [word for word in words if not word.startswith("--")]
-            origin = [word.removeprefix("--from=") for word in options if word.startswith("--from=")]
+            origin = [
+                word.removeprefix("--from=") for word in options if word.startswith("--from=")
+            ]
             for source in sources:
                 if origin:
                     made = " ".join(NAMED[origin[0]].all("RUN"))
@@ -111,10 +119,28 @@ def test_every_source_of_copy_exists():
 
 def test_what_installation_needs_is_not_ignored_and_secrets_are():
     kept = set(context())
-    for needed in ("pyproject.toml", "README.md", "LICENSE", "py.typed", "deploy/image/triton_driver.py"):
+    for needed in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "py.typed",
+        "deploy/image/triton_driver.py",
+    ):
         assert needed in kept
-    packages = ("kernels", "model", "index", "service", "evaluation", "loadtest", "cli", "proto", "examples")
-    sources = {str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name).rglob("*.py")}
+    packages = (
+        "kernels",
+        "model",
+        "index",
+        "service",
+        "evaluation",
+        "loadtest",
+        "cli",
+        "proto",
+        "examples",
+    )
+    sources = {
+        str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name).rglob("*.py")
+    }
     assert sources <= kept
     for left_out in (
         ".git/config",
@@ -155,7 +181,10 @@ def test_the_environment_of_the_image_is_a_valid_configuration(monkeypatch):
     settings = config.load()
     assert str(settings.index) == "/data/index"
     assert (settings.server.host, settings.metrics.host) == ("0.0.0.0", "0.0.0.0")
-    assert sorted(map(int, FINAL.all("EXPOSE")[0].split())) == [settings.metrics.port, settings.server.port]
+    assert sorted(map(int, FINAL.all("EXPOSE")[0].split())) == [
+        settings.metrics.port,
+        settings.server.port,
+    ]
     assert f"localhost:{settings.server.port}" in FINAL.all("HEALTHCHECK")[0]
 
 
@@ -182,15 +211,21 @@ def test_compose_puts_the_three_together():
 def test_what_compose_mounts_is_what_prometheus_and_grafana_read():
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     (mounted,) = compose["services"]["prometheus"]["configs"]
-    job = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"][0]
+    job = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"][
+        0
+    ]
     assert mounted["target"] == f"/etc/prometheus/{job['file_sd_configs'][0]['files'][0]}"
     (group,) = yaml.safe_load(compose["configs"][mounted["source"]]["content"])
     (metrics,) = group["targets"]
     assert metrics == f"csplade:{config.load().metrics.port}"
     provisioning = ROOT / "deploy/grafana/provisioning"
-    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())[
+        "datasources"
+    ]
     assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
-    (provider,) = yaml.safe_load((provisioning / "dashboards/csplade.yaml").read_text())["providers"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/csplade.yaml").read_text())[
+        "providers"
+    ]
     grafana = compose["services"]["grafana"]
     assert f"./grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
@@ -200,17 +235,27 @@ def test_what_compose_mounts_is_what_prometheus_and_grafana_read():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.skipif("TEST_IMAGE" not in os.environ, reason="installs torch anew; TEST_IMAGE=1 says to")
+@pytest.mark.skipif(
+    "TEST_IMAGE" not in os.environ, reason="installs torch anew; TEST_IMAGE=1 says to"
+)
 def test_the_steps_of_installation_work_and_what_they_make_serves(tmp_path):
-    """Every RUN of the build stage but those of the system's package manager, word for word but for the place."""
+    """Every RUN of the build stage but those of the system's package manager, word for word but for
+    the place.
+    """
     source, place = tmp_path / "src", tmp_path / "csplade"
     for file in context():
         (source / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, source / file)
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CSPLADE"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "CSPLADE"))
     }
-    environment |= {"PATH": f"{place}/bin:{os.environ['PATH']}", "TORCH_INDEX": "", "PIP_NO_COMPILE": "1"}
+    environment |= {
+        "PATH": f"{place}/bin:{os.environ['PATH']}",
+        "TORCH_INDEX": "",
+        "PIP_NO_COMPILE": "1",
+    }
     for step in NAMED["build"].all("RUN"):
         if "apt-get" in step:
             continue
@@ -223,7 +268,9 @@ def test_the_steps_of_installation_work_and_what_they_make_serves(tmp_path):
         assert done.returncode == 0, f"{step}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
 
     def run(*command: str) -> subprocess.CompletedProcess:
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
 
     assert run("python", "-m", "pip", "check").returncode == 0
     probe = json.loads(FINAL.all("HEALTHCHECK")[0].partition("CMD ")[2])
@@ -239,7 +286,12 @@ def test_the_steps_of_installation_work_and_what_they_make_serves(tmp_path):
     }  # fmt: skip
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
-            command, cwd=tmp_path, env=environment | settings, stdout=subprocess.PIPE, stderr=log, text=True
+            command,
+            cwd=tmp_path,
+            env=environment | settings,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
         try:
             address = server.stdout.readline().strip()

@@ -1,4 +1,6 @@
-"""The scrape configuration and the rules: what promtool says of them, and what a real Prometheus makes of them."""
+"""The scrape configuration and the rules: what promtool says of them, and what a real Prometheus
+makes of them.
+"""
 
 import re
 import subprocess
@@ -34,9 +36,17 @@ def test_promtool_accepts_configuration_and_rules(promtool):
 def test_every_alert_fires_in_the_unit_tests_of_the_rules(promtool):
     assert "SUCCESS" in run(promtool, "test", "rules", "rules_test.yml")
     tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
-    fired = {test["alertname"] for case in tests for test in case["alert_rule_test"] if test["exp_alerts"]}
+    fired = {
+        test["alertname"]
+        for case in tests
+        for test in case["alert_rule_test"]
+        if test["exp_alerts"]
+    }
     silent = {
-        test["alertname"] for case in tests for test in case["alert_rule_test"] if not test["exp_alerts"]
+        test["alertname"]
+        for case in tests
+        for test in case["alert_rule_test"]
+        if not test["exp_alerts"]
     }
     assert fired == ALERTS.keys()
     assert silent >= {name for name, rule in ALERTS.items() if "for" in rule}
@@ -46,7 +56,9 @@ def test_every_alert_has_a_severity_and_a_page_to_read():
     headings = {
         re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
         for heading in re.findall(
-            r"^#+ (.+)$", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), re.MULTILINE
+            r"^#+ (.+)$",
+            (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
         )
     }
     for name, rule in ALERTS.items():
@@ -72,11 +84,15 @@ def test_every_recording_rule_gives_data(prometheus, eventually):
         assert prometheus.ask("query", query=name)["status"] == "success"
 
 
-def test_the_rules_run_without_errors_and_no_alert_is_about_a_healthy_server(prometheus, eventually):
+def test_the_rules_run_without_errors_and_no_alert_is_about_a_healthy_server(
+    prometheus, eventually
+):
     assert eventually({"evaluated": "job_method:csplade_request_seconds:p99_5m"}) == []
     groups = prometheus.ask("rules")["data"]["groups"]
     states = {
-        rule["name"]: (rule["health"], rule.get("state")) for group in groups for rule in group["rules"]
+        rule["name"]: (rule["health"], rule.get("state"))
+        for group in groups
+        for rule in group["rules"]
     }
     assert {name: health for name, (health, _) in states.items() if health != "ok"} == {}
     assert states["CspladeDown"] == ("ok", "inactive")

@@ -1,4 +1,6 @@
-"""The same rules and dashboards where Ray exports the metrics: its nodes found by the file that it writes itself."""
+"""The same rules and dashboards where Ray exports the metrics: its nodes found by the file that it
+writes itself.
+"""
 
 import json
 import os
@@ -23,7 +25,7 @@ SINGLE_ONLY = "process_"
 # Ray cannot be started twice in a process, and other tests start it too.
 SERVICE = """
 import sys
-from csplade.service import config
+from csplade.service import settings as config
 from csplade.service.ray.cluster import cluster, free_port, run
 flags = dict(zip(("index", "model.path"), sys.argv[1:3]))
 settings = config.load(None, flags | {"server.port": 0, "scoring.threads": 1, "model.threads": 1})
@@ -46,7 +48,12 @@ def watched(example_index, tiny_model, tmp_path_factory):
     log = tmp_path_factory.mktemp("ray") / "log"
     with log.open("w") as errors:
         service = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         try:
             address = service.stdout.readline().strip()

@@ -246,10 +246,14 @@ async def test_what_is_not_brief_is_done_by_the_worker(work, quick):
     batches = work()
     batches.release.set()
     await batches.first()
-    await asyncio.gather(batches.submit("brief"), batches.submit("long"), batches.submit("brief too"))
+    await asyncio.gather(
+        batches.submit("brief"), batches.submit("long"), batches.submit("brief too")
+    )
     assert {one for batch in batches.batches[1:] for one in batch} == {"brief", "long", "brief too"}
     (thread,) = (
-        thread for batch, thread in zip(batches.batches, batches.threads, strict=True) if "long" in batch
+        thread
+        for batch, thread in zip(batches.batches, batches.threads, strict=True)
+        if "long" in batch
     )
     assert thread != threading.get_ident()
 

@@ -29,7 +29,15 @@ def test_texts_rank_as_the_oracle_ranks_their_vectors(engine):
         assert [hit.id for hit in answer.hits] == [hit.document.id for hit in answer.hits]
         scale = engine.index.manifest.query_scale * engine.index.manifest.document_scale
         assert [hit.score for hit in answer.hits] == [hit.score_int * scale for hit in answer.hits]
-        assert set(answer.timings) == {"tokenize", "encode", "sparsify", "score", "select", "merge", "fetch"}
+        assert set(answer.timings) == {
+            "tokenize",
+            "encode",
+            "sparsify",
+            "score",
+            "select",
+            "merge",
+            "fetch",
+        }
 
 
 def test_texts_weights_and_impacts_give_the_same_hits(engine):
@@ -50,7 +58,9 @@ def test_contributions_sum_to_the_score_and_are_ordered(engine):
         assert hit.document is None
         assert hit.contributions
         assert sum(one.product for one in hit.contributions) == hit.score_int
-        assert all(one.product == one.query_impact * one.document_impact for one in hit.contributions)
+        assert all(
+            one.product == one.query_impact * one.document_impact for one in hit.contributions
+        )
         order = [(-one.product, one.term) for one in hit.contributions]
         assert order == sorted(order)
         assert all(one.token == engine.encoder.token(one.term) for one in hit.contributions)
@@ -99,7 +109,8 @@ def test_the_index_names_its_encoder(text_index, encoder):
 
 def test_ready_vectors_take_an_encoder_of_the_same_size_only(vector_index, string_index, encoder):
     same_size = dataclasses.replace(
-        (index := Index.open(vector_index, threads=1)).manifest, vocabulary_size=encoder.vocabulary_size
+        (index := Index.open(vector_index, threads=1)).manifest,
+        vocabulary_size=encoder.vocabulary_size,
     )
     with pytest.raises(IncompatibleError, match="500 terms of its own"):
         Engine(index, encoder)
@@ -114,7 +125,9 @@ def test_terms_by_token_strings(string_index):
     with Engine.open(string_index) as engine:
         assert engine.terms_by_token == {"iron": 0, "river": 1, "sun": 2}
         (answer,) = engine.search(SparseBatch.from_rows([([0, 1], [1.0, 0.5])]), 5, explain=True)
-        assert [[one.token for one in hit.contributions] for hit in answer.hits] == [["iron", "river"]]
+        assert [[one.token for one in hit.contributions] for hit in answer.hits] == [
+            ["iron", "river"]
+        ]
         products = [one.product for one in answer.hits[0].contributions]
         assert products == [800 * 50, 400 * 100]
         assert np.isclose(answer.hits[0].score, 2.0)

@@ -15,7 +15,10 @@ from csplade.service.settings import Settings
 from csplade.service.telemetry.metrics import Metrics
 
 TEXTS = ["sunlight in summer", "", "iron", "where do rivers go at night", "word " * 200]
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+needs_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,9 @@ def test_answers_are_the_same_as_apart(plain, together, k):
     assert found[0].hits
     assert found[1].hits == []
     assert found[4].dropped_tokens > 100
-    assert {"tokenize", "encode", "sparsify", "score", "select", "merge", "fetch"} == set(found[0].timings)
+    assert {"tokenize", "encode", "sparsify", "score", "select", "merge", "fetch"} == set(
+        found[0].timings
+    )
     assert together.search([], k) == []
 
 
@@ -80,10 +85,14 @@ def test_k_is_checked(together):
 
 
 def test_the_pipeline_answers_texts_and_vectors_of_one_batch(plain, together, monkeypatch):
-    """Texts to encode, texts and vectors to search: all waiting at once, so that they make one batch."""
+    """Texts to encode, texts and vectors to search: all waiting at once, so that they make one
+    batch.
+    """
     vector = plain.encoder.encode_query(["maps of the sea"]).row(0)
     ranked = []
-    monkeypatch.setattr(fused, "rank", lambda *a, rank=fused.rank: ranked.append(len(a[2])) or rank(*a))
+    monkeypatch.setattr(
+        fused, "rank", lambda *a, rank=fused.rank: ranked.append(len(a[2])) or rank(*a)
+    )
 
     async def answers(engine):
         pipeline = Pipeline(engine, Settings(), Metrics())
@@ -108,7 +117,9 @@ def test_the_pipeline_answers_texts_and_vectors_of_one_batch(plain, together, mo
             other.dropped_terms,
             other.clipped,
         )
-        for found, expected in zip(one.result.row(one.row), other.result.row(other.row), strict=True):
+        for found, expected in zip(
+            one.result.row(one.row), other.result.row(other.row), strict=True
+        ):
             np.testing.assert_array_equal(found[:k], expected[:k])
     assert mine[3].result is theirs[3].result is None
     np.testing.assert_array_equal(mine[3].vector[0], theirs[3].vector[0])

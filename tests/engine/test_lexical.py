@@ -17,7 +17,8 @@ def lexical(tiny_model_of, tmp_path_factory):
     encoder = Encoder.from_pretrained(tiny_model_of(query_encoder="lexical"), device="cpu")
     folder = tmp_path_factory.mktemp("lexical")
     lines = [
-        f'{{"_id": "{i}", "text": "{text}"}}\n' for i, text in enumerate(("the river", "a sea", "rain falls"))
+        f'{{"_id": "{i}", "text": "{text}"}}\n'
+        for i, text in enumerate(("the river", "a sea", "rain falls"))
     ]
     (folder / "corpus.jsonl").write_text("".join(lines))
     build_from_corpus(folder / "corpus.jsonl", folder / "index", encoder)
@@ -26,13 +27,20 @@ def lexical(tiny_model_of, tmp_path_factory):
 
 def test_info_stages_and_metrics_show_it(lexical, settings):
     encoder, index = lexical
-    with running(settings(index, metrics__enabled=True)) as server, Client(server.address) as client:
+    with (
+        running(settings(index, metrics__enabled=True)) as server,
+        Client(server.address) as client,
+    ):
         assert client.info().model["manifest"]["query_encoder"] == "lexical"
         answer = client.search("the river")
         assert answer.timings["encode"] == 0
         assert answer.timings["sparsify"] > 0
-        assert answer.query_terms == len(set(encoder.tokenize(["the river"], "query").ids[0].tolist()))
-        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as response:
+        assert answer.query_terms == len(
+            set(encoder.tokenize(["the river"], "query").ids[0].tolist())
+        )
+        with urllib.request.urlopen(
+            f"http://{server.metrics_address}/metrics", timeout=10
+        ) as response:
             metrics = response.read().decode()
     assert 'query_encoder="lexical"' in metrics
     assert 'csplade_stage_seconds_count{stage="encode"} 0.0' in metrics

@@ -19,7 +19,9 @@ VECTOR = (np.array([3, 45], np.int32), np.array([1.0, 2.0], np.float32))
 
 @pytest.fixture
 def done_here(settings, monkeypatch):
-    """Tells whether the event loop itself does a search, once it is known that searches take little time."""
+    """Tells whether the event loop itself does a search, once it is known that searches take little
+    time.
+    """
     monkeypatch.setattr(batching, "BRIEF", math.inf)  # however slow this machine is
 
     async def done_here(engine, **asked):
@@ -33,7 +35,9 @@ def done_here(settings, monkeypatch):
         running = Pipeline(engine, settings(), Metrics())
         answers = []
         for _ in range(2):
-            answers.append(await running.search(Work(**asked), remaining=60, then=lambda answer: answer.hits))
+            answers.append(
+                await running.search(Work(**asked), remaining=60, then=lambda answer: answer.hits)
+            )
             with running._batcher._working:  # until the worker is idle again
                 pass
         running.close()
@@ -61,7 +65,9 @@ async def test_long_answers_are_made_elsewhere(done_here, vectors, more):
     assert not await done_here(vectors, vector=VECTOR, **more)
 
 
-async def test_a_text_is_brief_when_it_is_short_and_looked_up(done_here, text_index, encoder, tiny_model_of):
+async def test_a_text_is_brief_when_it_is_short_and_looked_up(
+    done_here, text_index, encoder, tiny_model_of
+):
     with Engine(Index.open(text_index, threads=1), encoder) as engine:
         assert not await done_here(engine, text="a river", k=5)
     looks_up = Encoder.from_pretrained(tiny_model_of(query_encoder="lexical"), device="cpu")

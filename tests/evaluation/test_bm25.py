@@ -7,8 +7,8 @@ from csplade.evaluation.measures import measure
 pytest.importorskip("bm25s")
 
 
-def test_ranks_what_matches(collection):
-    dataset = load_dataset(collection())
+def test_ranks_what_matches(beir_folder):
+    dataset = load_dataset(beir_folder())
     result = bm25.rank(dataset)
     assert result.rankings == {"q1": ["d1"], "q2": ["d3", "d1"]}
 

@@ -38,7 +38,9 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(tiny_model, dataset, tmp_path_factory):
-    """A report, its work folder and what progress was told; each precision costs a process, so it is measured once."""
+    """A report, its work folder and what progress was told; each precision costs a process, so it
+    is measured once.
+    """
     work, told = tmp_path_factory.mktemp("report") / "work", []
     report = run(
         str(tiny_model),
@@ -60,7 +62,12 @@ def again(tiny_model, dataset, measured, tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(quantize_report.sys, "executable", str(python))
             return run(
-                str(tiny_model), dataset, tmp_path / "work", threads=1, precisions=precisions, **options
+                str(tiny_model),
+                dataset,
+                tmp_path / "work",
+                threads=1,
+                precisions=precisions,
+                **options,
             )
 
     return make
@@ -74,7 +81,9 @@ def test_rows_of_each_precision_and_what_cannot_be_done(measured):
     assert 0.8 < packed.cosine < 1.0
     assert packed.cost.weight_bytes < exact.cost.weight_bytes
     assert packed.cost.peak_bytes > packed.cost.weight_bytes
-    assert all(0 <= quality.ndcg <= 1 for row in (exact, packed) for quality in row.qualities.values())
+    assert all(
+        0 <= quality.ndcg <= 1 for row in (exact, packed) for quality in row.qualities.values()
+    )
     assert broken.cost is None
     assert "quantization is 'int3'" in broken.reason
     assert ("fp32", 5, 5) in told
@@ -109,7 +118,9 @@ def test_a_worker_that_is_killed_is_no_finished_row(again, tmp_path):
     _, row = again(FP32, other, python=killer).rows
     assert row.reason == "killed by signal 9; out of memory?"
     assert not (tmp_path / "work" / "other.json").exists()
-    with pytest.raises(UnavailableError, match="other, which the others are compared with, failed: killed"):
+    with pytest.raises(
+        UnavailableError, match="other, which the others are compared with, failed: killed"
+    ):
         again(other, python=killer)
 
 

@@ -10,9 +10,13 @@ def test_judgments_are_split_by_query_and_none_is_lost(tmp_path):
     (folder / "corpus.jsonl").write_text("c\n")
     (folder / "queries.jsonl").write_text("q\n")
     lines = ["q1\tp1\t1", "q1\tp2\t1", "q2\tp3\t1", "q3\tp4\t1", "q4\tp5\t1"]
-    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    (folder / "qrels" / "test.tsv").write_text(
+        "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n"
+    )
     out = split_judgments(folder, tmp_path / "out")
-    train, dev = ((out / "qrels" / f"{name}.tsv").read_text().splitlines()[1:] for name in ("train", "dev"))
+    train, dev = (
+        (out / "qrels" / f"{name}.tsv").read_text().splitlines()[1:] for name in ("train", "dev")
+    )
     assert dev == ["q3\tp4\t1"]
     assert sorted(train + dev) == sorted(lines)
     assert (out / "corpus.jsonl").read_text() == "c\n"

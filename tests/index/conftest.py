@@ -8,7 +8,9 @@ VOCABULARY = 200
 
 
 def random_vectors(rng, count, *, highest=30, levels=255):
-    """Vectors with 0 to ``highest`` terms and weights on few or many levels (few levels: many ties)."""
+    """Vectors with 0 to ``highest`` terms and weights on few or many levels (few levels: many
+    ties).
+    """
     rows = []
     for _ in range(count):
         terms = rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False)
@@ -19,7 +21,8 @@ def random_vectors(rng, count, *, highest=30, levels=255):
 def random_queries(rng, count, *, highest=40):
     """Queries with 0 to ``highest`` terms and impacts 1 to 4,095."""
     rows = [
-        np.sort(rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False)) for _ in range(count)
+        np.sort(rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False))
+        for _ in range(count)
     ]
     return ImpactBatch(
         np.cumsum([0] + [len(row) for row in rows]).astype(np.int64),
@@ -31,7 +34,9 @@ def random_queries(rng, count, *, highest=40):
 
 def documents(first, last):
     return [
-        Document(f"id-{i}", f"text {i} é", f"title {i}" if i % 2 else "", {"number": i, "list": [i]})
+        Document(
+            f"id-{i}", f"text {i} é", f"title {i}" if i % 2 else "", {"number": i, "list": [i]}
+        )
         for i in range(first, last)
     ]
 
@@ -49,7 +54,9 @@ def make_index(path, vectors, *, batch=50, **settings):
 
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory):
-    """(path, vectors) of a built index: 400 documents, 2 shards, several segments; not to be changed."""
+    """(path, vectors) of a built index: 400 documents, 2 shards, several segments; not to be
+    changed.
+    """
     vectors = random_vectors(np.random.default_rng(5), 400)
     return make_index(tmp_path_factory.mktemp("index") / "index", vectors, shards=2), vectors
 

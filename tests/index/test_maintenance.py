@@ -11,7 +11,12 @@ def test_a_sound_index(collection):
     with Index.open(collection[0]) as index:
         report = index.verify(sample=10)
         assert report.ok
-        assert (report.documents, report.segments, report.sampled, report.problems) == (400, 6, 10, ())
+        assert (report.documents, report.segments, report.sampled, report.problems) == (
+            400,
+            6,
+            10,
+            (),
+        )
         assert len(report.checks) == 4
         assert index.verify(sample=10**6).sampled == 400
 
@@ -27,7 +32,9 @@ def test_a_store_that_differs_from_its_segments_is_found(collection, tmp_path):
     with Index.open(path) as index:
         problems = index.verify(sample=400).problems
     assert any("impacts differs from what the document store gives" in one for one in problems)
-    assert any("scorer and oracle differ on the vector of shard 0, ordinal 3" in one for one in problems)
+    assert any(
+        "scorer and oracle differ on the vector of shard 0, ordinal 3" in one for one in problems
+    )
     assert all("shard-0001" not in one for one in problems)
 
 

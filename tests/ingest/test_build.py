@@ -23,7 +23,8 @@ def test_title_and_text_are_encoded_together(written, tmp_path, tiny_model):
 
     encoder = Encoder.from_pretrained(tiny_model)
     corpus = written(
-        "c.jsonl", [{"_id": "a", "title": "Tea", "text": "hot"}, {"_id": "b", "title": "Tea", "text": ""}]
+        "c.jsonl",
+        [{"_id": "a", "title": "Tea", "text": "hot"}, {"_id": "b", "title": "Tea", "text": ""}],
     )
     build_from_corpus(corpus, tmp_path / "index", encoder)
     expected = encoder.encode_document(["Tea hot", "Tea"]).quantize(0.02, 255)

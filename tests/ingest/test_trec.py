@@ -18,7 +18,10 @@ def test_round_trip_keeps_the_order_of_ties(tmp_path):
 
 
 def test_nothing_stays_of_a_run_that_failed(tmp_path):
-    with pytest.raises(InputError, match="document id 'two words'"), write_run(tmp_path / "run.trec") as run:
+    with (
+        pytest.raises(InputError, match="document id 'two words'"),
+        write_run(tmp_path / "run.trec") as run,
+    ):
         run.write("q1", [("fine", 1.0), ("two words", 0.5)])
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from csplade.core.errors import InputError
-from csplade.ingest.vectors import VectorFile, ids_below, positions, read_vectors, scan_vectors, to_batch
+from csplade.ingest.vectors import (
+    VectorFile,
+    ids_below,
+    positions,
+    read_vectors,
+    scan_vectors,
+    to_batch,
+)
 
 
 @pytest.fixture
@@ -14,7 +21,9 @@ def vectors(tmp_path):
     def write(*rows: dict) -> str:
         path = tmp_path / "vectors.jsonl"
         path.write_text(
-            "".join(json.dumps({"id": chr(97 + i), "vector": row}) + "\n" for i, row in enumerate(rows))
+            "".join(
+                json.dumps({"id": chr(97 + i), "vector": row}) + "\n" for i, row in enumerate(rows)
+            )
         )
         return path
 
@@ -23,7 +32,12 @@ def vectors(tmp_path):
 
 def test_lines_keep_float32_weights(vectors):
     (line,) = read_vectors(vectors({"tea": 0.1, "2019": 3}))
-    assert (line.number, line.document.id, line.document.text, line.terms) == (1, "a", "", ["tea", "2019"])
+    assert (line.number, line.document.id, line.document.text, line.terms) == (
+        1,
+        "a",
+        "",
+        ["tea", "2019"],
+    )
     assert line.weights.dtype == np.float32
     assert line.weights.tolist() == [np.float32(0.1), 3.0]
 

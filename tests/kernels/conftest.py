@@ -14,9 +14,13 @@ from csplade.kernels.score.api import Postings
 NORESERVE = 0x4000  # Linux: address space without a promise of memory
 
 
-@pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 def kernel_device(request: pytest.FixtureRequest) -> str:
-    """Where a test puts the tensors it gives to Triton kernels; a process either interprets or compiles, kernels/runtime/launch.py."""
+    """Where a test puts the tensors it gives to Triton kernels; a process either interprets or
+    compiles, kernels/runtime/launch.py.
+    """
     if triton is None:
         pytest.skip("triton is not installed")
     if request.param == "interpreter":
@@ -29,7 +33,9 @@ def kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 class Collection:
-    """Random documents as segments of blocks, and random queries, with the term and impact ranges that the format allows."""
+    """Random documents as segments of blocks, and random queries, with the term and impact ranges
+    that the format allows.
+    """
 
     def __init__(
         self,
@@ -58,7 +64,9 @@ class Collection:
         places = np.unique(draws * len(self.names) + rng.integers(0, len(self.names), len(draws)))
         indptr = np.searchsorted(places, np.arange(count + 1) * len(self.names)).astype(np.int64)
         terms = self.names[places % len(self.names)]
-        return ImpactBatch(indptr, terms, rng.integers(1, levels + 1, len(terms)).astype(np.int32), 1.0)
+        return ImpactBatch(
+            indptr, terms, rng.integers(1, levels + 1, len(terms)).astype(np.int32), 1.0
+        )
 
     def segment(self, first: int = 0, last: int | None = None) -> Segment:
         """Documents ``first`` to ``last - 1``."""
@@ -68,7 +76,9 @@ class Collection:
             bounds = batch.indptr[start : min(start + self.block_size, last) + 1]
             rows = slice(bounds[0], bounds[-1])
             blocks.append(
-                make_block(bounds - bounds[0], batch.terms[rows], batch.impacts[rows].astype(np.uint8))
+                make_block(
+                    bounds - bounds[0], batch.terms[rows], batch.impacts[rows].astype(np.uint8)
+                )
             )
         return Segment.from_blocks(blocks)
 
@@ -99,7 +109,9 @@ def far_rows(kernel_device: str) -> Callable[..., torch.Tensor]:
         else:
             # Pages that are never touched take no memory.
             reserved = mmap.mmap(
-                -1, elements * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
+                -1,
+                elements * dtype.itemsize,
+                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE,
             )
             memory = torch.frombuffer(reserved, dtype=dtype)
         return memory.as_strided((rows, columns), (stride, 1))

@@ -27,7 +27,9 @@ def times(count: int, p50: float) -> dict[str, Any]:
 
 @pytest.fixture
 def metrics() -> dict[str, Any]:
-    """The metrics of a steady run of 100 searches: 80 answered, 15 refused, 3 late, 2 with another status; 4 not sent."""
+    """The metrics of a steady run of 100 searches: 80 answered, 15 refused, 3 late, 2 with another
+    status; 4 not sent.
+    """
     prefix = "scenario:steady"
     return {
         f"grpc_req_duration{{{prefix}}}": times(100, 9.0),
@@ -58,8 +60,13 @@ def step() -> Callable[..., Step]:
         ok = Latency(done, p50, 1.5 * p50, 2 * p50, 3 * p50)
         rejected = Latency(due - done, 1.0, 1.0, 1.0, 1.0)
         outcome = Outcome(due, ok, rejected, 0, 0, 0)
-        server = {"score": Latency(done, 1.0, 1.0, 1.0, 1.0), "total": Latency(done, 4.0, 4.0, 4.0, 4.0)}
-        return Step(rate, seconds, Phase(outcome, {"text": outcome}, 0, 0, server), {"score ms": 1.25})
+        server = {
+            "score": Latency(done, 1.0, 1.0, 1.0, 1.0),
+            "total": Latency(done, 4.0, 4.0, 4.0, 4.0),
+        }
+        return Step(
+            rate, seconds, Phase(outcome, {"text": outcome}, 0, 0, server), {"score ms": 1.25}
+        )
 
     return make
 
@@ -70,7 +77,9 @@ def examples_index(tiny_model, tmp_path_factory) -> Path:
     from csplade.model import Encoder
 
     path = tmp_path_factory.mktemp("examples") / "index"
-    build_from_corpus(EXAMPLES / "corpus.jsonl", path, Encoder.from_pretrained(tiny_model), shards=2)
+    build_from_corpus(
+        EXAMPLES / "corpus.jsonl", path, Encoder.from_pretrained(tiny_model), shards=2
+    )
     return path
 
 
@@ -80,6 +89,11 @@ def server(examples_index) -> Iterator[Any]:
     from csplade.service import settings as config
     from csplade.service.grpc.server import running
 
-    flags = {"index": examples_index, "server.port": 0, "metrics.port": 0, "logging.requests": False}
+    flags = {
+        "index": examples_index,
+        "server.port": 0,
+        "metrics.port": 0,
+        "logging.requests": False,
+    }
     with running(config.load(flags=flags)) as one:
         yield one

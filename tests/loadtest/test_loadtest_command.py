@@ -15,12 +15,16 @@ pytestmark = k6_is_here
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """Runs ``csplade loadtest ARGUMENTS`` in this process; gives exit code, output and the directory of results."""
+    """Runs ``csplade loadtest ARGUMENTS`` in this process; gives exit code, output and the
+    directory of results.
+    """
     from csplade.cli.main import main
 
     def run(*arguments):
         out = tmp_path / "out"
-        monkeypatch.setattr(sys, "argv", ["csplade", "loadtest", *map(str, arguments), "--out", str(out)])
+        monkeypatch.setattr(
+            sys, "argv", ["csplade", "loadtest", *map(str, arguments), "--out", str(out)]
+        )
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main()
@@ -99,7 +103,12 @@ def test_overload_is_refused_and_seen_to_pass(examples_index, tmp_path):
     with running(config.load(flags=flags), lambda _: Engine(Slow())) as server:
         target, path = Target(server.address), tmp_path / "r.json"
         queries.prepare(
-            queries.read_queries(lines), queries.read_mix("vector=1"), target, k=3, seed=1, path=path
+            queries.read_queries(lines),
+            queries.read_mix("vector=1"),
+            target,
+            k=3,
+            seed=1,
+            path=path,
         )
         plan = profiles.Plan(k6.Load(target, path, timeout=5), rate=20, seconds=3, around=3)
         found = profiles.run("overload", plan).overload
@@ -112,15 +121,19 @@ def test_overload_is_refused_and_seen_to_pass(examples_index, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_service_adds_is_told_beside_engine_and_echo(monkeypatch, examples_index, server, tmp_path):
-    from csplade.evaluation.bench_engine import EngineAlone
+def test_what_the_service_adds_is_told_beside_engine_and_echo(
+    monkeypatch, examples_index, server, tmp_path
+):
+    from csplade.bench.engine import EngineAlone
     from csplade.loadtest import queries
 
     monkeypatch.setattr(compare, "ROUNDS", 1)
     target, path = Target(server.address), tmp_path / "r.json"
     lines = tmp_path / "q.jsonl"
     lines.write_text('{"vector": {"3": 1.0, "70": 2.0}}\n{"vector": {"5": 1.0}}\n')
-    queries.prepare(queries.read_queries(lines), queries.read_mix("vector=1"), target, k=3, seed=1, path=path)
+    queries.prepare(
+        queries.read_queries(lines), queries.read_mix("vector=1"), target, k=3, seed=1, path=path
+    )
     plan = profiles.Plan(k6.Load(target, path), rate=1, seconds=2)
     with EngineAlone(examples_index, threads=1) as engine:
         own, echo, service = compare.compare("single", plan, engine.times, rate=20)

@@ -38,7 +38,9 @@ def test_the_mix_is_kept_and_every_query_comes_up(tmp_path):
     told, requests = prepared(tmp_path, Queries("q", texts, ()), "text=3,encode=1", fake())
     kinds = [one["kind"] for one in requests]
     assert 0.70 < kinds.count("text") / len(kinds) < 0.80
-    assert {one["message"]["query"]["text"] for one in requests if one["kind"] == "text"} == set(texts)
+    assert {one["message"]["query"]["text"] for one in requests if one["kind"] == "text"} == set(
+        texts
+    )
     assert told == "q: 300 texts of 2.0 words"
     assert {one["method"] for one in requests if one["kind"] == "encode"} == {"Encode"}
     assert prepared(tmp_path, Queries("q", texts, ()), "text=3,encode=1", fake())[1] == requests
@@ -53,13 +55,18 @@ def test_string_terms_go_as_tokens_or_by_rank_of_frequency(tmp_path):
     told, requests = prepared(tmp_path, queries, "vector=1", fake(vocabulary=2))
     vectors = [one["message"]["query"]["vector"] for one in requests]
     assert {"indices": [1, 0], "values": [1.0, 2.0]} in vectors
-    assert {"indices": [0], "values": [1.0]} in vectors  # the least frequent term is beyond the vocabulary
+    assert {
+        "indices": [0],
+        "values": [1.0],
+    } in vectors  # the least frequent term is beyond the vocabulary
     assert "rank of frequency" in told
 
 
 def test_vectors_that_a_file_lacks_come_from_the_target(tmp_path):
     target = fake(vectors=[([1, 5], [0.5, 1.5]), ([2], [1.0]), ([], [])])
-    told, requests = prepared(tmp_path, Queries("q", ("one", "two", "three"), ()), "vector=1", target)
+    told, requests = prepared(
+        tmp_path, Queries("q", ("one", "two", "three"), ()), "vector=1", target
+    )
     assert sorted(one["message"]["query"]["vector"]["indices"] for one in requests) == [[1, 5], [2]]
     assert "2 vectors of 1.5 terms (encoded by the target)" in told
     (first, second) = read_requests(tmp_path / "r.json")
@@ -72,7 +79,12 @@ def test_vectors_that_a_file_lacks_come_from_the_target(tmp_path):
     [
         (Queries("q", ("a",), ()), "text=1", fake(model=False), "no encoder"),
         (Queries("q", (), ({"1": 1.0},)), "text=1", fake(), "vectors only"),
-        (Queries("q", ("a",), ()), "vector=1", fake(model=False), "no encoder, and the file no vectors"),
+        (
+            Queries("q", ("a",), ()),
+            "vector=1",
+            fake(model=False),
+            "no encoder, and the file no vectors",
+        ),
         (Queries("q", (), ({"500": 1.0},)), "vector=1", fake(), "vocabulary_size 100"),
     ],
 )
@@ -84,7 +96,8 @@ def test_what_cannot_be_asked_is_told_before_the_load(tmp_path, queries, mix, ta
 def test_files_have_text_contents_or_vectors(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text(
-        '{"text": "a"}\n{"contents": "b", "vector": {"x": 1}}\n{"vector": {"y": 2}}\n{"text": "a"}\n'
+        '{"text": "a"}\n{"contents": "b", "vector": {"x": 1}}\n{"vector": {"y": 2}}\n{"text": '
+        '"a"}\n'
     )
     assert read_queries(path) == Queries("q.jsonl", ("a", "b"), ({"x": 1}, {"y": 2}))
     path.write_text('{"text": "a"}\n{"query": "a"}\n')
@@ -95,7 +108,9 @@ def test_files_have_text_contents_or_vectors(tmp_path):
         read_queries(path)
 
 
-@pytest.mark.parametrize("mix", ["", "text", "text=-1", "text=0", "texts=1", "text=inf", "text=nan"])
+@pytest.mark.parametrize(
+    "mix", ["", "text", "text=-1", "text=0", "texts=1", "text=inf", "text=nan"]
+)
 def test_a_wrong_mix_is_refused(mix):
     with pytest.raises(InputError, match="mix is"):
         read_mix(mix)

@@ -31,7 +31,14 @@ def overload(step):
     seconds = (during, during, before, during, before, before)
     by_second = tuple(one.phase.outcome for one in seconds)
     found = Overload(
-        100, 4, 10, before.phase, during.phase, before.phase, by_second, recovered(by_second, 500, 250)
+        100,
+        4,
+        10,
+        before.phase,
+        during.phase,
+        before.phase,
+        by_second,
+        recovered(by_second, 500, 250),
     )
     return Result("overload", 250.0, overload=found, failures=("something is odd",))
 

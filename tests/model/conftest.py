@@ -34,7 +34,9 @@ def word_pieces() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=260, special_tokens=SPECIAL))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=260, special_tokens=SPECIAL)
+    )
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -55,7 +57,9 @@ def byte_pairs() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
@@ -65,9 +69,13 @@ def byte_pairs() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def masked_lm(tmp_path: Path, word_pieces: PreTrainedTokenizerFast) -> Callable[..., Path]:
-    """Writes a BERT or DistilBERT for masked language modelling, with random biases and layer norms."""
+    """Writes a BERT or DistilBERT for masked language modelling, with random biases and layer
+    norms.
+    """
 
-    def write(kind: str = "bert", directory: Path = tmp_path / "masked", bins: bool = False) -> Path:
+    def write(
+        kind: str = "bert", directory: Path = tmp_path / "masked", bins: bool = False
+    ) -> Path:
         torch.manual_seed(11)
         size = len(word_pieces)
         if kind == "bert":
@@ -109,7 +117,9 @@ def masked_lm(tmp_path: Path, word_pieces: PreTrainedTokenizerFast) -> Callable[
 def causal_lm(tmp_path: Path, byte_pairs: PreTrainedTokenizerFast) -> Callable[..., Path]:
     """Writes a Llama, its vocabulary larger than its tokenizer's."""
 
-    def write(directory: Path = tmp_path / "causal", tokenizer: bool = True, hidden: int = 48) -> Path:
+    def write(
+        directory: Path = tmp_path / "causal", tokenizer: bool = True, hidden: int = 48
+    ) -> Path:
         torch.manual_seed(12)
         config = LlamaConfig(
             vocab_size=len(byte_pairs) + 24,
@@ -132,7 +142,9 @@ def causal_lm(tmp_path: Path, byte_pairs: PreTrainedTokenizerFast) -> Callable[.
 
 @pytest.fixture
 def adapter(tmp_path: Path, causal_lm: Callable[..., Path]) -> Callable[..., Path]:
-    """Writes a PEFT adapter with weights of its own over a fresh base, and the class it was trained on if one is named."""
+    """Writes a PEFT adapter with weights of its own over a fresh base, and the class it was trained
+    on if one is named.
+    """
 
     def write(trained_class: str | None = None, base: Path | None = None) -> Path:
         from peft import LoraConfig, get_peft_model
@@ -143,7 +155,10 @@ def adapter(tmp_path: Path, causal_lm: Callable[..., Path]) -> Callable[..., Pat
         model = get_peft_model(
             AutoModelForCausalLM.from_pretrained(base),
             LoraConfig(
-                r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+                r=4,
+                lora_alpha=8,
+                target_modules=["q_proj", "v_proj", "down_proj"],
+                init_lora_weights=False,
             ),
         )
         directory = tmp_path / "adapter"
@@ -165,10 +180,15 @@ def adapter(tmp_path: Path, causal_lm: Callable[..., Path]) -> Callable[..., Pat
 def sparse_encoder(
     masked_lm: Callable[..., Path], word_pieces: PreTrainedTokenizerFast
 ) -> Callable[..., Path]:
-    """Adds to a masked LM what makes it a SparseEncoder directory, as the hub's have it: by hand, with the old names."""
+    """Adds to a masked LM what makes it a SparseEncoder directory, as the hub's have it: by hand,
+    with the old names.
+    """
 
     def write(
-        pooling: str = "max", activation: str = "relu", inference_free: bool = False, kind: str = "distilbert"
+        pooling: str = "max",
+        activation: str = "relu",
+        inference_free: bool = False,
+        kind: str = "distilbert",
     ) -> Path:
         directory = masked_lm(kind)
         prefix = "sentence_transformers.sparse_encoder.models."
@@ -180,7 +200,9 @@ def sparse_encoder(
             "word_embedding_dimension": None,
         }
         (directory / head / "config.json").write_text(json.dumps(values))
-        (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 24, "do_lower_case": false}')
+        (directory / "sentence_bert_config.json").write_text(
+            '{"max_seq_length": 24, "do_lower_case": false}'
+        )
         modules = [
             {"idx": 0, "name": "0", "path": "", "type": prefix + "MLMTransformer"},
             {"idx": 1, "name": "1", "path": head, "type": prefix + "SpladePooling"},
@@ -203,7 +225,9 @@ def sparse_encoder(
                 "parameters": {"default_route": "document", "allow_empty_key": True},
             }
             (directory / "router_config.json").write_text(json.dumps(router))
-            modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}]
+            modules = [
+                {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}
+            ]
         (directory / "modules.json").write_text(json.dumps(modules))
         settings = {
             "model_type": "SparseEncoder",

@@ -66,11 +66,21 @@ def test_equals_a_plain_forward_pass(variant_model, kind):
 def test_counts_what_the_token_cap_cuts(tiny_model):
     encoder = Encoder.from_pretrained(tiny_model)
     whole = len(
-        AutoTokenizer.from_pretrained(tiny_model)(TEXTS[4].strip(), add_special_tokens=False)["input_ids"]
+        AutoTokenizer.from_pretrained(tiny_model)(TEXTS[4].strip(), add_special_tokens=False)[
+            "input_ids"
+        ]
     )
     encoded = encoder.encode(TEXTS, "document")
     assert encoded.tokens[4] == encoder.manifest.document_max_tokens
-    assert encoded.dropped_tokens.tolist() == [0, 0, 0, 0, whole - encoder.manifest.document_max_tokens, 0, 0]
+    assert encoded.dropped_tokens.tolist() == [
+        0,
+        0,
+        0,
+        0,
+        whole - encoder.manifest.document_max_tokens,
+        0,
+        0,
+    ]
 
 
 def test_batching_does_not_change_vectors(variant_model):
@@ -83,7 +93,9 @@ def test_batching_does_not_change_vectors(variant_model):
         assert (
             both.mean() > 0.95 if len(terms) else len(other_terms) == 0
         )  # the cap may cut equal weights differently
-        np.testing.assert_allclose(weights[both], other_weights[np.isin(other_terms, terms)], **TOLERANCE)
+        np.testing.assert_allclose(
+            weights[both], other_weights[np.isin(other_terms, terms)], **TOLERANCE
+        )
 
 
 def test_no_texts_give_no_rows(tiny_model):
@@ -112,7 +124,9 @@ def test_bos_switched_on_is_refused(tiny_model_of):
         Encoder.from_pretrained(directory)
 
 
-@pytest.mark.parametrize("change", [{"query_prefix": "query: "}, {"lowercase": False}, {"logit_shift": -1.5}])
+@pytest.mark.parametrize(
+    "change", [{"query_prefix": "query: "}, {"lowercase": False}, {"logit_shift": -1.5}]
+)
 def test_another_convention_is_refused(tiny_model_of, change):
     directory = tiny_model_of()
     dataclasses.replace(Manifest.load(directory), **change).save(directory)
@@ -158,7 +172,9 @@ def test_a_causal_lm_without_manifest_loads_with_one_given(tiny_model_of):
     directory = tiny_model_of()
     manifest = Manifest.load(directory)
     (directory / "csplade.json").unlink()
-    encoder = Encoder.from_pretrained(directory, manifest=dataclasses.replace(manifest, vocabulary_size=0))
+    encoder = Encoder.from_pretrained(
+        directory, manifest=dataclasses.replace(manifest, vocabulary_size=0)
+    )
     assert encoder.vocabulary_size == manifest.vocabulary_size
 
 
@@ -167,7 +183,11 @@ def test_quantized_weights_are_smaller_and_vectors_close(tiny_model, quantizatio
     plain = Encoder.from_pretrained(tiny_model, quantization="none")
     packed = Encoder.from_pretrained(tiny_model, quantization=quantization)
     sizes = [
-        sum(p.numel() * p.element_size() for n, p in e._network.body.named_parameters() if "proj" in n)
+        sum(
+            p.numel() * p.element_size()
+            for n, p in e._network.body.named_parameters()
+            if "proj" in n
+        )
         for e in (plain, packed)
     ]
     assert sizes[1] <= sizes[0] / (1.9 if quantization == "int8" else 3.5)
@@ -192,7 +212,10 @@ def test_a_packed_head_is_counted_and_vectors_stay_close(tiny_model, quantizatio
     # The tiny model's head is its embedding too, which stays as it is: packed rows come on top.
     values = plain.vocabulary_size * 64
     scales = 4 * (plain.vocabulary_size if quantization == "int8" else values // 64)
-    assert whole.weight_bytes - body.weight_bytes == values // (1 if quantization == "int8" else 2) + scales
+    assert (
+        whole.weight_bytes - body.weight_bytes
+        == values // (1 if quantization == "int8" else 2) + scales
+    )
     assert body.weight_bytes < plain.weight_bytes
     vectors = [one.encode_document([TEXTS[3]]).row(0) for one in (plain, whole)]
     dense = np.zeros((2, plain.vocabulary_size))
@@ -208,7 +231,8 @@ def test_a_quantization_that_the_device_cannot_do_is_one_line(tiny_model, monkey
 
     monkeypatch.setattr("csplade.model.checkpoint.load.quantize_linears", refuse)
     with pytest.raises(
-        UnavailableError, match="quantization nf4 does not run on cpu: no kernel for this; choose another"
+        UnavailableError,
+        match="quantization nf4 does not run on cpu: no kernel for this; choose another",
     ) as caught:
         Encoder.from_pretrained(tiny_model, device="cpu", quantization="nf4")
     assert "\n" not in str(caught.value)
@@ -222,5 +246,7 @@ def test_quantization_without_its_library_says_what_to_install(tiny_model, monke
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:0"])
 def test_refuses_unknown_devices(tiny_model, device):
-    with pytest.raises(InputError, match=f"device is '{device}', must be auto, cpu, cuda or cuda:NUMBER"):
+    with pytest.raises(
+        InputError, match=f"device is '{device}', must be auto, cpu, cuda or cuda:NUMBER"
+    ):
         Encoder.from_pretrained(tiny_model, device=device)

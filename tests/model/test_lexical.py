@@ -60,7 +60,8 @@ def test_queries_do_not_run_the_network(lexical_model, monkeypatch):
     monkeypatch.setattr(encoder, "_network", None)
     encoded = encoder.encode(["The river, the sea: the RIVER", "", "sea"], "query")
     words = [
-        encoder.vocabulary()[token] for token in encoder._tokenizer.tokenize("the river, the sea: the river")
+        encoder.vocabulary()[token]
+        for token in encoder._tokenizer.tokenize("the river, the sea: the river")
     ]
     assert encoded.vectors.row(0)[0].tolist() == sorted(set(words))
     assert (encoded.vectors.weights == 1.0).all()
@@ -74,7 +75,9 @@ def test_queries_do_not_run_the_network(lexical_model, monkeypatch):
 def test_documents_are_the_models(lexical_model, tiny_model_of):
     plain = tiny_model_of(add_special_tokens=True)
     ours, theirs = (
-        Encoder.from_pretrained(path, dtype=torch.float32).encode_document(["rain falls on the mountains"])
+        Encoder.from_pretrained(path, dtype=torch.float32).encode_document(
+            ["rain falls on the mountains"]
+        )
         for path in (lexical_model, plain)
     )
     assert ours.terms.tolist() == theirs.terms.tolist()
@@ -87,7 +90,9 @@ def test_what_the_caps_cut_is_counted(tiny_model_of):
     )
     encoded = encoder.encode(["a b c d e f g h"], "query")
     assert encoded.tokens.tolist() == [6]
-    assert encoded.dropped_tokens.tolist() == [len(encoder._tokenizer.tokenize("a b c d e f g h")) - 6]
+    assert encoded.dropped_tokens.tolist() == [
+        len(encoder._tokenizer.tokenize("a b c d e f g h")) - 6
+    ]
     assert encoded.dropped_terms.tolist() == [
         len(set(encoder.tokenize(["a b c d e f g h"], "query").ids[0])) - 2
     ]
@@ -166,7 +171,10 @@ def test_masked_lms_keep_their_closing_token_when_cut(masked_lm):
 def test_weights_above_the_usual_range_get_a_scale_that_holds_them(lexical_model):
     size = Manifest.load(lexical_model).vocabulary_size
     assert Encoder.from_pretrained(lexical_model).query_scale == QUERY_SCALE
-    save_file({"weight": np.full(size, 16.0, dtype=np.float32)}, lexical_model / "query_weights.safetensors")
+    save_file(
+        {"weight": np.full(size, 16.0, dtype=np.float32)},
+        lexical_model / "query_weights.safetensors",
+    )
     encoder = Encoder.from_pretrained(lexical_model, self_test=False)
     impacts = encoder.encode_query(["river"]).quantize(encoder.query_scale, MAX_QUERY_IMPACT)
     assert (impacts.impacts == MAX_QUERY_IMPACT).all()

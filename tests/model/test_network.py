@@ -34,14 +34,18 @@ def decoder(kind, **values):
     name, more = DECODERS[kind]
     config_class = getattr(transformers, f"{name}{'Text' if name == 'Gemma3' else ''}Config")
     torch.manual_seed(3)
-    return getattr(transformers, f"{name}ForCausalLM")(config_class(**{**SMALL, **more, **values})).eval()
+    return getattr(transformers, f"{name}ForCausalLM")(
+        config_class(**{**SMALL, **more, **values})
+    ).eval()
 
 
 def network(model, variant, architecture="causal_lm"):
     size = model.config.get_text_config().vocab_size
     terms = torch.arange(size, dtype=torch.int32)
     manifest = Manifest(architecture=architecture, variant=variant, vocabulary_size=size)
-    return build_network(model, manifest, Head(terms, torch.zeros(size), terms)).requires_grad_(False)
+    return build_network(model, manifest, Head(terms, torch.zeros(size), terms)).requires_grad_(
+        False
+    )
 
 
 @pytest.mark.parametrize("variant", ["causal", "bidirectional"])
@@ -75,7 +79,8 @@ def test_bidirectional_equals_a_mask_of_ones(kind):
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "mistral", "gemma3_text"])
 def test_texts_longer_than_the_window_are_refused(kind):
     with pytest.raises(
-        IncompatibleError, match=r"texts of 17 tokens are longer than the attention window of .*, 16"
+        IncompatibleError,
+        match=r"texts of 17 tokens are longer than the attention window of .*, 16",
     ):
         network(decoder(kind), "bidirectional").check_attention(17)
     network(decoder(kind), "causal").check_attention(17)
@@ -103,13 +108,17 @@ def test_attention_that_takes_no_boolean_mask_is_refused():
 
 def test_a_decoder_that_is_bidirectional_already_is_no_causal_one():
     with pytest.raises(IncompatibleError, match="lacks the attention mask"):
-        network(decoder("gemma3_text", use_bidirectional_attention=True), "causal").check_attention(16)
+        network(decoder("gemma3_text", use_bidirectional_attention=True), "causal").check_attention(
+            16
+        )
 
 
 def test_padding_that_is_seen_is_refused(monkeypatch):
     net = network(decoder("llama"), "bidirectional")
     monkeypatch.setattr(
-        net, "_mask", lambda lengths, width, device: torch.ones(2, 1, width, width, dtype=torch.bool)
+        net,
+        "_mask",
+        lambda lengths, width, device: torch.ones(2, 1, width, width, dtype=torch.bool),
     )
     with pytest.raises(IncompatibleError, match="see the padding"):
         net.check_attention(32)

@@ -14,7 +14,9 @@ def test_committed_modules_are_what_the_generator_writes(tmp_path):
     pytest.importorskip("grpc_tools")
     subprocess.run([sys.executable, PROTO / "generate.py", tmp_path], check=True)
     for name in MODULES:
-        assert (tmp_path / "csplade/v1" / name).read_text() == (PROTO / "csplade/v1" / name).read_text(), name
+        assert (tmp_path / "csplade/v1" / name).read_text() == (
+            PROTO / "csplade/v1" / name
+        ).read_text(), name
 
 
 def test_every_message_field_rpc_and_value_has_a_comment():

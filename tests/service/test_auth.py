@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from csplade.client.client import AsyncClient, Client, ServiceError
 from csplade.core.errors import InputError, UnavailableError
@@ -21,7 +23,9 @@ from csplade.v1 import retrieval_pb2_grpc as rpc
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory):
-    """Two authorities; a server's and a client's certificate of the first, a client's of the second."""
+    """Two authorities; a server's and a client's certificate of the first, a client's of the
+    second.
+    """
     directory = tmp_path_factory.mktemp("pki")
     ours, theirs = authority(directory, "ours"), authority(directory, "theirs")
     return SimpleNamespace(
@@ -64,12 +68,17 @@ def certify(directory, name, issuer):
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     certificate = builder.sign(issuer.key if issuer else key, hashes.SHA256())
     paths = SimpleNamespace(
-        certificate=directory / f"{name}.pem", private=directory / f"{name}.key", subject=subject, key=key
+        certificate=directory / f"{name}.pem",
+        private=directory / f"{name}.key",
+        subject=subject,
+        key=key,
     )
     paths.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     paths.private.write_bytes(
         key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
     )
     return paths
@@ -87,7 +96,10 @@ def test_tls(pki, vector_index, settings):
     with running(settings(vector_index, **tls(pki))) as server:
         with Client(server.address, ca=pki.ca) as client:
             assert client.search({1: 1.0}).matched > 0
-        for wrong in (Client(server.address, timeout=5), Client(server.address, ca=pki.other_ca, timeout=5)):
+        for wrong in (
+            Client(server.address, timeout=5),
+            Client(server.address, ca=pki.other_ca, timeout=5),
+        ):
             with wrong as client, pytest.raises(ServiceError, match="UNAVAILABLE"):
                 client.info()
 
@@ -95,10 +107,16 @@ def test_tls(pki, vector_index, settings):
 async def test_mutual_tls(pki, vector_index, settings):
     with running(settings(vector_index, **tls(pki, security__client_ca=pki.ca))) as server:
         async with AsyncClient(
-            server.address, ca=pki.ca, certificate=pki.client.certificate, private_key=pki.client.private
+            server.address,
+            ca=pki.ca,
+            certificate=pki.client.certificate,
+            private_key=pki.client.private,
         ) as client:
             assert (await client.info()).index["documents"] == 300
-        for own in ({}, {"certificate": pki.stranger.certificate, "private_key": pki.stranger.private}):
+        for own in (
+            {},
+            {"certificate": pki.stranger.certificate, "private_key": pki.stranger.private},
+        ):
             async with AsyncClient(server.address, ca=pki.ca, timeout=5, **own) as client:
                 with pytest.raises(ServiceError, match="UNAVAILABLE"):
                     await client.info()
@@ -134,10 +152,15 @@ def test_keys_over_the_wire(keys_file, vector_index, settings):
         replace(keys_file, "third-key\n")
         assert [code(key) for key in ("first-key", "third-key")] == ["PERMISSION_DENIED", "OK"]
         with grpc.insecure_channel(server.address) as channel:
-            assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1
+            assert (
+                health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status
+                == 1
+            )
             assert ProtoReflectionDescriptorDatabase(channel).get_services()
             with pytest.raises(grpc.RpcError) as error:
-                list(rpc.RetrievalServiceStub(channel).SearchStream(iter([pb.SearchStreamRequest()])))
+                list(
+                    rpc.RetrievalServiceStub(channel).SearchStream(iter([pb.SearchStreamRequest()]))
+                )
             assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
             assert "first-key" not in error.value.details()
 
@@ -189,10 +212,21 @@ def test_files_that_do_not_serve_are_named(tmp_path, settings, vector_index, val
 
 def test_a_taken_port_is_named(settings, vector_index):
     with running(settings(vector_index, metrics__enabled=True)) as server:
-        port, metrics_port = (int(one.rpartition(":")[2]) for one in (server.address, server.metrics_address))
+        port, metrics_port = (
+            int(one.rpartition(":")[2]) for one in (server.address, server.metrics_address)
+        )
         for values, complaint in [
-            ({"server__port": port}, r"cannot listen at 127\.0\.0\.1:\d+ \(server\.host, server\.port\)"),
-            ({"metrics__enabled": True, "metrics__port": metrics_port}, r"\(metrics\.host, metrics\.port\)"),
+            (
+                {"server__port": port},
+                r"cannot listen at 127\.0\.0\.1:\d+ \(server\.host, server\.port\)",
+            ),
+            (
+                {"metrics__enabled": True, "metrics__port": metrics_port},
+                r"\(metrics\.host, metrics\.port\)",
+            ),
         ]:
-            with pytest.raises(UnavailableError, match=complaint), running(settings(vector_index, **values)):
+            with (
+                pytest.raises(UnavailableError, match=complaint),
+                running(settings(vector_index, **values)),
+            ):
                 pass

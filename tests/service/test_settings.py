@@ -31,7 +31,11 @@ def test_the_deployed_file_has_every_key_and_the_defaults():
 
 def test_every_key_of_the_deployed_file_is_commented():
     lines = DEPLOYED.read_text().splitlines()
-    keys = [(before, line) for before, line in itertools.pairwise(lines) if ": " in line and "#" not in line]
+    keys = [
+        (before, line)
+        for before, line in itertools.pairwise(lines)
+        if ": " in line and "#" not in line
+    ]
     assert len(keys) == len(list(fields_of(Settings)))
     assert [line for before, line in keys if not before.strip().startswith("#")] == []
 
@@ -60,7 +64,10 @@ def test_settings_are_frozen():
         ("limits: {k: 10001}", r"c\.yaml: limits\.k = 10001: .*less than or equal to 10000"),
         ("limits: {k: many}", r"c\.yaml: limits\.k = 'many': .*valid integer"),
         ("limits: 5", r"c\.yaml: limits = 5: "),
-        ("security: {tls_key: a}", r"c\.yaml: security: tls_certificate and tls_key are given together"),
+        (
+            "security: {tls_key: a}",
+            r"c\.yaml: security: tls_certificate and tls_key are given together",
+        ),
         ("security: {client_ca: a}", r"c\.yaml: security: client_ca .* needs tls_certificate"),
         ("batching: {queue: 9}", r"settings: limits\.encode_texts 64 exceeds batching\.queue 9"),
         ("- a", r"c\.yaml: a mapping of settings is needed, found list"),

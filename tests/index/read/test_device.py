@@ -18,7 +18,10 @@ DEVICES = [
     "cpu",
     pytest.param(
         "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
     ),
 ]
 
@@ -38,7 +41,9 @@ def kill(path, shard, ordinals):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_equals_the_cpu_scorer_on_any_segments_shards_and_tombstones(helpers, tmp_path_factory, device):
+def test_equals_the_cpu_scorer_on_any_segments_shards_and_tombstones(
+    helpers, tmp_path_factory, device
+):
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         seed=st.integers(0, 2**32 - 1),
@@ -83,7 +88,9 @@ def test_full_blocks_over_several_segments(helpers, tmp_path, device):
     vectors = SparseBatch(
         np.arange(count + 1) * 3, terms.reshape(-1).astype(np.int32), weights.astype(np.float32)
     )
-    path = helpers.make_index(tmp_path / "index", vectors, batch=count, block_size=size, segment_blocks=2)
+    path = helpers.make_index(
+        tmp_path / "index", vectors, batch=count, block_size=size, segment_blocks=2
+    )
     kill(path, 0, rng.integers(0, count, 500))
     queries = helpers.random_queries(rng, 3)
     with Index.open(path, threads=1) as index:
@@ -142,7 +149,9 @@ def test_empty_queries_no_queries_and_an_empty_index(collection, helpers, tmp_pa
 
 def test_queries_are_checked_as_on_the_cpu(collection):
     path, _ = collection
-    query = ImpactBatch(np.array([0, 1]), np.array([3], np.int32), np.array([9], np.int32), QUERY_SCALE)
+    query = ImpactBatch(
+        np.array([0, 1]), np.array([3], np.int32), np.array([9], np.int32), QUERY_SCALE
+    )
     with Index.open(path, threads=1) as index:
         index.to("cpu")
         with pytest.raises(InputError, match="k is 0"):
@@ -197,7 +206,8 @@ def test_what_does_not_fit_is_refused_with_the_numbers(collection):
     with Index.open(path, threads=1) as index:
         shards = list(index._shards.values())
         with pytest.raises(
-            UnavailableError, match=r"needs 3\.00 GiB on cpu .*workspace 3\.00.* 0\.50 GiB are free; "
+            UnavailableError,
+            match=r"needs 3\.00 GiB on cpu .*workspace 3\.00.* 0\.50 GiB are free; ",
         ):
             DeviceIndex.load(shards, 32, 2, "cpu", workspace=3 * 2**30, free=2**29)
 

@@ -29,7 +29,9 @@ def arrivals(result, shards, i):
     return list(zip((ordinals * shards + found_shards).tolist(), scores.tolist(), strict=True))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 150),
@@ -94,7 +96,9 @@ def test_five_shards_rank_like_one(helpers, tmp_path):
 def test_all_equal_scores_rank_by_ordinal(helpers, tmp_path, k):
     vectors = SparseBatch.from_rows([([3], [1.0])] * 100)
     path = helpers.make_index(tmp_path / "index", vectors, block_size=7)
-    query = ImpactBatch(np.array([0, 1]), np.array([3], np.int32), np.array([9], np.int32), QUERY_SCALE)
+    query = ImpactBatch(
+        np.array([0, 1]), np.array([3], np.int32), np.array([9], np.int32), QUERY_SCALE
+    )
     for threads in (1, 4):
         with Index.open(path, threads=threads) as index:
             result = index.search(query, k)
@@ -105,12 +109,18 @@ def test_all_equal_scores_rank_by_ordinal(helpers, tmp_path, k):
 
 
 def test_full_blocks_of_ordinary_size(helpers, tmp_path):
-    """Scores that rise with the ordinal make every document a candidate: the worst case for the threshold."""
+    """Scores that rise with the ordinal make every document a candidate: the worst case for the
+    threshold.
+    """
     count = 40_000
     weights = 0.02 * (1 + np.arange(count) * 254 // count)
-    vectors = SparseBatch(np.arange(count + 1), np.full(count, 7, np.int32), weights.astype(np.float32))
+    vectors = SparseBatch(
+        np.arange(count + 1), np.full(count, 7, np.int32), weights.astype(np.float32)
+    )
     path = helpers.make_index(tmp_path / "index", vectors, batch=count, block_size=1 << 14)
-    query = ImpactBatch(np.array([0, 1]), np.array([7], np.int32), np.array([4095], np.int32), QUERY_SCALE)
+    query = ImpactBatch(
+        np.array([0, 1]), np.array([7], np.int32), np.array([4095], np.int32), QUERY_SCALE
+    )
     with Index.open(path, threads=1) as index:
         for k in (1, 1000, 10_000):
             result = index.search(query, k)
@@ -142,7 +152,10 @@ def test_empty_queries_and_no_queries(collection, helpers):
         assert empty.matched.tolist() == empty.postings.tolist() == [0, 0]
         none = index.search(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10)
         assert len(none) == 0
-        assert_same(none, index.oracle(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10))
+        assert_same(
+            none,
+            index.oracle(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10),
+        )
 
 
 def test_read_only_and_strided_queries(collection, helpers):
@@ -154,7 +167,9 @@ def test_read_only_and_strided_queries(collection, helpers):
         strided = np.repeat(queries.impacts, 2)[::2]
         assert not frozen.flags.writeable
         assert not strided.flags.c_contiguous
-        assert_same(index.search(ImpactBatch(queries.indptr, frozen, strided, QUERY_SCALE), 10), truth)
+        assert_same(
+            index.search(ImpactBatch(queries.indptr, frozen, strided, QUERY_SCALE), 10), truth
+        )
 
 
 def test_documents_without_terms_only(helpers, tmp_path):
@@ -234,7 +249,9 @@ def test_deleted_documents_are_neither_found_nor_counted(collection, helpers, tm
         before = index.search(queries, 400)
     dead = sorted(set(before.ordinals[before.shards == 1].tolist()))[::3]
     with sqlite3.connect(path / "shard-0001" / "documents.sqlite") as store:
-        store.executemany("UPDATE documents SET deleted = 1 WHERE ordinal = ?", [(one,) for one in dead])
+        store.executemany(
+            "UPDATE documents SET deleted = 1 WHERE ordinal = ?", [(one,) for one in dead]
+        )
     store.close()
     with Index.open(path, threads=2) as index:
         after = index.search(queries, 400)
@@ -276,7 +293,9 @@ def test_wrong_arguments_are_refused(collection, helpers):
         for k in (0, 10_001):
             with pytest.raises(InputError, match=f"k is {k}, allowed 1 to 10000"):
                 index.search(queries, k)
-        outside = ImpactBatch(np.array([0, 1]), np.array([200], np.int32), np.ones(1, np.int32), QUERY_SCALE)
+        outside = ImpactBatch(
+            np.array([0, 1]), np.array([200], np.int32), np.ones(1, np.int32), QUERY_SCALE
+        )
         with pytest.raises(InputError, match="term 200, allowed 0 to 199"):
             index.search(outside, 5)
         other = ImpactBatch(queries.indptr, queries.terms, queries.impacts, 0.5)

@@ -136,7 +136,11 @@ def test_another_format_version_is_refused(index_copy):
 
 
 def test_shards_of_another_place_are_refused(index_copy):
-    for first, second in (("shard-0000", "swap"), ("shard-0001", "shard-0000"), ("swap", "shard-0001")):
+    for first, second in (
+        ("shard-0000", "swap"),
+        ("shard-0001", "shard-0000"),
+        ("swap", "shard-0001"),
+    ):
         (index_copy / first).rename(index_copy / second)
     with pytest.raises(CorruptError, match=r"shard.json: belongs to another shard or index"):
         Index.open(index_copy)

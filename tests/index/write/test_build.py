@@ -14,8 +14,9 @@ from csplade.core.vectors import SparseBatch
 from csplade.index import Document, Index, IndexBuilder
 from csplade.index.storage.documents import DocumentStore
 
-# Builds 120 documents in 2 shards and kills itself before the Nth call of a C function made by the package;
-# prints the names of all those calls when N is 0. Every write, commit, fsync and rename is such a call.
+# Builds 120 documents in 2 shards and kills itself before the Nth call of a C function made by the
+# package; prints the names of all those calls when N is 0. Every write, commit, fsync and rename is
+# such a call.
 CHILD = """
 import os, signal, sys
 import numpy as np
@@ -47,14 +48,19 @@ print(*calls)
 
 def run_child(path, fatal):
     return subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(fatal)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", CHILD, str(path), str(fatal)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def complete(path):
     """What a user does after a crash: resume, add what is not safe yet, finish."""
     rng = np.random.default_rng(11)
-    rows = [(rng.choice(200, 12, replace=False), rng.integers(1, 255, 12) * 0.02) for _ in range(120)]
+    rows = [
+        (rng.choice(200, 12, replace=False), rng.integers(1, 255, 12) * 0.02) for _ in range(120)
+    ]
     if (path / "index.json").exists():
         return
     if not (path / "building.json").exists():
@@ -70,7 +76,11 @@ def complete(path):
 
 
 def contents(path):
-    files = [*path.glob("shard-*/*.safetensors"), *path.glob("shard-*/shard.json"), path / "index.json"]
+    files = [
+        *path.glob("shard-*/*.safetensors"),
+        *path.glob("shard-*/shard.json"),
+        path / "index.json",
+    ]
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(files)}
 
 
@@ -82,7 +92,9 @@ def test_killed_at_any_point_resumes_to_the_same_bytes(tmp_path):
     renames = [i for i, name in enumerate(calls, 1) if name == "replace"]
     assert len(renames) == 1 + 4 + 2 + 1  # building.json, segments, shard.json, index.json
     spread = np.linspace(2, len(calls), 6).astype(int).tolist()
-    for fatal in sorted({*spread, renames[0], renames[2], renames[-2], renames[-1], renames[-1] + 1}):
+    for fatal in sorted(
+        {*spread, renames[0], renames[2], renames[-2], renames[-1], renames[-1] + 1}
+    ):
         path = tmp_path / f"killed-{fatal}"
         assert run_child(path, fatal).returncode == -signal.SIGKILL
         if fatal <= renames[-1]:
@@ -124,7 +136,9 @@ def test_two_builders_are_kept_apart(tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_duplicate_ids_are_refused_and_the_builder_goes_on(helpers, tmp_path, shards):
     vectors = helpers.random_vectors(np.random.default_rng(0), 4)
-    with IndexBuilder.create(tmp_path / "index", vocabulary_size=200, encoder=None, shards=shards) as builder:
+    with IndexBuilder.create(
+        tmp_path / "index", vocabulary_size=200, encoder=None, shards=shards
+    ) as builder:
         builder.add(helpers.documents(0, 4), vectors)
         with pytest.raises(InputError, match="'id-2' is in the index already"):
             builder.add([Document("id-9", "x"), Document("id-2", "x")], vectors.take(np.arange(2)))
@@ -136,13 +150,19 @@ def test_duplicate_ids_are_refused_and_the_builder_goes_on(helpers, tmp_path, sh
 
 
 def one(terms, weights):
-    return SparseBatch(np.array([0, len(terms)]), np.array(terms, np.int32), np.array(weights, np.float32))
+    return SparseBatch(
+        np.array([0, len(terms)]), np.array(terms, np.int32), np.array(weights, np.float32)
+    )
 
 
 @pytest.mark.parametrize(
     ("document", "vector", "message"),
     [
-        (Document("a", "x"), one([9], [1.0]), r"document 'a': term 9, the vocabulary has 9 \(0 to 8\)"),
+        (
+            Document("a", "x"),
+            one([9], [1.0]),
+            r"document 'a': term 9, the vocabulary has 9 \(0 to 8\)",
+        ),
         (Document("a", "x"), one([-1], [1.0]), "document 'a': term -1"),
         (Document("a", "x"), one([3], [np.nan]), "document 'a': weight of term 3 is nan"),
         (Document("a", "x"), one([3], [-1.0]), "weight of term 3 is -1.0, must be finite and > 0"),
@@ -150,7 +170,11 @@ def one(terms, weights):
         (Document("", "x"), one([3], [1.0]), "document id '' must be a non-empty string"),
         (Document(7, "x"), one([3], [1.0]), "document id 7 must be a non-empty string"),
         (Document("a", "\ud800"), one([3], [1.0]), "document id 'a': text is no valid Unicode"),
-        (Document("a", "x", metadata={"m": {1}}), one([3], [1.0]), "document id 'a': metadata is no JSON"),
+        (
+            Document("a", "x", metadata={"m": {1}}),
+            one([3], [1.0]),
+            "document id 'a': metadata is no JSON",
+        ),
     ],
 )
 def test_broken_documents_are_refused(tmp_path, document, vector, message):
@@ -186,7 +210,9 @@ def test_directories_and_settings_that_cannot_be_built(collection, tmp_path):
 
 
 class FileSizeLimit:
-    """A disk that is full for every file beyond a size: writes fail with EFBIG, as they would with ENOSPC."""
+    """A disk that is full for every file beyond a size: writes fail with EFBIG, as they would with
+    ENOSPC.
+    """
 
     def __init__(self, size):
         self.size = size
@@ -225,7 +251,10 @@ def test_full_disk_while_writing_segments_leaves_no_segment(helpers, tmp_path):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 400)
     builder = IndexBuilder.create(path, vocabulary_size=200, encoder=None)
     builder.add(helpers.documents(0, 400), vectors)
-    with FileSizeLimit(10_000), pytest.raises(UnavailableError, match="no space left to write the segments"):
+    with (
+        FileSizeLimit(10_000),
+        pytest.raises(UnavailableError, match="no space left to write the segments"),
+    ):
         builder.finish()
     assert not list(path.glob("shard-*/segment*"))
     with pytest.raises(CorruptError, match="not finished"):

@@ -63,7 +63,8 @@ def test_gradient_equals_autograd_of_the_reference():
     for function in (head, head_reference):
         leaves = [tensor.clone().requires_grad_(True) for tensor in (hidden, weight, bias)]
         (
-            function(leaves[0], leaves[1], offsets, bias=leaves[2], scale=0.5, shift=-0.2) * direction
+            function(leaves[0], leaves[1], offsets, bias=leaves[2], scale=0.5, shift=-0.2)
+            * direction
         ).sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
     for ours, plain in zip(*gradients, strict=True):
@@ -110,7 +111,9 @@ def on(device, *tensors):
 def assert_no_worse_than_torch(device, lengths, width, terms, dtype, *, mask=False, **options):
     """The rule: error <= error of torch in the same dtype + 1e-5, both against float64."""
     hidden, weight, bias, offsets = problem(lengths, width, terms, dtype)
-    pooled = torch.rand(len(hidden), generator=torch.Generator().manual_seed(9)) < 0.6 if mask else None
+    pooled = (
+        torch.rand(len(hidden), generator=torch.Generator().manual_seed(9)) < 0.6 if mask else None
+    )
     options = {"scale": 0.3, "shift": 0.5, "bias": bias, "pooled": pooled, **options}
     truth = head_reference(hidden.double(), weight.double(), offsets, **options)
     plain = head_reference(hidden, weight, offsets, **options)
@@ -156,7 +159,9 @@ def test_kernel_without_bias(kernel_device):
 @pytest.mark.parametrize(("width", "terms"), [(576, 49_152), (768, 30_522), (2048, 128_256)])
 def test_kernel_on_the_shapes_of_real_models(width, terms):
     lengths = [12, 500, 0, 128, 1, 333, 64]
-    assert_no_worse_than_torch("cuda", lengths, width, terms, torch.bfloat16, scale=width**-0.5, shift=0.0)
+    assert_no_worse_than_torch(
+        "cuda", lengths, width, terms, torch.bfloat16, scale=width**-0.5, shift=0.0
+    )
 
 
 @pytest.mark.parametrize("tma", [False, True])
@@ -166,7 +171,9 @@ def test_kernel_in_several_groups_of_tiles(kernel_device, tma, winners):
     hidden, weight, bias = on(kernel_device, hidden, weight, bias)
     if tma and 0 < capability(hidden) < 90:
         pytest.skip("this device has no tensor copy engine")
-    owners = torch.repeat_interleave(torch.arange(5, dtype=torch.int32), offsets.diff()).to(kernel_device)
+    owners = torch.repeat_interleave(torch.arange(5, dtype=torch.int32), offsets.diff()).to(
+        kernel_device
+    )
     best = torch.zeros(5, 35, dtype=torch.int64 if winners else torch.int32, device=kernel_device)
     pool(
         hidden,
@@ -183,7 +190,9 @@ def test_kernel_in_several_groups_of_tiles(kernel_device, tma, winners):
     bits = (best >> 32).to(torch.int32) if winners else best
     for text, (a, b) in enumerate(pairwise(offsets)):
         z = 0.5 * (logits[a:b].amax(0) + bias.cpu()) if b > a else torch.zeros(35)
-        torch.testing.assert_close(bits[text].view(torch.float32).cpu(), z.relu(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            bits[text].view(torch.float32).cpu(), z.relu(), rtol=1e-4, atol=1e-4
+        )
         if winners and b > a:
             active = z > 1e-3
             chosen = (NO_TOKEN - (best[text] & NO_TOKEN)).cpu()[active]
@@ -214,9 +223,13 @@ def test_gradient_of_the_kernel_equals_autograd_of_the_reference(kernel_device, 
     direction = torch.randn(4, 90, generator=torch.Generator().manual_seed(1))
     gradients = []
     for function, device in ((fused_head, kernel_device), (head, "cpu"), (head_reference, "cpu")):
-        leaves = [tensor.to(device, copy=True).requires_grad_(True) for tensor in (hidden, weight, bias)]
+        leaves = [
+            tensor.to(device, copy=True).requires_grad_(True) for tensor in (hidden, weight, bias)
+        ]
         (there,) = on(device, pooled)
-        out = function(leaves[0], leaves[1], offsets, bias=leaves[2], scale=0.5, shift=shift, pooled=there)
+        out = function(
+            leaves[0], leaves[1], offsets, bias=leaves[2], scale=0.5, shift=shift, pooled=there
+        )
         (out * direction.to(device)).sum().backward()
         gradients.append([leaf.grad.cpu() for leaf in leaves])
     for ours, on_cpu, plain in zip(*gradients, strict=True):
@@ -229,7 +242,9 @@ def test_gradient_of_the_kernel_goes_to_the_first_of_equal_tokens(kernel_device)
     hidden = torch.zeros(300, 16, device=kernel_device)
     hidden[[7, 8, 140, 299]] = 1.0  # in one tile and in others
     hidden.requires_grad_(True)
-    fused_head(hidden, torch.ones(3, 16, device=kernel_device), torch.tensor([0, 300])).sum().backward()
+    fused_head(
+        hidden, torch.ones(3, 16, device=kernel_device), torch.tensor([0, 300])
+    ).sum().backward()
     assert hidden.grad.any(1).nonzero().tolist() == [[7]]
 
 
@@ -242,9 +257,14 @@ def test_only_what_needs_a_gradient_gets_one(kernel_device):
 
 def test_sums_of_rows_write_every_element(kernel_device, monkeypatch):
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(torch.nan))
+    monkeypatch.setattr(
+        torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(torch.nan)
+    )
     generator = torch.Generator().manual_seed(2)
-    rows, coefficients = torch.randn(9, 300, generator=generator), torch.randn(70, generator=generator)
+    rows, coefficients = (
+        torch.randn(9, 300, generator=generator),
+        torch.randn(70, generator=generator),
+    )
     coefficients[::3] = 0
     sources = torch.randint(9, (70,), generator=generator)
     sources[::3] = 2**31 - 1  # a coefficient of 0 has no row
@@ -252,7 +272,9 @@ def test_sums_of_rows_write_every_element(kernel_device, monkeypatch):
     ours = sum_rows(*on(kernel_device, rows, coefficients, sources, starts)).cpu()
     sources[::3] = 0
     for i, (a, b) in enumerate(pairwise(starts)):
-        torch.testing.assert_close(ours[i], coefficients[a:b] @ rows[sources[a:b]], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            ours[i], coefficients[a:b] @ rows[sources[a:b]], rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("far", ["hidden", "weight"])

@@ -9,7 +9,8 @@ from csplade.kernels.runtime.launch import compiled_environment
 
 pytest.importorskip("triton")
 
-# Kernels must stand in a file of their own, and compiling needs a process that does not interpret them.
+# Kernels must stand in a file of their own, and compiling needs a process that does not interpret
+# them.
 CASES = """
 import json
 import triton, triton.language as tl
@@ -58,7 +59,11 @@ def table(tmp_path_factory):
     script = tmp_path_factory.mktemp("compile") / "cases.py"
     script.write_text(CASES)
     done = subprocess.run(
-        [sys.executable, str(script)], env=compiled_environment(), capture_output=True, text=True, check=True
+        [sys.executable, str(script)],
+        env=compiled_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {(one["name"], one["capability"]): one for one in json.loads(done.stdout)}
 
@@ -66,7 +71,13 @@ def table(tmp_path_factory):
 def test_each_case_compiles_for_what_it_is_meant_for(table):
     assert set(table) == {
         (name, capability)
-        for name in ("add", "add that should use shared memory", "product", "too much for one warp", "broken")
+        for name in (
+            "add",
+            "add that should use shared memory",
+            "product",
+            "too much for one warp",
+            "broken",
+        )
         for capability in (80, 90)
         if capability == 90 or name not in ("product", "too much for one warp")
     }

@@ -1,4 +1,6 @@
-"""The machine code of head and topk: nothing spilled, tensor cores and bulk copies where they belong."""
+"""The machine code of head and topk: nothing spilled, tensor cores and bulk copies where they
+belong.
+"""
 
 import json
 import subprocess
@@ -12,7 +14,8 @@ pytest.importorskip("triton")
 
 COMPILE = """
 import json, sys
-from csplade.kernels import head, topk
+from csplade.kernels.head import api as head
+from csplade.kernels.topk import api as topk
 from csplade.kernels.runtime.aot import compile_all
 print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [int(sys.argv[1])])]))
 """
@@ -28,8 +31,8 @@ print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [
     ],
 )
 def test_every_kernel_compiles_without_spills(capability, product):
-    from csplade.kernels.head.api import api as head
-    from csplade.kernels.topk.api import api as topk
+    from csplade.kernels.head import api as head
+    from csplade.kernels.topk import api as topk
 
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, str(capability)],
@@ -41,7 +44,9 @@ def test_every_kernel_compiles_without_spills(capability, product):
     compiled = {one["name"]: one for one in json.loads(done.stdout)}
     cases = {case.name: case for case in [*head.AOT, *topk.AOT]}
     assert compiled.keys() == {
-        name for name, case in cases.items() if case.min_capability <= capability <= case.max_capability
+        name
+        for name, case in cases.items()
+        if case.min_capability <= capability <= case.max_capability
     }
     for name, one in compiled.items():
         assert one["ok"], one

@@ -1,9 +1,10 @@
 """A small machine for PTX: runs what Triton compiled for a GPU, on the CPU, and looks for races.
 
-It knows the instructions that the scoring kernel is made of and stops at any other. Warps run one after another, in random
-order, from barrier to barrier; lanes of a warp run in step. It stops with an error at: an access outside of the arguments'
-memory or of the shared memory taken, a misaligned access, two warps touching one word of shared memory between two barriers
-unless both read or both use atomics, two programs storing to the same byte, a branch that lanes of one warp do not agree on,
+It knows the instructions that the scoring kernel is made of and stops at any other. Warps run one
+after another, in random order, from barrier to barrier; lanes of a warp run in step. It stops with
+an error at: an access outside of the arguments' memory or of the shared memory taken, a misaligned
+access, two warps touching one word of shared memory between two barriers unless both read or both
+use atomics, two programs storing to the same byte, a branch that lanes of one warp do not agree on,
 a barrier that some warps miss, a register read before it was written.
 """
 
@@ -53,7 +54,9 @@ def dtype_of(name: str) -> np.dtype:
 
 
 class Program:
-    """A parsed entry function: statements (guard, expected, opcode, operands), labels, register types."""
+    """A parsed entry function: statements (guard, expected, opcode, operands), labels, register
+    types.
+    """
 
     def __init__(self, text: str) -> None:
         text = re.sub(r"//[^\n]*", "", text)
@@ -80,9 +83,15 @@ class Program:
             elif statement:
                 guard, expected, rest = None, True, statement
                 if found := re.match(r"@(!?)([%\w]+)\s+", statement):
-                    guard, expected, rest = found.group(2), not found.group(1), statement[found.end() :]
+                    guard, expected, rest = (
+                        found.group(2),
+                        not found.group(1),
+                        statement[found.end() :],
+                    )
                 opcode, _, operands = rest.partition(" ") if " " in rest else rest.partition("\t")
-                self.statements.append((guard, expected, opcode.strip().split("."), split(operands)))
+                self.statements.append(
+                    (guard, expected, opcode.strip().split("."), split(operands))
+                )
 
     def type(self, register: str) -> np.dtype:
         """Type of a register."""
@@ -91,7 +100,9 @@ class Program:
 
 def split(text: str) -> list[str]:
     """Operands: commas inside of brackets do not part them."""
-    return [one.strip() for one in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|[^,])+", text) if one.strip()]
+    return [
+        one.strip() for one in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|[^,])+", text) if one.strip()
+    ]
 
 
 class Memory:
@@ -110,7 +121,9 @@ class Memory:
     def places(self, addresses: NDArray, size: int) -> NDArray:
         """Byte positions [n, size] of one access per lane."""
         if (addresses % size).any():
-            raise Fault(f"misaligned access of {size} bytes at {addresses[addresses % size != 0][0]:#x}")
+            raise Fault(
+                f"misaligned access of {size} bytes at {addresses[addresses % size != 0][0]:#x}"
+            )
         places = addresses.astype(np.int64)[:, None] + np.arange(size)
         if ((places < 0) | (places >= len(self.bytes))).any() or not self.valid[places].all():
             raise Fault(f"access of {size} bytes outside of memory")
@@ -122,9 +135,9 @@ class Memory:
 
     def store(self, addresses: NDArray, values: NDArray) -> None:
         """One value per address."""
-        self.bytes[self.places(addresses, values.itemsize)] = np.ascontiguousarray(values)[:, None].view(
-            np.uint8
-        )
+        self.bytes[self.places(addresses, values.itemsize)] = np.ascontiguousarray(values)[
+            :, None
+        ].view(np.uint8)
 
     def add(self, addresses: NDArray, values: NDArray) -> None:
         """Add lane by lane, so that lanes may share an address."""
@@ -134,7 +147,9 @@ class Memory:
 
 
 class Shared(Memory):
-    """Shared memory of one program that remembers which warps touched which word since the last barrier."""
+    """Shared memory of one program that remembers which warps touched which word since the last
+    barrier.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__([size])
@@ -211,7 +226,11 @@ class Warp:
         while True:
             guard, expected, opcode, operands = self.program.statements[at]
             at += 1
-            live = np.ones(LANES, bool) if guard is None else self.value(guard, np.dtype(bool)) == expected
+            live = (
+                np.ones(LANES, bool)
+                if guard is None
+                else self.value(guard, np.dtype(bool)) == expected
+            )
             if opcode[0] == "bra":
                 if live.any() != live.all():
                     raise Fault("lanes of a warp part at a branch")
@@ -259,7 +278,9 @@ class Warp:
                 values[live] = memory.load(part[live], dtype)
                 self.put(register, values, live)
         if kind == "st" and space == "global":
-            self.stored.append(memory.places(addresses[live], dtype.itemsize * len(registers)).ravel())
+            self.stored.append(
+                memory.places(addresses[live], dtype.itemsize * len(registers)).ravel()
+            )
 
     def compute(self, opcode: list[str], operands: list[str]) -> NDArray:
         """Arithmetic: the value of the destination."""
@@ -269,7 +290,9 @@ class Warp:
         if name == "mov":
             return self.value(operands[0], dtype)
         if name == "setp":
-            return COMPARE[opcode[1]](self.value(operands[0], dtype), self.value(operands[1], dtype))
+            return COMPARE[opcode[1]](
+                self.value(operands[0], dtype), self.value(operands[1], dtype)
+            )
         if name == "selp":
             chosen = self.value(operands[2], np.dtype(bool))
             return np.where(chosen, self.value(operands[0], dtype), self.value(operands[1], dtype))
@@ -278,9 +301,9 @@ class Warp:
         if name in ("mul", "mad"):
             wide = dtype if opcode[1] == "lo" else dtype_of(f"{opcode[-1][0]}{16 * dtype.itemsize}")
             assert opcode[1] in ("lo", "wide"), opcode
-            product = self.value(operands[0], dtype).astype(wide) * self.value(operands[1], dtype).astype(
-                wide
-            )
+            product = self.value(operands[0], dtype).astype(wide) * self.value(
+                operands[1], dtype
+            ).astype(wide)
             return product if name == "mul" else product + self.value(operands[2], wide)
         if name in ("shl", "shr"):
             amount = self.value(operands[1], np.dtype(np.uint32)).astype(dtype)
@@ -291,10 +314,14 @@ class Warp:
         if name == "redux":
             assert opcode[1:3] in (["sync", "add"], ["sync", "max"]), opcode
             values = self.value(operands[0], dtype)
-            return np.full(LANES, values.sum(dtype=dtype) if opcode[2] == "add" else values.max(), dtype)
+            return np.full(
+                LANES, values.sum(dtype=dtype) if opcode[2] == "add" else values.max(), dtype
+            )
         if name == "bfe":
             start, length = (int(one) for one in operands[1:])
-            return (self.value(operands[0], dtype) >> dtype.type(start)) & dtype.type((1 << length) - 1)
+            return (self.value(operands[0], dtype) >> dtype.type(start)) & dtype.type(
+                (1 << length) - 1
+            )
         if name == "popc":
             return np.bitwise_count(self.value(operands[0], dtype))
         if name == "prmt":
@@ -356,4 +383,6 @@ def launch(
             raise Fault("two programs store to the same byte")
         owner[places] = number
     for array, start in zip(arrays, memory.starts, strict=True):
-        array[...] = memory.bytes[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        array[...] = (
+            memory.bytes[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        )

@@ -1,4 +1,6 @@
-"""The scorer in shared memory has no interpreter, so its compiled PTX is run here by a machine made for that."""
+"""The scorer in shared memory has no interpreter, so its compiled PTX is run here by a machine made
+for that.
+"""
 
 import dataclasses
 import re
@@ -38,7 +40,9 @@ for case in AOT:
 def compiled(tmp_path_factory):
     """PTX and bytes of shared memory by (case, capability)."""
     folder = tmp_path_factory.mktemp("ptx")
-    subprocess.run([sys.executable, "-c", COMPILE, str(folder)], env=compiled_environment(), check=True)
+    subprocess.run(
+        [sys.executable, "-c", COMPILE, str(folder)], env=compiled_environment(), check=True
+    )
     found = {}
     for path in folder.iterdir():
         _, _, case, capability, shared = path.stem.split("-")
@@ -101,7 +105,10 @@ def test_compiled_code_gives_the_twin_s_bytes(compiled, postings, queries, case,
     queries = queries.between(*grid)
     alive = None
     if case == "alive":
-        kept = np.random.default_rng(4).random((len(queries), postings.blocks * postings.block_size)) < 0.7
+        kept = (
+            np.random.default_rng(4).random((len(queries), postings.blocks * postings.block_size))
+            < 0.7
+        )
         alive = torch.from_numpy(kept.astype(np.uint8))
     truth = score_blocks(queries, postings, alive=alive, path="torch")
     scores, tiles, matched = run(text, shared, queries, postings, alive, seed=capability)

@@ -9,7 +9,9 @@ from csplade.kernels.score.reference import Block, check_queries, score
 
 
 def to_block(dense):
-    """Block of a dense uint8 [documents, vocabulary] matrix, built with nothing but loops over NumPy."""
+    """Block of a dense uint8 [documents, vocabulary] matrix, built with nothing but loops over
+    NumPy.
+    """
     terms, indptr, places, impacts = [], [0], [], []
     for term in np.flatnonzero(dense.any(axis=0)):
         documents = np.flatnonzero(dense[:, term])
@@ -31,7 +33,9 @@ def to_queries(dense):
     return ImpactBatch(
         np.cumsum([0] + [len(row) for row in rows]).astype(np.int64),
         np.concatenate([*rows, np.empty(0)]).astype(np.int32),
-        np.concatenate([dense[i, row] for i, row in enumerate(rows)] + [np.empty(0)]).astype(np.int32),
+        np.concatenate([dense[i, row] for i, row in enumerate(rows)] + [np.empty(0)]).astype(
+            np.int32
+        ),
         1.0,
     )
 
@@ -46,8 +50,12 @@ def to_queries(dense):
 )
 def test_equals_the_dense_product(seed, documents, vocabulary, queries, density):
     rng = np.random.default_rng(seed)
-    left = rng.integers(1, 4096, (queries, vocabulary)) * (rng.random((queries, vocabulary)) < density)
-    right = rng.integers(1, 256, (documents, vocabulary)) * (rng.random((documents, vocabulary)) < density)
+    left = rng.integers(1, 4096, (queries, vocabulary)) * (
+        rng.random((queries, vocabulary)) < density
+    )
+    right = rng.integers(1, 256, (documents, vocabulary)) * (
+        rng.random((documents, vocabulary)) < density
+    )
     found = score(to_queries(left), to_block(right.astype(np.uint8)))
     assert found.scores.dtype == np.int32
     np.testing.assert_array_equal(found.scores, left @ right.T)
@@ -76,7 +84,10 @@ def test_widest_query_with_the_largest_impacts_does_not_overflow():
 )
 def test_broken_queries_are_refused(terms, impacts, message):
     queries = ImpactBatch(
-        np.array([0, 1, 3]), np.array([50, *terms], np.int32), np.array([5, *impacts], np.int32), 1.0
+        np.array([0, 1, 3]),
+        np.array([50, *terms], np.int32),
+        np.array([5, *impacts], np.int32),
+        1.0,
     )
     with pytest.raises(InputError, match=message):
         check_queries(queries, 100)

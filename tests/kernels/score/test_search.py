@@ -6,10 +6,10 @@ import torch
 
 from csplade.core.errors import InputError
 from csplade.core.vectors import ImpactBatch
+from csplade.kernels.score import triton as score_triton
 from csplade.kernels.score.api import TILE, Postings, Queries, score_blocks
 from csplade.kernels.score.cpu import Workspace, best_keys, score_segments
 from csplade.kernels.score.reference import score
-from csplade.kernels.score.reference import triton as score_triton
 from csplade.kernels.score.search import Found, search_blocks
 from csplade.kernels.select.api import merge_keys, unpack_keys
 
@@ -18,14 +18,18 @@ NOTHING = np.zeros(0, np.uint8)
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fill what ``torch.empty`` returns with the largest numbers, so that nothing passes by reading old zeros."""
+    """Fill what ``torch.empty`` returns with the largest numbers, so that nothing passes by reading
+    old zeros.
+    """
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def on_cpu(collection, k, *, alive=None, parts=((0, None),), first_ordinal=0, shard=0, shards=1):
-    """What the numba scorer of the index finds: padded keys, counts, matched, postings. ``alive``: a byte per document."""
+    """What the numba scorer of the index finds: padded keys, counts, matched, postings. ``alive``:
+    a byte per document.
+    """
     queries = collection.queries
     answer = Found(*(np.zeros(len(queries), np.int64) for _ in range(4)))
     keys = np.zeros((len(queries), k), np.int64)
@@ -33,8 +37,12 @@ def on_cpu(collection, k, *, alive=None, parts=((0, None),), first_ordinal=0, sh
         segments = []
         for first, last in parts:
             segment = collection.segment(first, last)
-            living = NOTHING if alive is None else (alive if alive.ndim == 1 else alive[q])[first:last]
-            segments.append((segment, first_ordinal + first, 0, len(segment), np.ascontiguousarray(living)))
+            living = (
+                NOTHING if alive is None else (alive if alive.ndim == 1 else alive[q])[first:last]
+            )
+            segments.append(
+                (segment, first_ordinal + first, 0, len(segment), np.ascontiguousarray(living))
+            )
         found, answer.matched[q], answer.postings[q] = score_segments(
             segments, collection.block_size, shard, shards, terms, impacts, k, Workspace()
         )
@@ -65,7 +73,12 @@ CASES = {
     "one document": {"documents": 1, "document_terms": 40},
     "short last block": {"documents": 701, "block_size": 350},
     "odd blocks, several tiles": {"documents": 1_100, "block_size": 1_025, "query_terms": 12},
-    "runs of several chunks": {"documents": 1_100, "vocabulary": 3, "document_terms": 3, "query_terms": 3},
+    "runs of several chunks": {
+        "documents": 1_100,
+        "vocabulary": 3,
+        "document_terms": 3,
+        "query_terms": 3,
+    },
     "every score equal": {
         "documents": 700,
         "levels": 1,
@@ -224,14 +237,18 @@ def test_pieces_of_any_size_give_the_same_bytes(make_collection, kernel_device, 
 
 
 def far(postings, tmp_path, device, shift):
-    """The same postings, ``shift`` places further on in their arrays; on the CPU the files have holes instead of zeros."""
+    """The same postings, ``shift`` places further on in their arrays; on the CPU the files have
+    holes instead of zeros.
+    """
     moved = {}
     for name in ("locals", "impacts"):
         values = getattr(postings, name)
         if device == "cuda":
             moved[name] = torch.zeros(shift + len(values), dtype=values.dtype, device=device)
         else:
-            file = np.memmap(tmp_path / name, values.numpy().dtype, mode="w+", shape=(shift + len(values),))
+            file = np.memmap(
+                tmp_path / name, values.numpy().dtype, mode="w+", shape=(shift + len(values),)
+            )
             moved[name] = torch.from_numpy(file)
         moved[name][shift:] = values
     return dataclasses.replace(postings, indptr=postings.indptr + shift, **moved)
@@ -292,7 +309,10 @@ def test_a_million_documents_and_a_hundred_runs(make_collection, path):
     collection = make_collection(documents=1_000_000, queries=8, vocabulary=3_000, query_terms=60)
     alive = (np.random.default_rng(5).random(1_000_000) < 0.9).astype(np.uint8)
     wide = padded(alive, collection, "cuda")
-    queries, postings = Queries.from_impacts(collection.queries, "cuda"), collection.postings("cuda")
+    queries, postings = (
+        Queries.from_impacts(collection.queries, "cuda"),
+        collection.postings("cuda"),
+    )
     truth = on_cpu(collection, 1_000, alive=alive)
     for _ in range(100):
         assert_same(search_blocks(queries, postings, 1_000, alive=wide, path=path), truth)
@@ -314,7 +334,9 @@ def test_offsets_of_scores_past_2_to_the_31(make_collection, path):
     )
     starts = torch.arange(copies + 1, device="cuda") * len(collection.queries.terms)
     single = Queries.from_impacts(collection.queries, "cuda")
-    queries = Queries(starts, single.terms.repeat(copies), single.impacts.repeat(copies), single.longest)
+    queries = Queries(
+        starts, single.terms.repeat(copies), single.impacts.repeat(copies), single.longest
+    )
     found = search_blocks(queries, many, 2_100, path=path, workspace=2**35)
     assert (found.counts == found.counts[0]).all()
     assert (found.keys == found.keys[0]).all()

@@ -9,7 +9,9 @@ from csplade.kernels.select.api import merge_keys, select_keys, unpack_keys
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fill what ``torch.empty`` returns with the largest numbers, so that nothing passes by reading old zeros."""
+    """Fill what ``torch.empty`` returns with the largest numbers, so that nothing passes by reading
+    old zeros.
+    """
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -33,14 +35,17 @@ SCORES = {
 
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize(
-    ("width", "k"), [(1, 1), (1, 5), (63, 63), (4_097, 1), (4_097, 1_000), (9_001, 4_200), (5_000, 6_000)]
+    ("width", "k"),
+    [(1, 1), (1, 5), (63, 63), (4_097, 1), (4_097, 1_000), (9_001, 4_200), (5_000, 6_000)],
 )
 def test_picks_the_greatest_and_a_bound_that_only_they_reach(kernel_device, scores, width, k):
     keys = random_keys(np.random.default_rng(width + k), 3, width, SCORES[scores], 0.3)
     keys[1] = 0
     counts = np.array([width, width, width // 2], np.int32)
     for given in (None, counts):
-        filled = np.arange(width) < counts[:, None] if given is not None else np.ones((3, width), bool)
+        filled = (
+            np.arange(width) < counts[:, None] if given is not None else np.ones((3, width), bool)
+        )
         held = np.where(filled, keys, 0)
         expected = -np.sort(-held, axis=1)[:, :k]
         expected = np.pad(expected, ((0, 0), (0, k - expected.shape[1])))
@@ -66,7 +71,8 @@ def test_keys_merge_whatever_their_order_and_unpack(kernel_device):
     keys = scores.astype(np.int64) << 32 | (LAST_ARRIVAL - (ordinals * shards + numbers))
     order = np.lexsort((numbers, ordinals, -scores))
     parts = [
-        torch.from_numpy(keys[cut])[None].to(kernel_device) for cut in np.split(np.arange(60), [7, 7, 31])
+        torch.from_numpy(keys[cut])[None].to(kernel_device)
+        for cut in np.split(np.arange(60), [7, 7, 31])
     ]
     best, counts = merge_keys([torch.nn.functional.pad(part, (0, 4)) for part in parts], 70)
     found = [one.cpu().numpy() for one in unpack_keys(best[0, :60], shards)]

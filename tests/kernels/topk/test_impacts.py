@@ -9,7 +9,10 @@ DEVICES = [
     "cpu",
     pytest.param(
         "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
     ),
 ]
 
@@ -23,7 +26,9 @@ def test_equals_what_the_host_makes_of_the_same_weights(device, scale):
     weights = np.concatenate(
         [halves, rng.lognormal(0, 2, 200_000).astype(np.float32), np.float32([1e-30, 3e38])]
     )
-    batch = SparseBatch(np.array([0, len(weights)]), np.arange(len(weights), dtype=np.int32), weights)
+    batch = SparseBatch(
+        np.array([0, len(weights)]), np.arange(len(weights), dtype=np.int32), weights
+    )
     expected = batch.quantize(scale, MAX_QUERY_IMPACT)
     impacts, clipped = quantize(torch.from_numpy(weights)[None].to(device), scale, MAX_QUERY_IMPACT)
     assert impacts.dtype == torch.int32

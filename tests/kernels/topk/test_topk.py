@@ -12,7 +12,9 @@ DENORMAL = float(np.float32(1e-45))
 
 @pytest.fixture(autouse=True)
 def _quick_exclusive_or(monkeypatch):
-    """tl.sort is made of exclusive ors, which the interpreter works out one element at a time; numpy does it at once."""
+    """tl.sort is made of exclusive ors, which the interpreter works out one element at a time;
+    numpy does it at once.
+    """
     if not INTERPRETED:
         return
     from triton.runtime.interpreter import ReduceOps
@@ -33,7 +35,9 @@ def _quick_exclusive_or(monkeypatch):
 def _poisoned_memory(monkeypatch):
     """What a kernel forgets to write must show."""
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(-77))
+    monkeypatch.setattr(
+        torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(-77)
+    )
 
 
 def by_sorting(row: np.ndarray, k: int) -> list[tuple[int, float]]:
@@ -54,7 +58,11 @@ def test_equals_sorting_with_ties_to_the_smaller_term(terms, k, levels):
         expected = by_sorting(weights[row], k)
         assert counts[row] == len(expected)
         found = list(
-            zip(chosen[row, : counts[row]].tolist(), values[row, : counts[row]].tolist(), strict=True)
+            zip(
+                chosen[row, : counts[row]].tolist(),
+                values[row, : counts[row]].tolist(),
+                strict=True,
+            )
         )
         assert found == expected
         assert (chosen[row, counts[row] :] == -1).all()
@@ -86,7 +94,9 @@ def test_refuses(weights, k, message):
 def random_rows(rows, terms, levels, seed=0, share=0.5):
     random = np.random.default_rng(seed)
     weights = random.integers(1, levels + 1, (rows, terms)) / levels * 7
-    return torch.from_numpy(np.where(random.random((rows, terms)) < share, weights, 0).astype(np.float32))
+    return torch.from_numpy(
+        np.where(random.random((rows, terms)) < share, weights, 0).astype(np.float32)
+    )
 
 
 def assert_same(ours, plain):
@@ -100,7 +110,14 @@ def assert_same(ours, plain):
     [
         (3, 1, 1, 2, 1.0, 4096),
         (2, 63, 7, 3, 0.5, 4096),
-        (2, 700, 400, 5, 1.0, 512),  # more positive weights in a chunk than can win, ties at the threshold
+        (
+            2,
+            700,
+            400,
+            5,
+            1.0,
+            512,
+        ),  # more positive weights in a chunk than can win, ties at the threshold
         (1, 2000, 255, 10**6, 0.9, 1024),
         (2, 5000, 300, 20, 0.05, 1024),  # the usual case: few positive weights, ties
         (1, 1100, 1024, 10**6, 1.0, 2048),
@@ -132,7 +149,9 @@ def test_kernels_on_floats_at_the_edges(kernel_device):
 def test_kernels_on_the_widest_row_all_positive_and_equal(kernel_device):
     weights = torch.full((1, 262_144), 1.5)
     weights[0, 262_143] = 2.0
-    top = topk_triton(weights.to(kernel_device), 1024, 0.02, 255, chunk=65_536 if INTERPRETED else 4096)
+    top = topk_triton(
+        weights.to(kernel_device), 1024, 0.02, 255, chunk=65_536 if INTERPRETED else 4096
+    )
     assert top.terms[0].tolist() == [262_143, *range(1023)]
     assert (top.counts[0], top.positive[0]) == (1024, 262_144)
 
@@ -140,7 +159,8 @@ def test_kernels_on_the_widest_row_all_positive_and_equal(kernel_device):
 def test_kernels_on_the_widest_rows_of_few_terms(kernel_device):
     weights = random_rows(2, 262_144, 50, share=0.001)
     assert_same(
-        topk_triton(weights.to(kernel_device), 256, 0.02, 255), topk_reference(weights, 256, 0.02, 255)
+        topk_triton(weights.to(kernel_device), 256, 0.02, 255),
+        topk_reference(weights, 256, 0.02, 255),
     )
 
 
@@ -187,7 +207,9 @@ def test_without_a_scale_there_are_no_impacts():
     assert top.clipped.tolist() == [0]
 
 
-@pytest.mark.parametrize(("scale", "maximum"), [(0.0, 255), (float("nan"), 255), (0.02, 0), (0.02, 4096)])
+@pytest.mark.parametrize(
+    ("scale", "maximum"), [(0.0, 255), (float("nan"), 255), (0.02, 0), (0.02, 4096)]
+)
 def test_refuses_impacts_out_of_range(scale, maximum):
     with pytest.raises(ValueError, match=f"scale is {scale} and maximum is {maximum}"):
         topk(torch.ones(1, 3), 2, scale=scale, maximum=maximum)

@@ -10,7 +10,9 @@ GOLDEN = Golden(kind="query", text="a", terms=(1, 5), weights=(0.5, 1.25))
 
 
 def test_survives_the_disk(tmp_path):
-    manifest = Manifest(variant="echo", layers=3, base={"name": "b", "sha256": "c"}, golden=(GOLDEN,))
+    manifest = Manifest(
+        variant="echo", layers=3, base={"name": "b", "sha256": "c"}, golden=(GOLDEN,)
+    )
     manifest.save(tmp_path)
     assert Manifest.load(tmp_path) == manifest
 
@@ -25,14 +27,20 @@ def test_fingerprint_follows_every_field_but_the_golden_vectors():
         "logit_scale": 2.0,
         "weights_hash": "x",
     }
-    prints = {dataclasses.replace(manifest, **{name: value}).fingerprint for name, value in changes.items()}
+    prints = {
+        dataclasses.replace(manifest, **{name: value}).fingerprint
+        for name, value in changes.items()
+    }
     assert len(prints | {manifest.fingerprint}) == len(changes) + 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "sideways"}, "variant is 'sideways', must be one of causal, echo, bidirectional"),
+        (
+            {"variant": "sideways"},
+            "variant is 'sideways', must be one of causal, echo, bidirectional",
+        ),
         ({"logit_scale": 0.0}, "logit_scale is 0.0, must be > 0"),
         ({"query_max_terms": 1025}, "query_max_terms is 1025, must be 1 to 1024"),
         ({"document_max_tokens": 0}, "document_max_tokens is 0, must be 1 to 8192"),

@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from csplade.core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
 from csplade.model import Encoder, Manifest, golden
-from csplade.model.checkpoint.layout import presets, resolve
+from csplade.model.checkpoint import presets
+from csplade.model.checkpoint.layout import resolve
 
 TEXTS = [
     "how do plants turn sunlight into energy?",
     "river",
-    "the glacier feeds a river that reaches the sea; bread rises when yeast turns sugar into gas, water " * 2,
+    "the glacier feeds a river that reaches the sea; bread rises when yeast turns sugar into gas, "
+    "water " * 2,
 ]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -44,7 +46,9 @@ def plain_masked(directory, texts, length):
 
 
 def plain_causal(model, tokenizer, texts, *, prefix="", length, special, scale=1.0):
-    """Lion and LACONIC: full attention, logits times a scale, maximum over tokens, then log1p(relu)."""
+    """Lion and LACONIC: full attention, logits times a scale, maximum over tokens, then
+    log1p(relu).
+    """
     rows = []
     for text in texts:
         ids = tokenizer(prefix + text.strip(), add_special_tokens=special)["input_ids"][:length]
@@ -60,7 +64,10 @@ def test_masked_lm_splade(masked_lm, kind, bins):
     directory = masked_lm(kind, bins=bins)
     encoder = load(directory)
     assert encoder.preset == "splade"
-    assert (encoder.manifest.architecture, encoder.manifest.document_max_tokens) == ("masked_lm", 32)
+    assert (encoder.manifest.architecture, encoder.manifest.document_max_tokens) == (
+        "masked_lm",
+        32,
+    )
     expected = plain_masked(directory, TEXTS, 32)
     for found in (encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)):
         np.testing.assert_allclose(dense(found, encoder.vocabulary_size), expected, **TOLERANCE)
@@ -79,7 +86,9 @@ def test_lion_sp_adapter(adapter, byte_pairs):
         AutoModelForCausalLM.from_pretrained(base), directory
     ).merge_and_unload()
     for kind, length in (("query", 64), ("document", 128)):
-        expected = plain_causal(model, byte_pairs, TEXTS, length=length, special=True, scale=48**-0.25)
+        expected = plain_causal(
+            model, byte_pairs, TEXTS, length=length, special=True, scale=48**-0.25
+        )
         found = encoder.encode(TEXTS, kind).vectors
         np.testing.assert_allclose(dense(found, encoder.vocabulary_size), expected, **TOLERANCE)
 
@@ -96,7 +105,9 @@ def test_laconic_without_a_tokenizer(causal_lm, byte_pairs, tmp_path, monkeypatc
         found = encoder.encode(TEXTS, kind).vectors
         np.testing.assert_allclose(dense(found, encoder.vocabulary_size), expected, **TOLERANCE)
     # A hub id tells what the files do not.
-    monkeypatch.setattr(presets, "resolve", lambda name: tmp_path / "tokenizer" if name == "t" else directory)
+    monkeypatch.setattr(
+        presets, "resolve", lambda name: tmp_path / "tokenizer" if name == "t" else directory
+    )
     assert load("utahnlp/laconic-1b", tokenizer="t").preset == "laconic"
     assert load("utahnlp/laconic-1b", tokenizer="t").fingerprint == encoder.fingerprint
 
@@ -124,7 +135,9 @@ def test_inference_free_sparse_encoder_equals_sentence_transformers(sparse_encod
 
 def test_directory_that_sentence_transformers_saved(sparse_encoder, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    peer = sentence_transformers.SparseEncoder(str(sparse_encoder(inference_free=True)), device="cpu")
+    peer = sentence_transformers.SparseEncoder(
+        str(sparse_encoder(inference_free=True)), device="cpu"
+    )
     peer.save_pretrained(str(tmp_path / "saved"))
     compare(load(tmp_path / "saved"), peer)
 
@@ -193,7 +206,9 @@ def test_fingerprint_follows_weights_table_and_vocabulary(sparse_encoder, word_p
 
 
 def test_refuses_an_unknown_preset(masked_lm):
-    with pytest.raises(InputError, match=r"preset is 'colbert', must be one of csplade, .*opensearch-v3"):
+    with pytest.raises(
+        InputError, match=r"preset is 'colbert', must be one of csplade, .*opensearch-v3"
+    ):
         load(masked_lm(), preset="colbert")
 
 
@@ -232,7 +247,9 @@ def test_refuses_a_second_model_for_queries(sparse_encoder):
 
 def test_refuses_modules_of_a_dense_model(sparse_encoder):
     directory = sparse_encoder()
-    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    ]
     (directory / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(InputError, match="modules are Transformer, must be"):
         load(directory)
@@ -270,7 +287,9 @@ def test_refuses_an_adapter_without_its_base_or_its_weights(adapter):
     with pytest.raises(CorruptError, match=r"no adapter_model.safetensors"):
         load(directory)
     (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/base"}')
-    with pytest.raises(UnavailableError, match=r"base of its adapter is out of reach: .*'/nowhere/base'"):
+    with pytest.raises(
+        UnavailableError, match=r"base of its adapter is out of reach: .*'/nowhere/base'"
+    ):
         load(directory)
 
 
@@ -288,7 +307,9 @@ def test_refuses_weights_that_are_not_all_there(causal_lm):
     tensors = load_file(path)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(CorruptError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        CorruptError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
         load(directory, preset="csplade")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CorruptError, match="no causal language model can be loaded") as caught:

@@ -49,7 +49,9 @@ def test_kl_by_hand_over_listed_passages_only():
 
 def test_kl_has_a_finite_gradient_where_passages_are_not_listed():
     scores = torch.tensor([[1.0, 9.0, 3.0]], requires_grad=True)
-    losses.kl(scores, torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[True, False, True]])).backward()
+    losses.kl(
+        scores, torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[True, False, True]])
+    ).backward()
     assert scores.grad[0, 1] == 0
     assert torch.isfinite(scores.grad).all()
     assert scores.grad[0, 0] != 0
@@ -60,7 +62,9 @@ def test_margin_mse_by_hand():
     teacher = torch.tensor([[8.0, 7.0, 0.0, 1.0]])
     listed = torch.tensor([[True, True, False, True]])
     expected = (((5 - 3) - (8 - 7)) ** 2 + ((5 - 2) - (8 - 1)) ** 2) / 2
-    assert losses.margin_mse(scores, teacher, torch.tensor([0]), listed).item() == pytest.approx(expected)
+    assert losses.margin_mse(scores, teacher, torch.tensor([0]), listed).item() == pytest.approx(
+        expected
+    )
 
 
 def test_l1_is_the_mean_sum_of_weights():

@@ -1,4 +1,6 @@
-"""Batches of retrieval training: what is asked, which passages come, who is whose negative, what teachers say."""
+"""Batches of retrieval training: what is asked, which passages come, who is whose negative, what
+teachers say.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ def source():
             query,
             judged[query],
             proposed[query],
-            {"t": np.array([float(p[1]) + 0.5 for p in judged[query] + proposed[query]], dtype=np.float32)},
+            {
+                "t": np.array(
+                    [float(p[1]) + 0.5 for p in judged[query] + proposed[query]], dtype=np.float32
+                )
+            },
         )
         for query in queries
     ]
@@ -39,7 +45,9 @@ def test_a_passage_comes_once_and_scores_are_those_of_its_query(source):
         for column, passage in enumerate(batch["passages"]):
             candidate = f"d{passage[-1]}" in source.mined[query].candidates
             assert batch["listed"][row, column] == candidate
-            assert batch["teacher"][0, row, column] == (float(passage[-1]) + 0.5 if candidate else 0.0)
+            assert batch["teacher"][0, row, column] == (
+                float(passage[-1]) + 0.5 if candidate else 0.0
+            )
 
 
 def test_a_judged_passage_is_ignored_unless_it_is_the_one_asked_for(source):

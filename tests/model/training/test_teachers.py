@@ -1,4 +1,6 @@
-"""Teachers of other libraries: each directory is read by its own class, and scores are those that this class gives."""
+"""Teachers of other libraries: each directory is read by its own class, and scores are those that
+this class gives.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +43,9 @@ def test_a_dense_model_ranks_by_its_own_similarity(word_pieces, tmp_path):
     directory = tmp_path / "dense"
     BertModel(bert(word_pieces)).save_pretrained(tmp_path / "bert")
     word_pieces.save_pretrained(tmp_path / "bert")
-    peer = sentence_transformers.SentenceTransformer(str(tmp_path / "bert"), device="cpu")  # mean pooling
+    peer = sentence_transformers.SentenceTransformer(
+        str(tmp_path / "bert"), device="cpu"
+    )  # mean pooling
     peer.save(str(directory))
     teacher, told = prepared(directory, tmp_path)
     assert isinstance(teacher, Ranker)
@@ -72,5 +76,7 @@ def test_a_cross_encoder_scores_pairs_only(word_pieces, tmp_path):
 
 
 def test_anything_else_is_refused(tmp_path):
-    with pytest.raises(InputError, match="must be bm25, a sentence-transformers directory or a model"):
+    with pytest.raises(
+        InputError, match="must be bm25, a sentence-transformers directory or a model"
+    ):
         load_teacher(str(tmp_path))

@@ -18,7 +18,12 @@ from csplade.model.training.data import Collection, packed
 from csplade.model.training.dev import BEST_FILE, DevSplit
 from csplade.model.training.mine import Mined, mine, read_mined
 from csplade.model.training.pairs import Source
-from csplade.model.training.retrieval import Objective, Representation, combine_teachers, train_retrieval
+from csplade.model.training.retrieval import (
+    Objective,
+    Representation,
+    combine_teachers,
+    train_retrieval,
+)
 from csplade.model.training.table import train_table
 from csplade.model.training.teachers import Bm25, load_teacher
 from csplade.model.training.trainer import LOG_FILE, EncoderTrainer, Schedule, Trainable
@@ -51,7 +56,9 @@ def collection(tmp_path_factory):
         }
         for i, word in enumerate(SUBJECTS)
     ]
-    queries = [{"_id": f"q{i}", "text": f"what does a {word} need?"} for i, word in enumerate(SUBJECTS)]
+    queries = [
+        {"_id": f"q{i}", "text": f"what does a {word} need?"} for i, word in enumerate(SUBJECTS)
+    ]
     for name, rows in (("corpus", passages), ("queries", queries)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     judged = "".join(f"q{i}\tp{i}\t1\n" for i in range(len(SUBJECTS)))
@@ -61,7 +68,8 @@ def collection(tmp_path_factory):
 
 def logged(out, key):
     checkpoints = sorted(
-        out.with_name(out.name + ".work").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+        out.with_name(out.name + ".work").glob("checkpoint-*"),
+        key=lambda path: int(path.name.split("-")[1]),
     )
     history = json.loads((checkpoints[-1] / "trainer_state.json").read_text())["log_history"]
     return [entry[key] for entry in history if key in entry]
@@ -75,13 +83,29 @@ def source_of(collection, folder, *teachers):
 
 def test_the_phases_learn_and_give_a_model_that_loads(tiny_model, collection, tmp_path):
     texts = list(collection.passages.values()) * 20
-    adapted, calibrated, trained = tmp_path / "adapted", tmp_path / "calibrated", tmp_path / "trained"
+    adapted, calibrated, trained = (
+        tmp_path / "adapted",
+        tmp_path / "calibrated",
+        tmp_path / "trained",
+    )
 
-    adapt(tiny_model, texts, adapted, Schedule(steps=60, rate=5e-3, batch=2, rank=4), length=32, positions=40)
+    adapt(
+        tiny_model,
+        texts,
+        adapted,
+        Schedule(steps=60, rate=5e-3, batch=2, rank=4),
+        length=32,
+        positions=40,
+    )
     assert logged(adapted, "loss")[-1] < 0.9 * logged(adapted, "loss")[0]
 
     calibrate(
-        adapted, texts, calibrated, Schedule(steps=60, rate=3e-3, batch=8, rank=4), length=24, other=0.05
+        adapted,
+        texts,
+        calibrated,
+        Schedule(steps=60, rate=3e-3, batch=8, rank=4),
+        length=24,
+        other=0.05,
     )
     assert logged(calibrated, "active_terms")[-1] < 0.5 * logged(calibrated, "active_terms")[0]
 
@@ -101,13 +125,17 @@ def test_the_phases_learn_and_give_a_model_that_loads(tiny_model, collection, tm
 
 
 def test_lexical_queries_train_documents_and_their_table(tiny_model, collection, tmp_path):
-    lexical, calibrated, trained = (tmp_path / name for name in ("lexical", "calibrated", "trained"))
+    lexical, calibrated, trained = (
+        tmp_path / name for name in ("lexical", "calibrated", "trained")
+    )
     texts = list(collection.passages.values()) * 20
     train_idf(tiny_model, lexical, texts)
     calibrate(lexical, texts, calibrated, Schedule(steps=40, rate=3e-3, batch=8, rank=4), length=24)
     source = source_of(collection, tmp_path)
     objective = Objective(kl=0.5, nce=0.5, teachers=("bm25",), temperature=2.0, negatives=3)
-    train_retrieval(calibrated, [source], trained, Schedule(steps=40, rate=3e-3, batch=6, rank=4), objective)
+    train_retrieval(
+        calibrated, [source], trained, Schedule(steps=40, rate=3e-3, batch=6, rank=4), objective
+    )
     assert logged(trained, "kl")[-1] < 0.9 * logged(trained, "kl")[0]
     before, after = (load_file(folder / TABLE_FILE)["weight"] for folder in (calibrated, trained))
     assert not torch.equal(before, after)
@@ -120,7 +148,12 @@ def test_a_table_learns_which_terms_tell_passages_apart(tiny_model, collection, 
     lexical, out = tmp_path / "lexical", tmp_path / "table"
     train_idf(tiny_model, lexical, list(collection.passages.values()), counts=True, prior=2.0)
     mined = [
-        Mined(query, positives, negatives, {"judge": np.eye(1, len(negatives) + 1, dtype=np.float32)[0] * 9})
+        Mined(
+            query,
+            positives,
+            negatives,
+            {"judge": np.eye(1, len(negatives) + 1, dtype=np.float32)[0] * 9},
+        )
         for query, positives in collection.positives.items()
         for negatives in [[passage for passage in collection.passages if passage not in positives]]
     ]
@@ -154,7 +187,9 @@ def test_a_dense_twin_learns(tiny_model, collection, tmp_path):
     out = tmp_path / "dense"
     objective = Objective(representation="dense", temperature=0.05)
     source = source_of(collection, tmp_path)
-    train_retrieval(tiny_model, [source], out, Schedule(steps=40, rate=3e-3, batch=8, rank=4), objective)
+    train_retrieval(
+        tiny_model, [source], out, Schedule(steps=40, rate=3e-3, batch=8, rank=4), objective
+    )
     assert logged(out, "nce")[-1] < 0.9 * logged(out, "nce")[0]
 
 
@@ -168,7 +203,14 @@ def test_adaptation_revives_a_model_whose_vectors_are_all_zero(tiny_model_of, co
     train_retrieval(dead, [source], still_dead, schedule, Objective())
     assert logged(still_dead, "document_terms") == [0.0] * len(logged(still_dead, "document_terms"))
 
-    adapt(dead, texts, adapted, Schedule(steps=120, rate=8e-3, batch=2, rank=4), length=32, positions=40)
+    adapt(
+        dead,
+        texts,
+        adapted,
+        Schedule(steps=120, rate=8e-3, batch=2, rank=4),
+        length=32,
+        positions=40,
+    )
     train_retrieval(adapted, [source], alive, schedule, Objective())
     assert logged(alive, "document_terms")[-1] > 0
     assert logged(alive, "nce")[-1] < logged(still_dead, "nce")[-1]
@@ -240,7 +282,9 @@ def test_ndcg_of_a_dev_split_by_hand():
     assert split.ndcg(scores) == pytest.approx((first + 1 / np.log2(3) + 0) / 3)
 
 
-def test_mined_candidates_are_never_relevant_and_are_scored_by_all_teachers(tiny_model, collection, tmp_path):
+def test_mined_candidates_are_never_relevant_and_are_scored_by_all_teachers(
+    tiny_model, collection, tmp_path
+):
     out = tmp_path / "mined.jsonl"
     own = load_teacher(str(tiny_model))
     mine(collection, out, [Bm25(), own], depth=5)
@@ -291,7 +335,10 @@ def test_broken_or_foreign_mined_files_are_refused(collection, tmp_path):
             '{"query": "q1", "positives": ["p1"], "negatives": ["p99"], "scores": {}}',
             "'p99' is not in subjects",
         ),
-        ('{"query": "q1", "positives": ["p1"], "negatives": ["p2"], "scores": {"bm25": [1.0]}}', "each of 2"),
+        (
+            '{"query": "q1", "positives": ["p1"], "negatives": ["p2"], "scores": {"bm25": [1.0]}}',
+            "each of 2",
+        ),
         ("", "has no queries"),
     ):
         path.write_text(line + "\n" if line else "")
@@ -322,12 +369,17 @@ def test_teachers_are_weighed_by_how_well_they_tell_the_judged_passage():
     random = np.random.default_rng(0)
     mined = []
     for i in range(200):
-        good, noise = random.normal(size=8).astype(np.float32), random.normal(size=8).astype(np.float32)
+        good, noise = (
+            random.normal(size=8).astype(np.float32),
+            random.normal(size=8).astype(np.float32),
+        )
         good[0] += 2
         scores = {"good": good, "noise": 100 * noise}
         mined.append(Mined(f"q{i}", ["a"], list("bcdefgh"), scores))
     weights = combine_teachers(mined, ["good", "noise"])
-    assert weights[0] == pytest.approx(2.0, rel=0.25)  # log-odds of a shift by 2 between unit normals
+    assert weights[0] == pytest.approx(
+        2.0, rel=0.25
+    )  # log-odds of a shift by 2 between unit normals
     assert abs(weights[1]) * 100 < 0.25
 
 
@@ -342,7 +394,9 @@ def test_teachers_are_weighed_on_all_sources():
             made.append(Mined(f"{teacher}{i}", ["a"], list("bcdef"), scores))
         return made
 
-    left, right = combine_teachers([*queries("left"), *queries("right")], ["left", "right"]).tolist()
+    left, right = combine_teachers(
+        [*queries("left"), *queries("right")], ["left", "right"]
+    ).tolist()
     assert right == pytest.approx(left, rel=0.2)
     with pytest.raises(InputError, match="none of 1 queries"):
         combine_teachers([Mined("q", ["a"], [], {"left": np.ones(1, np.float32)})], ["left"])

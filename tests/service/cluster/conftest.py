@@ -45,9 +45,13 @@ def second(tiny_model_of, tmp_path_factory) -> Version:
     encoder = Encoder.from_pretrained(model, device="cpu")
     path = tmp_path_factory.mktemp("second-index") / "index"
     identity = {"fingerprint": encoder.fingerprint, "model": str(model), "manifest": {}}
-    builder = IndexBuilder.create(path, vocabulary_size=encoder.vocabulary_size, encoder=identity, shards=2)
+    builder = IndexBuilder.create(
+        path, vocabulary_size=encoder.vocabulary_size, encoder=identity, shards=2
+    )
     texts = [f"Page {i}: {query}" for i in range(12) for query in QUERIES]
-    builder.add([Document(f"p{i}", text) for i, text in enumerate(texts)], encoder.encode_document(texts))
+    builder.add(
+        [Document(f"p{i}", text) for i, text in enumerate(texts)], encoder.encode_document(texts)
+    )
     builder.finish()
     return Version("second", path, model, truth_of(path, encoder))
 
@@ -63,7 +67,8 @@ def truth_of(path: Path, encoder) -> dict[str, list[tuple[str, int]]]:
 
 @pytest.fixture(scope="session")
 def deploy(ray_cluster, first) -> Callable[..., None]:
-    """Deploys a version as `serve deploy` does with a configuration file; other ``limits`` are other code to Serve.
+    """Deploys a version as `serve deploy` does with a configuration file; other ``limits`` are
+    other code to Serve.
 
     ``encoder`` are options of the encoder's deployment.
     """
@@ -87,7 +92,9 @@ def deploy(ray_cluster, first) -> Callable[..., None]:
                 {"name": "shard-1", "user_config": told},
             ],
         }
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
+        _get_global_client().deploy_apps(
+            ServeDeploySchema.model_validate({"applications": [application]})
+        )
         wait = threading.Event().wait
         while (status := serve.status().applications[NAME]).status == "DEPLOYING":
             wait(0.2)
@@ -150,7 +157,9 @@ class Load:
             if error is not None:
                 self.errors.append(error)
                 self._since.clear()
-            elif version := next((one.name for one in self._versions if one.truth[query] == found), None):
+            elif version := next(
+                (one.name for one in self._versions if one.truth[query] == found), None
+            ):
                 self.right[version] += 1
                 self._since[version] += 1
             else:
@@ -165,14 +174,18 @@ class Load:
         """Wait for so many right answers of a version in a row from now on."""
         with self._changed:
             self._since.clear()
-            came = self._changed.wait_for(lambda: self._since[version.name] >= right or self.wrong, seconds)
+            came = self._changed.wait_for(
+                lambda: self._since[version.name] >= right or self.wrong, seconds
+            )
             assert not self.wrong
             assert came, f"{self._since} in a row, {self.codes}, last {self.errors[-1:]}"
 
     def wait_for_end_of(self, processes: set[psutil.Process], seconds: float = 150.0) -> None:
         """Wait until none of the processes runs, or a request has failed."""
         end = time.monotonic() + seconds
-        while any(process.is_running() for process in processes) and not (self.errors or self.wrong):
+        while any(process.is_running() for process in processes) and not (
+            self.errors or self.wrong
+        ):
             assert time.monotonic() < end, processes
             time.sleep(0.2)
 

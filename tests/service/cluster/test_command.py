@@ -1,4 +1,6 @@
-"""``csplade serve --ray`` as a process: its address line, its answers, and what SIGTERM leaves behind."""
+"""``csplade serve --ray`` as a process: its address line, its answers, and what SIGTERM leaves
+behind.
+"""
 
 import os
 import re
@@ -26,7 +28,17 @@ def scraped(port: int) -> str:
 @pytest.mark.timeout(300)
 def test_an_index_of_two_shards_is_served_until_sigterm(first, tmp_path):
     metrics = free_port()
-    options = ("--ray", "--port", "0", "--metrics-port", str(metrics), "--threads", "1", "--device", "cpu")
+    options = (
+        "--ray",
+        "--port",
+        "0",
+        "--metrics-port",
+        str(metrics),
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    )
     # The cluster of the other tests has its ports in this process's environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["RAY_metrics_report_interval_ms"] = "1000"

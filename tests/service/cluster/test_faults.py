@@ -1,4 +1,6 @@
-"""Processes are killed under steady load: some requests may fail, none is answered wrongly, all comes back."""
+"""Processes are killed under steady load: some requests may fail, none is answered wrongly, all
+comes back.
+"""
 
 import threading
 
@@ -26,8 +28,8 @@ def test_service_comes_back_after_a_kill(load, first, processes, victim):
         wait = threading.Event().wait
         assert any(set(processes(VICTIMS[victim])) - set(before) or wait(0.2) for _ in range(500))
         requests.wait_for(50, first)
-    # While the only ingress is away, requests wait in Ray's fallback proxy, some of them for too long. A proxy that has just
-    # started knows of no application for a moment.
+    # While the only ingress is away, requests wait in Ray's fallback proxy, some of them for too
+    # long. A proxy that has just started knows of no application for a moment.
     also = {"ingress": {"DEADLINE_EXCEEDED"}, "HAProxy": {"NOT_FOUND"}}
     allowed = {"UNAVAILABLE"} | also.get(victim, set())
     assert set(requests.codes) <= allowed, [str(error) for error in requests.errors[-3:]]

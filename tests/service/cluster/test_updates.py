@@ -1,4 +1,6 @@
-"""Another index, another model, other code, all under steady load: no request fails, none is answered by a mixture."""
+"""Another index, another model, other code, all under steady load: no request fails, none is
+answered by a mixture.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""The same services twice: each in one process, and all of them on one Ray cluster. Every test here runs on both."""
+"""The same services twice: each in one process, and all of them on one Ray cluster. Every test here
+runs on both.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -39,12 +41,16 @@ class Service:
     def channel(self) -> grpc.Channel:
         channel = grpc.insecure_channel(self.address)
         return (
-            channel if self.application is None else grpc.intercept_channel(channel, _Name(self.application))
+            channel
+            if self.application is None
+            else grpc.intercept_channel(channel, _Name(self.application))
         )
 
 
 class _Name(
-    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Names the application in every call."""
 
@@ -87,7 +93,9 @@ def one_shard_index(encoder, tiny_model, tmp_path_factory):
     identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
     builder = IndexBuilder.create(path, vocabulary_size=encoder.vocabulary_size, encoder=identity)
     texts = [f"iron and energy, page {i}" for i in range(20)]
-    builder.add([Document(f"t{i}", text) for i, text in enumerate(texts)], encoder.encode_document(texts))
+    builder.add(
+        [Document(f"t{i}", text) for i, text in enumerate(texts)], encoder.encode_document(texts)
+    )
     builder.finish()
     return path
 
@@ -101,7 +109,9 @@ def spans(open_collector):
 
 @pytest.fixture(scope="session")
 def service(start, text_index, spans) -> Service:
-    """Texts in two shards, with their encoder; what is asked of it is traced if the caller wants that."""
+    """Texts in two shards, with their encoder; what is asked of it is traced if the caller wants
+    that.
+    """
     traced = {"tracing__endpoint": spans.endpoint, "tracing__ratio": 0.0}
     return start("texts", text_index, model__device="cpu", **traced)
 
@@ -141,5 +151,8 @@ def vector_client(vector_service):
 def pytest_collection_modifyitems(items):
     """The first test on Ray waits for the cluster and its applications to start."""
     for item in items:
-        if getattr(item, "callspec", None) is not None and item.callspec.params.get("start") == "ray":
+        if (
+            getattr(item, "callspec", None) is not None
+            and item.callspec.params.get("start") == "ray"
+        ):
             item.add_marker(pytest.mark.timeout(600))

@@ -6,7 +6,9 @@ import json
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from csplade.client.client import ServiceError
 from csplade.core.vectors import SparseBatch
@@ -34,7 +36,9 @@ def oracle(engine, query, k):
     result = engine.index.oracle(queries, k)
     shards, ordinals, scores = result.row(0)
     documents = engine.index.fetch(shards, ordinals)
-    ranking = [(document.id, score) for document, score in zip(documents, scores.tolist(), strict=True)]
+    ranking = [
+        (document.id, score) for document, score in zip(documents, scores.tolist(), strict=True)
+    ]
     return ranking, int(result.matched[0])
 
 
@@ -46,7 +50,9 @@ def test_a_text_is_answered_as_the_oracle_answers(client, engine):
     assert len(answer) == 15
     for hit in answer:
         assert sum(one.product for one in hit.contributions) == hit.integer_score
-        assert all(one.product == one.query_impact * one.document_impact for one in hit.contributions)
+        assert all(
+            one.product == one.query_impact * one.document_impact for one in hit.contributions
+        )
         assert hit.contributions[0].token == engine.encoder.token(hit.contributions[0].term)
         assert hit.score == pytest.approx(hit.integer_score * answer.score_scale, rel=1e-6)
         number = int(hit.id[1:])
@@ -56,7 +62,9 @@ def test_a_text_is_answered_as_the_oracle_answers(client, engine):
     assert answer.model_fingerprint == engine.encoder.fingerprint
     assert answer.generation == 1
     assert answer.postings > 0
-    assert all(answer.timings[stage] > 0 for stage in ("queue", "tokenize", "encode", "score", "fetch"))
+    assert all(
+        answer.timings[stage] > 0 for stage in ("queue", "tokenize", "encode", "score", "fetch")
+    )
     assert answer.timings["total"] >= sum(answer.timings.values()) - answer.timings["total"]
 
 
@@ -67,7 +75,9 @@ def test_vectors_are_answered_as_the_oracle_answers(vector_client, vector_index,
             ranking, matched = oracle(engine, query, 1000)
             assert [(hit.id, hit.integer_score) for hit in answer] == ranking
             assert (answer.matched, len(answer)) == (matched, matched)
-            assert all(sum(one.product for one in hit.contributions) == hit.integer_score for hit in answer)
+            assert all(
+                sum(one.product for one in hit.contributions) == hit.integer_score for hit in answer
+            )
 
 
 def test_nothing_more_than_asked_for_comes_back(client):
@@ -83,7 +93,9 @@ def test_a_query_without_terms_matches_nothing(vector_client):
 
 def test_cuts_are_told(client, vector_client, engine):
     assert client.search("word " * 200).cut.tokens > 100
-    assert client.search("iron").cut.terms == int(engine.encoder.encode(["iron"], "query").dropped_terms[0])
+    assert client.search("iron").cut.terms == int(
+        engine.encoder.encode(["iron"], "query").dropped_terms[0]
+    )
     assert vector_client.search({1: 100.0, 2: 1.0}).cut.impacts == 1
 
 
@@ -99,7 +111,8 @@ def test_token_strings_find_their_terms(string_service):
 
 def test_a_stream_answers_all_in_order(vector_client, random_queries):
     one_by_one = [
-        [(hit.id, hit.integer_score) for hit in vector_client.search(query)] for query in random_queries
+        [(hit.id, hit.integer_score) for hit in vector_client.search(query)]
+        for query in random_queries
     ]
     queries = random_queries * 4
     streamed = [
@@ -113,8 +126,13 @@ def test_a_bad_query_of_a_stream_does_not_end_it(vector_service):
     with vector_service.channel() as channel:
         good = pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[1.0])))
         bad = pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[-1.0])))
-        sent = [pb.SearchStreamRequest(sequence=7 * i, request=bad if i == 1 else good) for i in range(4)]
-        answers = {one.sequence: one for one in rpc.RetrievalServiceStub(channel).SearchStream(iter(sent))}
+        sent = [
+            pb.SearchStreamRequest(sequence=7 * i, request=bad if i == 1 else good)
+            for i in range(4)
+        ]
+        answers = {
+            one.sequence: one for one in rpc.RetrievalServiceStub(channel).SearchStream(iter(sent))
+        }
     assert sorted(answers) == [0, 7, 14, 21]
     assert answers[7].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert "query.vector.values[0] is -1.0" in answers[7].error.message

@@ -36,13 +36,37 @@ GOOD = pb.Query(text="iron")
             10,
             r"query\.vector\.values\[0\] is inf, must be finite and > 0",
         ),
-        (vector([1, 2], [1.0, -0.5]), 10, r"query\.vector\.values\[1\] is -0\.5, must be finite and > 0"),
-        (vector([1, 2], [0.0, 1.0]), 10, r"query\.vector\.values\[0\] is 0\.0, must be finite and > 0"),
-        (vector([1, 2], [1.0]), 10, r"query\.vector\.indices has 2 entries but query\.vector\.values 1"),
+        (
+            vector([1, 2], [1.0, -0.5]),
+            10,
+            r"query\.vector\.values\[1\] is -0\.5, must be finite and > 0",
+        ),
+        (
+            vector([1, 2], [0.0, 1.0]),
+            10,
+            r"query\.vector\.values\[0\] is 0\.0, must be finite and > 0",
+        ),
+        (
+            vector([1, 2], [1.0]),
+            10,
+            r"query\.vector\.indices has 2 entries but query\.vector\.values 1",
+        ),
         (vector([7, 3, 7], [1.0, 1.0, 1.0]), 10, r"query\.vector\.indices\[2\] is 7, .* once"),
-        (vector([1, 100000], [1.0, 1.0]), 10, r"query\.vector\.indices\[1\] is 100000, must be 0 to \d+"),
-        (vector([2**32 - 1], [1.0]), 10, r"query\.vector\.indices\[0\] is 4294967295, must be 0 to \d+"),
-        (vector(range(31), [1.0] * 31), 10, r"query\.vector\.indices has 31 terms, at most 30 are allowed"),
+        (
+            vector([1, 100000], [1.0, 1.0]),
+            10,
+            r"query\.vector\.indices\[1\] is 100000, must be 0 to \d+",
+        ),
+        (
+            vector([2**32 - 1], [1.0]),
+            10,
+            r"query\.vector\.indices\[0\] is 4294967295, must be 0 to \d+",
+        ),
+        (
+            vector(range(31), [1.0] * 31),
+            10,
+            r"query\.vector\.indices has 31 terms, at most 30 are allowed",
+        ),
         (vector([], [1.0], tokens=["a"]), 10, r"query\.vector\.tokens is set, but .* give indices"),
         (vector([1], [1.0], tokens=["a"]), 10, r"query\.vector has both indices and tokens"),
         (GOOD, 0, r"k is 0, must be 1 to 10000"),
@@ -73,7 +97,10 @@ def test_malformed_queries(stub, query, k, complaint):
         (pb.EncodeRequest(texts=["a"], kind=9), r"kind is 9, must be TEXT_KIND_QUERY"),
         (pb.EncodeRequest(kind=1), r"texts has 0 texts, must have 1 to 2"),
         (pb.EncodeRequest(texts=["a"] * 3, kind=1), r"texts has 3 texts, must have 1 to 2"),
-        (pb.EncodeRequest(texts=["a", "b" * 101], kind=2), r"texts\[1\] has 101 bytes, at most 100"),
+        (
+            pb.EncodeRequest(texts=["a", "b" * 101], kind=2),
+            r"texts\[1\] has 101 bytes, at most 100",
+        ),
     ],
 )
 def test_malformed_encodes(stub, request_, complaint):
@@ -98,7 +125,9 @@ def test_bounds_of_what_is_explained_and_sent(stub):
 
 def test_what_is_too_large_is_resource_exhausted(narrow_service):
     with narrow_service.client() as client:
-        with pytest.raises(ServiceError, match=r"message larger than max \(\d+ vs\. 4000\)") as error:
+        with pytest.raises(
+            ServiceError, match=r"message larger than max \(\d+ vs\. 4000\)"
+        ) as error:
             client.search("word " * 1000)
         assert error.value.code == "RESOURCE_EXHAUSTED"
 
@@ -120,7 +149,9 @@ def test_a_deadline_that_cannot_be_kept(vector_service):
 def test_keys_are_asked_for_but_not_by_health(string_service):
     for key, code in (("wrong", "PERMISSION_DENIED"), ("", "UNAUTHENTICATED")):
         with (
-            Client(string_service.address, key=key or None, application=string_service.application) as client,
+            Client(
+                string_service.address, key=key or None, application=string_service.application
+            ) as client,
             pytest.raises(ServiceError) as error,
         ):
             client.info()

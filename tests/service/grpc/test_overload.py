@@ -1,4 +1,6 @@
-"""More work than there is time, clients that do not read, connections that come and go: nothing piles up."""
+"""More work than there is time, clients that do not read, connections that come and go: nothing
+piles up.
+"""
 
 import asyncio
 import os
@@ -164,7 +166,9 @@ sys.stdin.read()
 
 
 @pytest.mark.slow
-async def test_ten_thousand_connections_that_say_nothing_or_nonsense_leave_nothing(slow, random_queries):
+async def test_ten_thousand_connections_that_say_nothing_or_nonsense_leave_nothing(
+    slow, random_queries
+):
     server, _ = slow
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 11_000:

@@ -46,7 +46,9 @@ def test_a_full_queue_is_resource_exhausted_with_retry_info(held, settings, rand
 
 
 def test_retry_info_is_a_google_rpc_status():
-    """Decode with the published field numbers: Status 1 code, 2 message, 3 details; RetryInfo 1 delay."""
+    """Decode with the published field numbers: Status 1 code, 2 message, 3 details; RetryInfo 1
+    delay.
+    """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     from csplade.service.grpc.status import OverloadedError, status_of
@@ -60,7 +62,9 @@ def test_retry_info_is_a_google_rpc_status():
     status.field.add(name="message", number=2, type=9, label=1)
     status.field.add(name="details", number=3, type=11, label=3, type_name=".google.protobuf.Any")
     info = file.message_type.add(name="RetryInfo")
-    info.field.add(name="retry_delay", number=1, type=11, label=1, type_name=".google.protobuf.Duration")
+    info.field.add(
+        name="retry_delay", number=1, type=11, label=1, type_name=".google.protobuf.Duration"
+    )
     pool = descriptor_pool.Default()
     pool.Add(file)
     message = "full " * 60  # a length of two varint bytes
@@ -86,9 +90,12 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_scoring(held, settings, ra
             client.search(random_queries[1], timeout=0.2)
         assert error.value.code == "DEADLINE_EXCEEDED"
         ended = [
-            server.metrics.requests.labels("Search", code) for code in ("CANCELLED", "DEADLINE_EXCEEDED")
+            server.metrics.requests.labels("Search", code)
+            for code in ("CANCELLED", "DEADLINE_EXCEEDED")
         ]
-        assert until(lambda: sum(counter._value.get() for counter in ended) == 1)  # the server knows it too
+        assert until(
+            lambda: sum(counter._value.get() for counter in ended) == 1
+        )  # the server knows it too
         held.index.release.set()
         assert first.result().hits
         assert client.search(random_queries[2]).hits
@@ -174,7 +181,10 @@ async def test_not_ready_before_everything_is_loaded(vector_index, settings):
     server = Server(settings(), opener)
     await server.start()
     load = asyncio.create_task(server.load())
-    async with grpc.aio.insecure_channel(server.address) as channel, AsyncClient(server.address) as client:
+    async with (
+        grpc.aio.insecure_channel(server.address) as channel,
+        AsyncClient(server.address) as client,
+    ):
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -193,12 +203,19 @@ async def test_not_ready_before_everything_is_loaded(vector_index, settings):
     await server.drain()
 
 
-async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest(held, settings, random_queries):
+async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest(
+    held, settings, random_queries
+):
     server = Server(settings(), held.opener)
     await server.start()
     await server.load()
-    async with grpc.aio.insecure_channel(server.address) as channel, AsyncClient(server.address) as client:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+    async with (
+        grpc.aio.insecure_channel(server.address) as channel,
+        AsyncClient(server.address) as client,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        )
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         stream = rpc.RetrievalServiceStub(channel).SearchStream()
         await stream.write(stream_request(random_queries[1]))
@@ -272,7 +289,10 @@ def test_texts_are_logged_only_when_asked(text_index, encoder, settings, log_lin
     def opener(_):
         return Engine(Index.open(text_index, threads=1), encoder)
 
-    with running(settings(logging__query_text=asked), opener) as server, Client(server.address) as client:
+    with (
+        running(settings(logging__query_text=asked), opener) as server,
+        Client(server.address) as client,
+    ):
         client.search("sunlight at sea")
         client.encode(["sunlight at sea"])
         client.verify("sunlight at sea")
@@ -280,7 +300,9 @@ def test_texts_are_logged_only_when_asked(text_index, encoder, settings, log_lin
     lines = log_lines()
     requests = [line for line in lines if line["message"] == "request"]
     assert [line["method"] for line in requests] == ["Search", "Encode", "Verify", "SearchStream"]
-    assert all(line["code"] == "OK" and line["seconds"] > 0 and line["request_id"] for line in requests)
+    assert all(
+        line["code"] == "OK" and line["seconds"] > 0 and line["request_id"] for line in requests
+    )
     with_text = [line for line in lines if "sunlight" in json.dumps(line)]
     assert len(with_text) == (4 if asked else 0)
     assert {line["request_id"] for line in with_text} == (

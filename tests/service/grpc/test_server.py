@@ -1,4 +1,6 @@
-"""What only the single process has: an engine of one's own, its metrics endpoint, its refusal to start."""
+"""What only the single process has: an engine of one's own, its metrics endpoint, its refusal to
+start.
+"""
 
 import urllib.request
 
@@ -20,7 +22,8 @@ def test_verify_reports_what_differs(vector_index, settings, random_queries):
 
     with (
         running(
-            settings(vector_index, metrics__enabled=True), lambda _: Engine(Wrong.open(vector_index))
+            settings(vector_index, metrics__enabled=True),
+            lambda _: Engine(Wrong.open(vector_index)),
         ) as server,
         Client(server.address) as client,
     ):
@@ -48,7 +51,9 @@ def scrape(server):
 
 
 def value(text, name):
-    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " "))
+    return next(
+        float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " ")
+    )
 
 
 NAMES = [
@@ -98,7 +103,16 @@ def check_metrics(server, client):
         "csplade_postings_scored_count": 1,
         **{
             f'csplade_stage_seconds_count{{stage="{stage}"}}': 1
-            for stage in ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch")
+            for stage in (
+                "queue",
+                "tokenize",
+                "encode",
+                "sparsify",
+                "score",
+                "select",
+                "merge",
+                "fetch",
+            )
         },
     }
     for name, by in moved.items():

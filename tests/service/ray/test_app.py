@@ -19,7 +19,7 @@ from csplade.service.ray.app import BASE_BYTES, RayArguments, build
 from csplade.service.ray.grpc_context import SERVICER_FUNCTIONS
 from csplade.service.ray.replicas import Target
 
-FILES = sorted((Path(__file__).parents[2] / "deploy" / "ray").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[3] / "deploy" / "ray").glob("*.yaml"))
 
 
 def deployments(application) -> dict:
@@ -40,13 +40,18 @@ def test_every_shard_is_a_deployment_with_room_for_its_segments(text_index, tiny
     for shard in IndexManifest.open(text_index).shards:
         deployment = found[f"shard-{shard.shard}"]
         assert deployment.ray_actor_options["memory"] == BASE_BYTES + shard.bytes
-        assert Target.model_validate(deployment.user_config) == Target(version="7", index=text_index)
+        assert Target.model_validate(deployment.user_config) == Target(
+            version="7", index=text_index
+        )
     assert found["ingress"].user_config is None
 
 
 def test_one_shard_shares_its_replica_with_the_encoder(string_index, vector_index):
     assert sorted(deployments(build(RayArguments(index=string_index)))) == ["ingress"]
-    assert sorted(deployments(build(RayArguments(index=string_index, apart=True)))) == ["ingress", "shard-0"]
+    assert sorted(deployments(build(RayArguments(index=string_index, apart=True)))) == [
+        "ingress",
+        "shard-0",
+    ]
     assert sorted(deployments(build(RayArguments(index=vector_index)))) == [
         "ingress", "shard-0", "shard-1", "shard-2",
     ]  # fmt: skip
@@ -100,7 +105,9 @@ def test_shipped_configurations_are_what_serve_takes(file):
         ["ingress", "encoder", *(f"shard-{i}" for i in range(shards))] if shards else ["ingress"]
     )
     for deployment in application.deployments[1:]:
-        assert Target.model_validate(deployment.user_config) == Target(version="1", index="/data/index")
+        assert Target.model_validate(deployment.user_config) == Target(
+            version="1", index="/data/index"
+        )
 
 
 def test_there_is_a_configuration_for_every_case():

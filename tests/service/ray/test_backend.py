@@ -113,7 +113,9 @@ async def fanout(fanout_of, vector_index, settings):
 
 def work(query, k=20, **more):
     terms = np.array(sorted(query), np.int32)
-    return Work(vector=(terms, np.array([query[term] for term in terms.tolist()], np.float32)), k=k, **more)
+    return Work(
+        vector=(terms, np.array([query[term] for term in terms.tolist()], np.float32)), k=k, **more
+    )
 
 
 def same(answer):
@@ -127,7 +129,9 @@ async def test_all_shards_together_answer_as_one_process(fanout, vector_index, r
             (alone,) = engine.search(
                 SparseBatch.from_rows([(list(query), list(query.values()))]), 40, explain=True
             )
-            answer = await fanout.search(work(query, 40, explain=True, fetch=True), remaining=10, then=same)
+            answer = await fanout.search(
+                work(query, 40, explain=True, fetch=True), remaining=10, then=same
+            )
             assert answer.hits == alone.hits
             assert (answer.matched, answer.postings) == (alone.matched, alone.postings)
             assert (answer.query_terms, answer.clipped) == (alone.query_terms, alone.clipped)
@@ -146,7 +150,9 @@ async def test_documents_of_few_hits_come_with_the_ranking_those_of_many_after_i
             )
             for handle in shards:
                 handle.calls = []
-            answer = await fanout.search(work(query, k, explain=True, fetch=True), remaining=10, then=same)
+            answer = await fanout.search(
+                work(query, k, explain=True, fetch=True), remaining=10, then=same
+            )
             assert answer.hits == alone.hits
             assert {hit.shard for hit in answer.hits} == {0, 1, 2}
             assert all(handle.calls == calls for handle in shards)
@@ -166,7 +172,9 @@ async def test_a_shard_that_is_gone_is_unavailable_or_missing(fanout, shards, ra
     with pytest.raises(UnavailableError, match="shard 1 does not answer"):
         await fanout.search(work(random_queries[0]), remaining=10, then=same)
     shards[1].failures, shards[1].calls = [lost(), lost()], []
-    part = await fanout.search(work(random_queries[0], 300, allow_partial=True), remaining=10, then=same)
+    part = await fanout.search(
+        work(random_queries[0], 300, allow_partial=True), remaining=10, then=same
+    )
     assert part.hits == [hit for hit in whole.hits if hit.shard != 1]
     assert part.matched == len(part.hits) < whole.matched
     assert part.missing_shards == (1,)
@@ -198,7 +206,9 @@ async def test_the_deadline_goes_with_every_call(fanout, shards, random_queries)
     while not shards[0].cancelled:
         await asyncio.sleep(0)
     terms, weights = (part.tobytes() for part in work({1: 1.0}).vector)
-    (refusal,) = await shards[1].replica.search([(Call("1", "", 0.0), terms, weights, 5, False, False)])
+    (refusal,) = await shards[1].replica.search(
+        [(Call("1", "", 0.0), terms, weights, 5, False, False)]
+    )
     assert isinstance(refusal.error(), DeadlineError)
 
 
@@ -220,7 +230,9 @@ async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
     fanout_of, shards, vector_index, settings, random_queries
 ):
     metrics = Metrics()
-    chosen = settings(vector_index, batching__queue=2, limits__encode_texts=1, limits__stream_in_flight=1)
+    chosen = settings(
+        vector_index, batching__queue=2, limits__encode_texts=1, limits__stream_in_flight=1
+    )
     fanout = await fanout_of(chosen, metrics)
     for handle in shards:
         handle.hold, handle.calls = asyncio.Event(), []
@@ -246,7 +258,9 @@ async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
     await fanout.search(work(random_queries[3]), remaining=10, then=same)
 
 
-async def test_light_searches_share_a_message_and_heavy_ones_go_apart(fanout, shards, random_queries):
+async def test_light_searches_share_a_message_and_heavy_ones_go_apart(
+    fanout, shards, random_queries
+):
     async def three():
         for handle in shards:
             handle.hold, handle.calls = asyncio.Event(), []
@@ -281,12 +295,18 @@ async def test_refusals_keep_their_kind(fanout, shards, random_queries):
     shards[0].failures = [BackPressureError(num_queued_requests=1, max_queued_requests=1)]
     with pytest.raises(OverloadedError, match="shard 0"):
         await fanout.search(work(random_queries[0]), remaining=10, then=same)
-    for error in (OverloadedError("full", 1.5), MovedError("gone", ("2", "1")), IncompatibleError("no")):
+    for error in (
+        OverloadedError("full", 1.5),
+        MovedError("gone", ("2", "1")),
+        IncompatibleError("no"),
+    ):
         back = pickle.loads(pickle.dumps(Refusal.of(error))).error()
         assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 
-async def test_a_silent_deployment_is_refused_at_once_until_it_speaks(fanout, shards, random_queries):
+async def test_a_silent_deployment_is_refused_at_once_until_it_speaks(
+    fanout, shards, random_queries
+):
     (peer,) = [peer for peer in fanout._shards if peer.name == "shard 0"]
     shards[0].failures = [lost(), lost()]
     assert await peer.look() == () == await peer.look()
@@ -304,7 +324,10 @@ async def test_texts_are_encoded_by_the_encoders_replica(text_index, encoder, se
     replica = EncoderReplica(chosen)
     await replica.reconfigure({})
     facts = await replica.facts(Call("1", "", None))
-    assert (facts.fingerprint, facts.vocabulary_size) == (encoder.fingerprint, encoder.vocabulary_size)
+    assert (facts.fingerprint, facts.vocabulary_size) == (
+        encoder.fingerprint,
+        encoder.vocabulary_size,
+    )
     assert facts.tokens == [encoder.token(term) for term in range(encoder.vocabulary_size)]
     ((coded,),) = await replica.encode([(Call("1", "", 10.0), ["birds at sea"], "query")])
     terms, weights = encoder.encode_query(["birds at sea"]).row(0)

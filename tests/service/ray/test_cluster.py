@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.slow
 
-# References in a cycle that nobody has collected yet, and a thread that does so while Ray is shut down.
+# References in a cycle that nobody has collected yet, and a thread that does so while Ray is shut
+# down.
 FORGOTTEN = """
 import gc, threading, time
 import ray

@@ -1,4 +1,6 @@
-"""Questions that share messages: when they do, who gets which answer, and what happens to those that are given up."""
+"""Questions that share messages: when they do, who gets which answer, and what happens to those
+that are given up.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -93,7 +95,9 @@ async def test_several_messages_share_what_waits():
 async def test_an_error_is_that_of_its_question():
     far = Far()
     far.may.set()
-    outcomes = await asyncio.gather(*(Lane(far, 1000).ask(one) for one in (2, -3, 4)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(Lane(far, 1000).ask(one) for one in (2, -3, 4)), return_exceptions=True
+    )
     assert [answer for answer, _ in outcomes[::2]] == [4, 16]
     assert isinstance(outcomes[1], ValueError)
 

@@ -1,4 +1,6 @@
-"""Spans, as a collector on a loopback port receives them; and that nothing is loaded where there are none."""
+"""Spans, as a collector on a loopback port receives them; and that nothing is loaded where there
+are none.
+"""
 
 import subprocess
 import sys
@@ -16,7 +18,9 @@ from csplade.service.settings import Tracing
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="csplade[tracing] is not installed")
+pytest.importorskip(
+    "opentelemetry.exporter.otlp.proto.grpc", reason="csplade[tracing] is not installed"
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from csplade.service.telemetry.tracing import Tracer, part, stages, tracer
@@ -51,18 +55,25 @@ def test_encode_verify_streams_and_refusals_have_their_spans(serve, collector):
         list(client.search_many(["rivers", "birds at sea"], k=2))
         with pytest.raises(ServiceError, match="INVALID_ARGUMENT"):
             client.search("rivers", k=100_000)
-    (encoding,), (verifying,) = collector.named(f"{METHOD}Encode"), collector.named(f"{METHOD}Verify")
+    (encoding,), (verifying,) = (
+        collector.named(f"{METHOD}Encode"),
+        collector.named(f"{METHOD}Verify"),
+    )
     assert [span.name for span in collector.below(encoding)] == ALL_STAGES[:4]
     assert [span.name for span in collector.below(verifying)] == ALL_STAGES
     (stream,) = collector.named(f"{METHOD}SearchStream")
     queries = collector.below(stream)
     assert [span.name for span in queries] == ["SearchStreamQuery"] * 2
-    assert all([child.name for child in collector.below(query)][:7] == ALL_STAGES[:7] for query in queries)
+    assert all(
+        [child.name for child in collector.below(query)][:7] == ALL_STAGES[:7] for query in queries
+    )
     (refused,) = collector.named(f"{METHOD}Search")
     assert collector.below(refused) == []
     codes = {one.key: one.value.int_value for one in refused.attributes}
     assert codes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert refused.status.code == refused.status.STATUS_CODE_UNSET  # the caller's fault, not the server's
+    assert (
+        refused.status.code == refused.status.STATUS_CODE_UNSET
+    )  # the caller's fault, not the server's
 
 
 def test_a_fault_of_the_server_marks_its_span(held, settings, collector):
@@ -108,13 +119,15 @@ def test_stages_lie_end_to_end_and_those_that_did_not_happen_have_none():
 def test_a_collector_that_is_not_there_neither_fails_nor_holds_requests(serve, caplog):
     with serve(tracing__endpoint="http://127.0.0.1:9") as server, Client(server.address) as client:
         assert client.search("rivers", k=1).hits
-    assert any("opentelemetry" in record.name for record in caplog.records)  # lost, and not in silence
+    assert any(
+        "opentelemetry" in record.name for record in caplog.records
+    )  # lost, and not in silence
 
 
 def test_nothing_of_opentelemetry_is_loaded_where_nothing_is_traced(vector_index):
     code = f"""
 import sys
-from csplade.service import config
+from csplade.service import settings as config
 from csplade.client.client import Client
 from csplade.service.grpc.server import running
 flags = {{"index": {str(vector_index)!r}, "server.port": 0, "metrics.enabled": False}}
@@ -135,7 +148,9 @@ def test_a_missing_extra_is_told_in_one_line(monkeypatch):
         tracer(Tracing(endpoint="http://localhost:4317"))
 
 
-@pytest.mark.parametrize("endpoint", ["localhost:4317", "http://localhost", "http://localhost:4317/v1"])
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:4317", "http://localhost", "http://localhost:4317/v1"]
+)
 def test_an_endpoint_is_scheme_host_and_port(endpoint):
     with pytest.raises(InputError, match=r"tracing\.endpoint"):
         config.load(None, {"tracing.endpoint": endpoint})

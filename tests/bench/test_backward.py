@@ -1,8 +1,8 @@
 import pytest
 
+from csplade.bench import backward as bench_backward
+from csplade.bench.backward import Shape, run
 from csplade.core.errors import UnavailableError
-from csplade.evaluation import bench_backward
-from csplade.evaluation.bench_backward import Shape, run
 
 
 def test_the_naive_head_takes_memory_for_every_logit():

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..service.memory import PROCESS_BYTES
-from .plan import RECOVERY, VECTORS_ONLY, Plan
+from .capacity import RECOVERY, VECTORS_ONLY, Plan
 
 QUEUE = (64, 512)  # fewest: an Encode of 64 texts must fit; most: the default
 REQUESTS = 16  # ongoing in a replica that does all of a request, before autoscaling adds one
@@ -36,7 +36,9 @@ def settings(plan: Plan) -> dict[str, Any]:
 
 
 def queue(plan: Plan) -> int:
-    """Places for what can be worked off within five seconds; the default where nothing was measured."""
+    """Places for what can be worked off within five seconds; the default where nothing was
+    measured.
+    """
     fewest, most = QUEUE
     return most if plan.most is None else min(most, max(fewest, math.floor(plan.most * RECOVERY)))
 
@@ -59,11 +61,17 @@ def ray_config(plan: Plan) -> dict[str, Any]:
         )
         if question.model != VECTORS_ONLY:
             beside = (
-                plan.parts["weights"] + plan.parts["activations"] + plan.parts.get("process", PROCESS_BYTES)
+                plan.parts["weights"]
+                + plan.parts["activations"]
+                + plan.parts.get("process", PROCESS_BYTES)
             )
             # An encoder gets a GPU to itself: the shards leave it no room.
             deployments.append(
-                {"name": "encoder", **_scaled(plan.replicas, MESSAGES), **_actor(beside, 1, int(on_gpu))}
+                {
+                    "name": "encoder",
+                    **_scaled(plan.replicas, MESSAGES),
+                    **_actor(beside, 1, int(on_gpu)),
+                }
             )
         shard = {"num_replicas": plan.replicas, "max_replicas_per_node": 1}
         deployments += [

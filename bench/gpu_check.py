@@ -1,11 +1,13 @@
-"""One run on a GPU machine: check the kernels against their references, time them, time searching, and write it all down.
+"""One run on a GPU machine: check the kernels against their references, time them, time searching,
+and write it all down.
 
-``python evaluation/gpu_check.py --out DIR`` from a checkout; nothing needs to be installed but torch, triton and numpy (with
-pytest, hypothesis, safetensors and numba the tests run, too). Every stage is a process of its own with its own time limit, so
-that a kernel that hangs or spoils the CUDA context costs its stage and not the run. What a stage measured is written as
-soon as it ends.
+``python bench/gpu_check.py --out DIR`` from a checkout; nothing needs to be installed but torch,
+triton and numpy (with pytest, hypothesis, safetensors and numba the tests run, too). Every stage is
+a process of its own with its own time limit, so that a kernel that hangs or spoils the CUDA context
+costs its stage and not the run. What a stage measured is written as soon as it ends.
 
-Triton: the one that is installed, or (``--triton ARCHIVE``) one that was carried along, packed by ``make gpu-triton``.
+Triton: the one that is installed, or (``--triton ARCHIVE``) one that was carried along, packed by
+``make gpu-triton``.
 """
 
 from __future__ import annotations
@@ -36,12 +38,21 @@ PASSAGES = {"documents": 8_800_000, "mean_terms": 119, "query_terms": 43, "k": 1
 LARGE_VOCABULARY = {
     "documents": 1_000_000, "mean_terms": 300, "query_terms": 43, "k": 1000, "vocabulary": 128_256,
 }  # fmt: skip
-TINY = {"documents": 300, "mean_terms": 20, "query_terms": 6, "k": 10, "rounds": 2, "batches": (1, 4)}
+TINY = {
+    "documents": 300,
+    "mean_terms": 20,
+    "query_terms": 6,
+    "k": 10,
+    "rounds": 2,
+    "batches": (1, 4),
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a stage found: a table to read, lines below it, and all of its numbers; ``fault`` says what is wrong with them."""
+    """What a stage found: a table to read, lines below it, and all of its numbers; ``fault`` says
+    what is wrong with them.
+    """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -80,7 +91,7 @@ def machine_code(rehearse: bool) -> Table:
 
 def kernels(rehearse: bool) -> Table:
     """Each kernel beside its floor and its alternatives."""
-    from csplade.evaluation import bench_kernels as bench
+    from csplade.bench import kernels as bench
 
     return _table(bench.HEADINGS, bench.run("cpu" if rehearse else "cuda", progress=_say))
 
@@ -96,7 +107,7 @@ def large_vocabulary(rehearse: bool) -> Table:
 
 
 def _search(sizes: dict[str, Any], rehearse: bool) -> Table:
-    from csplade.evaluation import bench_device as bench
+    from csplade.bench import device as bench
 
     sizes = sizes | TINY if rehearse else sizes
     return _table(bench.HEADINGS, bench.run(**sizes, device="cpu" if rehearse else "cuda"))
@@ -148,14 +159,18 @@ def main() -> int:
             for name in names:
                 _say(f"== {name}")
                 left = deadline - time.monotonic()
-                results["stages"][name] = _run(name, options.rehearse, left, environment, Path(scratch), log)
+                results["stages"][name] = _run(
+                    name, options.rehearse, left, environment, Path(scratch), log
+                )
                 _write(options.out, results)
     print((options.out / "results.md").read_text())
     return 0 if all(stage["passed"] for stage in results["stages"].values()) else 1
 
 
 def _environment(scratch: Path, triton: Path | None) -> dict[str, str]:
-    """For the stages: the checkout as the package ``csplade``, which the repository's root is, and perhaps another Triton."""
+    """For the stages: the checkout as the package ``csplade``, which the repository's root is, and
+    perhaps another Triton.
+    """
     package = scratch / "packages" / "csplade"
     package.mkdir(parents=True)
     for entry in ROOT.iterdir():
@@ -167,7 +182,8 @@ def _environment(scratch: Path, triton: Path | None) -> dict[str, str]:
             (package / entry.name).symlink_to(entry)
     (package / "v1").symlink_to(ROOT / "proto" / "csplade" / "v1")
     paths = [str(package.parent)]
-    # Safe path: the root itself must not be searched, its folders have names that other packages have, too.
+    # Safe path: the root itself must not be searched, its folders have names that other packages
+    # have, too.
     environment = os.environ | {
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
@@ -178,7 +194,9 @@ def _environment(scratch: Path, triton: Path | None) -> dict[str, str]:
         with tarfile.open(triton) as archive:
             archive.extractall(scratch / "triton", filter="data")
         paths.insert(0, str(scratch / "triton"))
-        environment["TRITON_BACKENDS_IN_TREE"] = "1"  # not those that the installed Triton has registered
+        environment["TRITON_BACKENDS_IN_TREE"] = (
+            "1"  # not those that the installed Triton has registered
+        )
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     return environment
 
@@ -187,15 +205,21 @@ def _machine(environment: dict[str, str]) -> dict[str, str]:
     """Card, driver and versions, as the stages will see them."""
     card = "none"
     try:
-        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        query = [
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,driver_version",
+            "--format=csv,noheader",
+        ]
         card = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
         _say(f"nvidia-smi: {error}")
-    program = (
-        "import sys, torch, triton; print(sys.version.split()[0], torch.__version__, triton.__version__)"
-    )
+    program = "import sys, torch, triton; print(sys.version.split()[0], torch.__version__, triton.__version__)"
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"gpu_check: torch and triton must import here:\n{done.stderr}")
@@ -209,10 +233,20 @@ def _run(
     """One stage in a process of its own; its output goes to the log."""
     stage, result = STAGES[name], scratch / f"{name}.json"
     if stage.work is None:
-        command = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-rs", "--durations=10", *TESTS]
+        command = [
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "gpu",
+            "-rs",
+            "--durations=10",
+            *TESTS,
+        ]
     else:
         call = f"stage({name!r}, {rehearse}, {str(result)!r})"
-        command = ["-c", f"from csplade.evaluation.gpu_check import stage; {call}"]
+        command = ["-c", f"from csplade.bench.gpu_check import stage; {call}"]
     log.write(f"\n== {name}\n")
     log.flush()
     started, seconds = time.monotonic(), min(stage.seconds, left)
@@ -228,7 +262,12 @@ def _run(
         ending = f"stopped after {max(seconds, 0):.0f} s"
     found = json.loads(result.read_text()) if result.is_file() else {}
     ending = ending or found.get("fault", "")
-    return {"passed": not ending, "ending": ending, "seconds": round(time.monotonic() - started, 1), **found}
+    return {
+        "passed": not ending,
+        "ending": ending,
+        "seconds": round(time.monotonic() - started, 1),
+        **found,
+    }
 
 
 def stage(name: str, rehearse: bool, result: str) -> None:
@@ -241,7 +280,10 @@ def stage(name: str, rehearse: bool, result: str) -> None:
 def _write(out: Path, results: dict[str, Any]) -> None:
     """results.json and results.md, both whole after every stage."""
     (out / "results.json").write_text(json.dumps(results, indent=1))
-    lines = [f"`{results['command']}`" + ", a rehearsal: no numbers of a GPU" * results["rehearsal"], ""]
+    lines = [
+        f"`{results['command']}`" + ", a rehearsal: no numbers of a GPU" * results["rehearsal"],
+        "",
+    ]
     lines.append(
         f"{results['card']} (card, memory, driver); {results['date']}; Python {results['python']}, "
         f"torch {results['torch']}, triton {results['triton']}"

@@ -1,8 +1,9 @@
-"""The scoring benchmark on a device: one large collection, batches of several sizes, answers checked against plain torch.
+"""The scoring benchmark on a device: one large collection, batches of several sizes, answers
+checked against plain torch.
 
-Every number is a median over batches of fresh queries, so that no batch finds its postings in the cache by chance more than
-others. "device" times lie between events in the device's stream; "whole" times are the host's, from impacts on the host
-to ranked keys on the host.
+Every number is a median over batches of fresh queries, so that no batch finds its postings in the
+cache by chance more than others. "device" times lie between events in the device's stream; "whole"
+times are the host's, from impacts on the host to ranked keys on the host.
 """
 
 from __future__ import annotations
@@ -111,9 +112,11 @@ class DeviceReport:
         """What the table needs to be read."""
         return [
             self.collection,
-            f"{self.postings:,} postings, {self.index_bytes / 2**30:.2f} GiB, made in {self.seconds_to_make:.1f} s; "
+            f"{self.postings:,} postings, {self.index_bytes / 2**30:.2f} GiB, made in "
+            f"{self.seconds_to_make:.1f} s; "
             f"queries of {self.query_terms} terms, top {self.k}, path {self.path}",
-            f"{self.checked} queries equal plain torch's exhaustive answer; three repeats gave the same bytes",
+            f"{self.checked} queries equal plain torch's exhaustive answer; three repeats gave "
+            "the same bytes",
             f"{self.hardware}; copy {self.ceilings.copy / 1e12:.3f} TB/s read and written",
         ]
 
@@ -135,7 +138,8 @@ def run(
     """Make a collection on the device and time searches in it.
 
     Args:
-        documents, mean_terms, vocabulary, seed: of the collection, see :mod:`.distribution`; queries take seed + 1.
+        documents, mean_terms, vocabulary, seed: of the collection, see :mod:`.distribution`;
+            queries take seed + 1.
         query_terms: of each query.
         k: hits per query.
         device: "cuda", "cuda:1" ..., or "cpu" for the plain torch scorer (tiny collections only).
@@ -197,7 +201,10 @@ def run(
 
 
 def _measure(
-    drawn: Sequence[ImpactBatch], search: Callable[..., Found], device: torch.device, ceilings: Ceilings
+    drawn: Sequence[ImpactBatch],
+    search: Callable[..., Found],
+    device: torch.device,
+    ceilings: Ceilings,
 ) -> Measured:
     batch = len(drawn[0])
     uploaded = [Queries.from_impacts(one, device) for one in drawn]
@@ -265,7 +272,8 @@ def _check(found: Found, queries: ImpactBatch, postings: Postings, k: int) -> No
 def plain_answer(
     terms: np.ndarray, impacts: np.ndarray, postings: Postings, k: int
 ) -> tuple[np.ndarray, int, int]:
-    """The same answer the plain way: every posting of the collection looked at, none of the kernels used.
+    """The same answer the plain way: every posting of the collection looked at, none of the kernels
+    used.
 
     Returns:
         keys int64, descending; matched; postings read.
@@ -277,13 +285,17 @@ def plain_answer(
     scores = torch.zeros(postings.blocks * postings.block_size, dtype=torch.int32, device=device)
     lengths = postings.indptr.diff()
     rows = postings.block_term_indptr
-    block_of_row = torch.repeat_interleave(torch.arange(postings.blocks, device=device), rows.diff())
+    block_of_row = torch.repeat_interleave(
+        torch.arange(postings.blocks, device=device), rows.diff()
+    )
     read = int(lengths[weights[postings.terms.long()] > 0].sum())
     ends = torch.arange(0, len(postings.locals) + PIECE, PIECE, device=device)
     edges = torch.searchsorted(postings.indptr, ends).clamp(max=len(lengths)).unique().tolist()
     for first, last in pairwise(edges):
         start, end = postings.indptr[first].item(), postings.indptr[last].item()
-        owner = torch.repeat_interleave(torch.arange(first, last, device=device), lengths[first:last])
+        owner = torch.repeat_interleave(
+            torch.arange(first, last, device=device), lengths[first:last]
+        )
         places = block_of_row[owner] * postings.block_size + _wide(postings.locals[start:end])
         weight = weights[postings.terms[owner].long()]
         scores.index_add_(0, places, weight * postings.impacts[start:end].to(torch.int32))

@@ -1,4 +1,6 @@
-"""The engine's own time: vector queries asked one by one at a steady rate, in this process, with nothing between."""
+"""The engine's own time: vector queries asked one by one at a steady rate, in this process, with
+nothing between.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ class EngineAlone:
         """
         size = self._engine.index.manifest.vocabulary_size
         works = [search_work(one, Limits(), size, self._engine.terms_by_token) for one in requests]
-        asked = [(SparseBatch.from_rows([work.vector]), work.k) for work in works if work.vector is not None]
+        asked = [
+            (SparseBatch.from_rows([work.vector]), work.k)
+            for work in works
+            if work.vector is not None
+        ]
         took = []
         began = time.perf_counter()
         for number in range(WARM + max(1, int(rate * seconds))):

@@ -1,4 +1,6 @@
-"""A synthetic collection of stated distribution, for benchmarks of scoring: sparse vectors with no text."""
+"""A synthetic collection of stated distribution, for benchmarks of scoring: sparse vectors with no
+text.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def build(
         for first in range(0, documents, BATCH):
             count = min(BATCH, documents - first)
             builder.add(
-                [Document(str(first + i), "") for i in range(count)], _vectors(rng, count, mean_terms)
+                [Document(str(first + i), "") for i in range(count)],
+                _vectors(rng, count, mean_terms),
             )
             progress("documents", first + count, documents)
         builder.finish(lambda done, total: progress("segments", done, total))
@@ -36,7 +39,8 @@ def build(
 
 def _vectors(rng: np.random.Generator, count: int, mean_terms: float) -> SparseBatch:
     lengths = rng.poisson(mean_terms, count)
-    # Repeated draws of a term fall out, so more are drawn than needed, and the first distinct ones are kept.
+    # Repeated draws of a term fall out, so more are drawn than needed, and the first distinct ones
+    # are kept.
     drawn = np.repeat(np.arange(count), 2 * lengths + 16)
     edges = np.cumsum(probabilities())
     terms = np.minimum(np.searchsorted(edges, rng.random(len(drawn))), VOCABULARY - 1)

@@ -1,7 +1,8 @@
 """Scorers side by side: csplade's own and what people use now, each over the very same postings.
 
-Every scorer takes one query and gives its top k; ``many`` answers a list with several threads. Weights
-are the index's integers as float32, so sums below 2^24 are exact in all of them and can be compared.
+Every scorer takes one query and gives its top k; ``many`` answers a list with several threads.
+Weights are the index's integers as float32, so sums below 2^24 are exact in all of them and can be
+compared.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Postings:
 
     Attributes:
         indptr: int64 [terms + 1].
-        documents: int32 [postings], numbers in order of arrival, ascending inside a term of one shard.
+        documents: int32 [postings], numbers in order of arrival, ascending inside a term of one
+            shard.
         impacts: float32 [postings].
         count: number of documents.
     """
@@ -55,7 +57,9 @@ class Postings:
             lengths = np.diff(block.indptr)
             places = np.repeat(free[block.terms] - block.indptr[:-1], lengths)
             places += np.arange(span.start, span.stop)
-            documents[places] = (block.locals[span] + np.int64(first)) * manifest.shard_count + shard
+            documents[places] = (
+                block.locals[span] + np.int64(first)
+            ) * manifest.shard_count + shard
             impacts[places] = block.impacts[span]
             free[block.terms] += lengths
         return cls(indptr, documents, impacts, manifest.documents)
@@ -87,7 +91,9 @@ class Scorer:
     exact: bool = True
 
 
-def _pooled(one: Callable[[Query, int], TopK], threads: int) -> Callable[[Sequence[Query], int], list[TopK]]:
+def _pooled(
+    one: Callable[[Query, int], TopK], threads: int
+) -> Callable[[Sequence[Query], int], list[TopK]]:
     pool = ThreadPoolExecutor(threads)
     return lambda queries, k: list(pool.map(lambda query: one(query, k), queries))
 
@@ -109,7 +115,10 @@ def csplade(single: Index, threaded: Index) -> Scorer:
     def many(index: Index, queries: Sequence[Query], k: int) -> list[TopK]:
         result = index.search(batch(queries, scale), k)
         rows = (result.row(i) for i in range(len(queries)))
-        return [(ordinals * shards + shard, scores.astype(np.float64)) for shard, ordinals, scores in rows]
+        return [
+            (ordinals * shards + shard, scores.astype(np.float64))
+            for shard, ordinals, scores in rows
+        ]
 
     return Scorer(
         "csplade",
@@ -119,7 +128,9 @@ def csplade(single: Index, threaded: Index) -> Scorer:
 
 
 def plain_numba(postings: Postings, threads: int) -> Scorer:
-    """Term at a time into float32 sums over the whole collection, then argpartition (naver/splade, Lion)."""
+    """Term at a time into float32 sums over the whole collection, then argpartition (naver/splade,
+    Lion).
+    """
     import numba
 
     @numba.njit(nogil=True, fastmath=True)
@@ -181,12 +192,16 @@ def torch_sparse(postings: Postings, threads: int) -> Scorer:
     def many(queries: Sequence[Query], k: int) -> list[TopK]:
         dense = torch.zeros(shape[1], len(queries))
         for i, (terms, weights) in enumerate(queries):
-            dense[torch.from_numpy(terms.astype(np.int64)), i] = torch.from_numpy(weights.astype(np.float32))
+            dense[torch.from_numpy(terms.astype(np.int64)), i] = torch.from_numpy(
+                weights.astype(np.float32)
+            )
         top = torch.topk(matrix @ dense, min(k, shape[0]), dim=0)
         found = []
         for i in range(len(queries)):
             hit = top.values[:, i] > 0
-            found.append((top.indices[hit, i].numpy(), top.values[hit, i].numpy().astype(np.float64)))
+            found.append(
+                (top.indices[hit, i].numpy(), top.values[hit, i].numpy().astype(np.float64))
+            )
         return found
 
     def one(query: Query, k: int) -> TopK:
@@ -196,7 +211,9 @@ def torch_sparse(postings: Postings, threads: int) -> Scorer:
     def all_threads(queries: Sequence[Query], k: int) -> list[TopK]:
         torch.set_num_threads(threads)
         return [
-            answer for first in range(0, len(queries), 32) for answer in many(queries[first : first + 32], k)
+            answer
+            for first in range(0, len(queries), 32)
+            for answer in many(queries[first : first + 32], k)
         ]
 
     return Scorer("torch.sparse CSR", one, all_threads)

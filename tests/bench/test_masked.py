@@ -1,9 +1,13 @@
 import pytest
 
+from csplade.bench import masked as bench_masked
 from csplade.core.errors import InputError
-from csplade.evaluation import bench_masked
 
-TEXTS = ["rain falls on the mountains and feeds a river", "bread rises when yeast turns sugar into gas", " "]
+TEXTS = [
+    "rain falls on the mountains and feeds a river",
+    "bread rises when yeast turns sugar into gas",
+    " ",
+]
 
 
 def test_both_encoders_make_the_same_vectors_and_are_timed():
@@ -18,7 +22,9 @@ def test_both_encoders_make_the_same_vectors_and_are_timed():
 
 
 def test_refuses_unknown_sizes_and_no_texts():
-    with pytest.raises(InputError, match="masked-lm is 'huge', must be one of tiny, distilbert, bert-base"):
+    with pytest.raises(
+        InputError, match="masked-lm is 'huge', must be one of tiny, distilbert, bert-base"
+    ):
         bench_masked.run("huge", TEXTS, 16, 8, threads=1)
     with pytest.raises(InputError, match="no texts"):
         bench_masked.run("tiny", ["", " "], 16, 8, threads=1)

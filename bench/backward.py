@@ -1,8 +1,10 @@
-"""What the head costs in training: time and memory of forward and backward, beside the head that holds every logit.
+"""What the head costs in training: time and memory of forward and backward, beside the head that
+holds every logit.
 
-Each way runs in a process of its own, so that the peak of its resident memory is its own. Three ways: this project's head, the
-naive one (every logit, activation of all of them, autograd's gradient through the maximum), and the tensors alone, whose
-memory is what is there without any head.
+Each way runs in a process of its own, so that the peak of its resident memory is its own. Three
+ways: this project's head, the naive one (every logit, activation of all of them, autograd's
+gradient through the maximum), and the tensors alone, whose memory is what is there without any
+head.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def run(shape: Shape, *, rounds: int = 3, seed: int = 0) -> list[Step]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise UnavailableError(
-                f"the {way} head did not finish (exit {done.returncode}); choose fewer texts or tokens: {done.stderr[-200:]!r}"
+                f"the {way} head did not finish (exit {done.returncode}); choose fewer texts or "
+                f"tokens: {done.stderr[-200:]!r}"
             )
         found[way] = json.loads(done.stdout)
     return [
@@ -70,7 +73,9 @@ def run(shape: Shape, *, rounds: int = 3, seed: int = 0) -> list[Step]:
 
 def _one(way: str, rounds: int, seed: int, shape: Shape) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(shape.texts * shape.tokens, shape.hidden, generator=generator, dtype=torch.bfloat16)
+    hidden = torch.randn(
+        shape.texts * shape.tokens, shape.hidden, generator=generator, dtype=torch.bfloat16
+    )
     weight = torch.randn(shape.vocabulary, shape.hidden, generator=generator, dtype=torch.bfloat16)
     hidden.requires_grad_(True)
     offsets = torch.arange(shape.texts + 1) * shape.tokens

@@ -1,7 +1,9 @@
-"""The encoding benchmark: the encoder beside a plain transformers loop over the same weights, one run, medians.
+"""The encoding benchmark: the encoder beside a plain transformers loop over the same weights, one
+run, medians.
 
-The loop is what research code does (Lion, LACONIC): pad the batch, compute every logit of every token, activate, take the maximum,
-keep the largest terms row by row. It runs the model for queries too, also where csplade looks them up.
+The loop is what research code does (Lion, LACONIC): pad the batch, compute every logit of every
+token, activate, take the maximum, keep the largest terms row by row. It runs the model for queries
+too, also where csplade looks them up.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Measured:
-    """One encoder: passages per second and query milliseconds (medians), and how many times csplade's rate is its own."""
+    """One encoder: passages per second and query milliseconds (medians), and how many times
+    csplade's rate is its own.
+    """
 
     name: str
     passages_per_second: float
@@ -54,7 +58,13 @@ class EncodeReport:
 
 
 def run(
-    model: str, texts: Sequence[str], tokens: int, passages: int, *, threads: int, rounds: int = ROUNDS
+    model: str,
+    texts: Sequence[str],
+    tokens: int,
+    passages: int,
+    *,
+    threads: int,
+    rounds: int = ROUNDS,
 ) -> EncodeReport:
     """Encode passages of exactly ``tokens`` tokens and single queries of 12, in turns.
 
@@ -71,11 +81,15 @@ def run(
     """
     encoder = Encoder.from_pretrained(model, device="cpu", threads=threads)
     if tokens > encoder.manifest.document_max_tokens:
-        raise InputError(f"tokens is {tokens}, the model takes up to {encoder.manifest.document_max_tokens}")
+        raise InputError(
+            f"tokens is {tokens}, the model takes up to {encoder.manifest.document_max_tokens}"
+        )
     stream = np.concatenate(encoder.tokenize(texts, "document").ids)
     count = min(passages, len(stream) // tokens) // BATCH * BATCH
     if not count:
-        raise InputError(f"the texts give {len(stream)} tokens, at least {BATCH * tokens} are needed")
+        raise InputError(
+            f"the texts give {len(stream)} tokens, at least {BATCH * tokens} are needed"
+        )
     rows = list(stream[: count * tokens].reshape(count, tokens))
     query = [rows[0][:12]]
     plain = _PlainLoop(encoder, model)
@@ -93,7 +107,9 @@ def run(
     for _ in range(rounds):
         for name, contender in contenders.items():
             rates[name].append(count / _seconds(lambda run=contender: run(rows, "document")))  # type: ignore[misc]
-            waits[name] += [_seconds(lambda run=contender: run(query, "query")) * 1e3 for _ in range(10)]  # type: ignore[misc]
+            waits[name] += [
+                _seconds(lambda run=contender: run(query, "query")) * 1e3 for _ in range(10)
+            ]  # type: ignore[misc]
     own = float(np.median(rates["csplade"]))
     return EncodeReport(
         model,
@@ -139,12 +155,18 @@ class _PlainLoop:
             mask = torch.ones(len(inputs), 1, width, width, dtype=torch.bool)
             if self.manifest.variant != "bidirectional":
                 mask = mask.tril()
-            logits = self.lm(inputs, attention_mask=mask, use_cache=False).logits[:, -len(ids[start]) :]
-            scaled = self.manifest.logit_scale * (logits.float() + self.bias) + self.manifest.logit_shift
+            logits = self.lm(inputs, attention_mask=mask, use_cache=False).logits[
+                :, -len(ids[start]) :
+            ]
+            scaled = (
+                self.manifest.logit_scale * (logits.float() + self.bias) + self.manifest.logit_shift
+            )
             weighed = torch.log1p(torch.relu(scaled)).amax(1)
             for tokens, row in zip(ids[start : start + BATCH], weighed, strict=True):
                 own = torch.from_numpy(tokens.astype(np.int64))
-                counts = torch.bincount(self.folded[own[self.kept[own]]], minlength=len(row)).float()
+                counts = torch.bincount(
+                    self.folded[own[self.kept[own]]], minlength=len(row)
+                ).float()
                 share = saturated(counts[None], torch.tensor([len(own)]))[0]
                 weights, terms = torch.topk(row + self.manifest.lexical_prior * share, cap)
                 rows.append((terms[weights > 0].numpy(), weights[weights > 0].numpy()))

@@ -1,8 +1,10 @@
-"""The capacity planner: what a collection and its traffic need, counted from the format and from what was measured.
+"""The capacity planner: what a collection and its traffic need, counted from the format and from
+what was measured.
 
-Bytes follow from the index format (3 a posting, 12 a term of a block, 12 a block) and from the model's shape. How many terms
-a block has is estimated with the distribution of the benchmarks' synthetic collection, see :mod:`.distribution`.
-Times come from :mod:`.measured` alone; where nothing was measured, nothing is said.
+Bytes follow from the index format (3 a posting, 12 a term of a block, 12 a block) and from the
+model's shape. How many terms a block has is estimated with the distribution of the benchmarks'
+synthetic collection, see :mod:`.distribution`. Times come from :mod:`.measured` alone; where
+nothing was measured, nothing is said.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..service.memory import ENCODER_BYTES, PROCESS_BYTES
-from . import measured
+from . import figures as measured
 from .distribution import probabilities
 
 BLOCK = 2**14  # documents
@@ -37,7 +39,8 @@ class Shape:
 
     Attributes:
         layers, hidden, intermediate: as in a transformers configuration.
-        query_width, key_width: of the attention's projections: heads, and key-value heads, times head size.
+        query_width, key_width: of the attention's projections: heads, and key-value heads, times
+            head size.
         gated: whether the MLP has three matrices instead of two.
         vocabulary: terms.
         kept: rows of the head.
@@ -65,12 +68,15 @@ class Shape:
         return round(self.layers * linear * BITS[quantization] / 8 + 2 * rows)
 
     def activation_bytes(self, tokens: int, texts: int) -> int:
-        """Bytes of one batch at its widest, estimated: a layer's inputs and products in two bytes, pooled weights in four."""
+        """Bytes of one batch at its widest, estimated: a layer's inputs and products in two bytes,
+        pooled weights in four.
+        """
         widest = 4 * self.hidden + self.query_width + 2 * self.key_width + 3 * self.intermediate
         return 2 * tokens * widest + 2 * 4 * texts * self.kept
 
 
-# From the models' published configurations; `embedded` is the first six layers of SmolLM2-135M and 23,387 of its terms.
+# From the models' published configurations; `embedded` is the first six layers of SmolLM2-135M and
+# 23,387 of its terms.
 KNOWN = {
     "embedded": Shape(6, 576, 1536, 576, 192, True, 49_152, 23_387, False, measured=True),
     "naver/splade-v3": Shape(12, 768, 3072, 768, 768, False, 30_522, 30_522, True),
@@ -94,7 +100,8 @@ def shape(model: str) -> Shape | None:
     path = Path(model) / "config.json"
     if not path.is_file():
         raise InputError(
-            f"model is {model!r}, must be {VECTORS_ONLY}, a directory with config.json, or one of {', '.join(KNOWN)}"
+            f"model is {model!r}, must be {VECTORS_ONLY}, a directory with config.json, or one of "
+            f"{', '.join(KNOWN)}"
         )
     config = json.loads(path.read_text())
     try:
@@ -113,7 +120,9 @@ def shape(model: str) -> Shape | None:
             tied=config.get("tie_word_embeddings", not gated),
         )
     except KeyError as error:
-        raise InputError(f"{path}: no {error.args[0]}, the planner cannot tell the model's size") from None
+        raise InputError(
+            f"{path}: no {error.args[0]}, the planner cannot tell the model's size"
+        ) from None
 
 
 def index_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str, int]:
@@ -136,14 +145,18 @@ def index_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str,
 
 
 def block_terms(documents: int, mean_terms: float, vocabulary: int) -> float:
-    """Expected distinct terms of a block: each document has a term with chance 1 - exp(-c p), c such that it has ``mean_terms``."""
+    """Expected distinct terms of a block: each document has a term with chance 1 - exp(-c p), c
+    such that it has ``mean_terms``.
+    """
     chances = probabilities(vocabulary)
     low, high = 0.0, 1.0
     while -np.expm1(-high * chances).sum() < mean_terms and high < 1e12:
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if -np.expm1(-middle * chances).sum() < mean_terms else (low, middle)
+        low, high = (
+            (middle, high) if -np.expm1(-middle * chances).sum() < mean_terms else (low, middle)
+        )
     return float(-np.expm1(-documents * high * chances).sum())
 
 
@@ -242,7 +255,8 @@ def make(question: Question) -> Plan:
     else:
         if room <= beside:
             raise InputError(
-                f"a shard needs {_gib(beside)} GiB beside its postings, one {what} gives {_gib(room)}"
+                f"a shard needs {_gib(beside)} GiB beside its postings, one {what} gives "
+                f"{_gib(room)}"
             )
         shards, together = max(1, math.ceil(held / (room - beside))), False
         shard_bytes = math.ceil(held / shards) + beside
@@ -255,17 +269,28 @@ def _speed(
 ) -> tuple[int, float | None, float | None, float | None, tuple[str, ...]]:
     """Replicas, expected batch, p50 in ms, queries a second of one replica, and notes.
 
-    A batch of n takes ``first + (n - 1) * more``; while it runs the next one gathers: n = rate * time.
+    A batch of n takes ``first + (n - 1) * more``; while it runs the next one gathers: n = rate *
+    time.
     """
     if question.gpu_memory:
-        return max(1, question.replicas), None, None, None, ("GPU: not measured yet, no time is told",)
+        return (
+            max(1, question.replicas),
+            None,
+            None,
+            None,
+            ("GPU: not measured yet, no time is told",),
+        )
     postings = measured.SCORE_POSTINGS * (question.documents / measured.SCORE_DOCUMENTS)
     postings *= (
-        question.mean_terms / measured.SCORE_MEAN_TERMS * question.query_terms / measured.SCORE_QUERY_TERMS
+        question.mean_terms
+        / measured.SCORE_MEAN_TERMS
+        * question.query_terms
+        / measured.SCORE_QUERY_TERMS
     )
     score = measured.SCORE.value * postings / measured.SCORE_POSTINGS / shards
     notes = [
-        f"scoring: {postings:,.0f} postings a query, {score:.2f} ms a shard; from docs/benchmarks.md, "
+        f"scoring: {postings:,.0f} postings a query, {score:.2f} ms a shard; from "
+        "docs/benchmarks.md, "
         f"{measured.SCORE.section}: {measured.SCORE.value} {measured.SCORE.unit}"
     ]
     first = more = score
@@ -277,7 +302,8 @@ def _speed(
         look_up = measured.ENCODE_QUERY.value * question.query_tokens / measured.ENCODE_QUERY_TOKENS
         first, more = first + look_up, more + look_up
         notes.append(
-            f"encoding: docs/benchmarks.md, {measured.ENCODE_QUERY.section}: {measured.ENCODE_QUERY.value} "
+            f"encoding: docs/benchmarks.md, {measured.ENCODE_QUERY.section}: "
+            f"{measured.ENCODE_QUERY.value} "
             f"{measured.ENCODE_QUERY.unit}"
         )
     most = 1e3 / more

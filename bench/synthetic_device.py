@@ -1,7 +1,8 @@
-"""A synthetic collection made on the device itself, straight into postings: nine million documents take seconds there.
+"""A synthetic collection made on the device itself, straight into postings: nine million documents
+take seconds there.
 
-The distribution is that of :mod:`.distribution`; the random numbers are the device's, so a seed gives one collection on a
-GPU and another one on a CPU.
+The distribution is that of :mod:`.distribution`; the random numbers are the device's, so a seed
+gives one collection on a GPU and another one on a CPU.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def _block(
     lengths = torch.poisson(
         torch.full((documents,), float(mean_terms), device=device), generator=random
     ).long()
-    # Repeated draws of a term fall out, so more are drawn than needed, and the first distinct ones are kept.
+    # Repeated draws of a term fall out, so more are drawn than needed, and the first distinct ones
+    # are kept.
     width = int(2 * lengths.max() + 16)
     drawn = torch.rand((documents, width), dtype=torch.float64, device=device, generator=random)
     terms = torch.searchsorted(edges, drawn).clamp(max=len(edges) - 1)
@@ -78,7 +80,9 @@ def _block(
     owners = torch.arange(documents, device=device)[:, None]
     found = (terms << 14 | owners)[kept].sort().values
     block_terms, counts = torch.unique_consecutive(found >> 14, return_counts=True)
-    impacts = torch.empty(len(found), device=device).log_normal_(*DOCUMENT_IMPACTS, generator=random)
+    impacts = torch.empty(len(found), device=device).log_normal_(
+        *DOCUMENT_IMPACTS, generator=random
+    )
     return (
         block_terms.to(torch.int32),
         counts,

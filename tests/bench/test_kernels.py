@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from csplade.evaluation import bench_kernels, distribution
-from csplade.evaluation.synthetic_device import collection
+from csplade.bench import distribution
+from csplade.bench import kernels as bench_kernels
+from csplade.bench.synthetic_device import collection
 from csplade.kernels.runtime.launch import compiled_environment
 from csplade.kernels.score.api import Queries, score_blocks
 
@@ -16,7 +17,14 @@ CPU = torch.device("cpu")
 
 def csplade(*arguments):
     return subprocess.run(
-        [sys.executable, "-c", "from csplade.cli import run; run()", "bench", "kernels", *arguments],
+        [
+            sys.executable,
+            "-c",
+            "from csplade.cli import run; run()",
+            "bench",
+            "kernels",
+            *arguments,
+        ],
         env=compiled_environment(),
         capture_output=True,
         text=True,
@@ -61,11 +69,16 @@ def test_the_alternatives_give_the_same_scores():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compile_only_prints_the_table_and_what_must_be_there_is():
-    """The scorer's fast path spills nothing and adds in shared memory; the head multiplies on tensor cores."""
+    """The scorer's fast path spills nothing and adds in shared memory; the head multiplies on
+    tensor cores.
+    """
     pytest.importorskip("triton")
     cases = ("score/", "head/pool/bf16-128-tma", "select/expand")
     done = csplade(
-        "--compile-only", "--capability", "90", *(word for case in cases for word in ("--case", case))
+        "--compile-only",
+        "--capability",
+        "90",
+        *(word for case in cases for word in ("--case", case)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     heading, *rows = (re.split(r"  +", line.strip()) for line in done.stdout.splitlines())
@@ -74,7 +87,9 @@ def test_compile_only_prints_the_table_and_what_must_be_there_is():
         assert any(name.startswith(case) for name in table), f"no case of {case}"
     assert {row["verdict"] for row in table.values()} == {"ok"}
     assert {row["spills"] for row in table.values()} == {"0"}
-    assert all(int(row["shared atomics"]) for name, row in table.items() if name.startswith("score/shared"))
+    assert all(
+        int(row["shared atomics"]) for name, row in table.items() if name.startswith("score/shared")
+    )
     assert all(int(row["tensor"]) for name, row in table.items() if name.startswith("head/pool"))
 
 

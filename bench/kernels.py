@@ -1,7 +1,9 @@
-"""The kernels one by one: each op's median time, the floor that the device's own ceilings set, and what people use instead.
+"""The kernels one by one: each op's median time, the floor that the device's own ceilings set, and
+what people use instead.
 
-The floor of an op is the fewest bytes it must move, or operations it must do, at the rate that a copy or a matrix product
-reached in the same run. Inputs are random, the cache is emptied before every timed run.
+The floor of an op is the fewest bytes it must move, or operations it must do, at the rate that a
+copy or a matrix product reached in the same run. Inputs are random, the cache is emptied before
+every timed run.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ class KernelReport:
         """What the table needs to be read."""
         return [
             self.hardware,
-            f"ceilings of this run: copy {self.copy_bytes_per_second / 1e12:.3f} TB/s read and written, "
+            f"ceilings of this run: copy {self.copy_bytes_per_second / 1e12:.3f} TB/s read and "
+            "written, "
             f"bf16 product {self.product_operations_per_second / 1e12:.1f} TFLOP/s; medians",
         ]
 
@@ -154,7 +157,12 @@ def run(
     sizes = sizes or (FULL if place.type == "cuda" else SMALL)
     torch.manual_seed(7)
     ceilings = Ceilings.measure(place)
-    makers = {"head": _head_cases, "topk": _topk_cases, "score": _score_cases, "select": _select_cases}
+    makers = {
+        "head": _head_cases,
+        "topk": _topk_cases,
+        "score": _score_cases,
+        "select": _select_cases,
+    }
     timed: list[Timed] = []
     for op in ops:
         for case in makers[op](place, sizes, ceilings):
@@ -170,7 +178,9 @@ def _time(case: _Case, device: torch.device, repeats: int) -> Iterator[Timed]:
         spent = milliseconds(work, device, repeats=repeats)
         own = own or spent
         peak = peak_bytes(work, device)
-        yield Timed(case.op, case.name, way, spent, case.floor, spent / case.floor, spent / own, peak)
+        yield Timed(
+            case.op, case.name, way, spent, case.floor, spent / case.floor, spent / own, peak
+        )
 
 
 def _head_cases(device: torch.device, sizes: Sizes, ceilings: Ceilings) -> Iterator[_Case]:
@@ -228,7 +238,9 @@ def _score_cases(device: torch.device, sizes: Sizes, ceilings: Ceilings) -> Iter
             f"csplade ({fastest})": partial(score_blocks, queries, postings)
         }
         if fastest == "shared":
-            ways["csplade, plain global atomics"] = partial(score_blocks, queries, postings, path="portable")
+            ways["csplade, plain global atomics"] = partial(
+                score_blocks, queries, postings, path="portable"
+            )
         rows = list(_rows(queries))
         ways["index_add_ per term"] = partial(by_term.index_add, [(t.tolist(), w) for t, w in rows])
         dense = torch.zeros(distribution.VOCABULARY, count, device=device)
@@ -237,7 +249,8 @@ def _score_cases(device: torch.device, sizes: Sizes, ceilings: Ceilings) -> Iter
         ways["torch.sparse.mm, float32 CSR"] = partial(torch.sparse.mm, matrix, dense)
         yield _Case(
             "score",
-            f"{count} queries of {sizes.query_terms} terms x {sizes.documents:,} documents, {read:,} postings",
+            f"{count} queries of {sizes.query_terms} terms x {sizes.documents:,} documents, "
+            f"{read:,} postings",
             ceilings.copy_ms(3 * read + 4 * count * sizes.documents),
             ways,
         )
@@ -269,7 +282,9 @@ def _rows(queries: Queries) -> Iterator[tuple[Tensor, Tensor]]:
 
 @dataclass(frozen=True)
 class _ByTerm:
-    """All postings by term: offsets, document numbers int64 and impacts int32, as scripts keep them."""
+    """All postings by term: offsets, document numbers int64 and impacts int32, as scripts keep
+    them.
+    """
 
     indptr: list[int]
     documents: Tensor
@@ -308,7 +323,9 @@ class _ByTerm:
         counts = torch.tensor(self.indptr, device=self.documents.device).diff()
         terms = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         documents, order = self.documents.sort(stable=True)
-        rows = torch.nn.functional.pad(torch.bincount(documents, minlength=self.count).cumsum(0), (1, 0))
+        rows = torch.nn.functional.pad(
+            torch.bincount(documents, minlength=self.count).cumsum(0), (1, 0)
+        )
         shape = (self.count, len(counts))
         values = self.impacts[order].float()
         return torch.sparse_csr_tensor(rows, terms[order], values, shape, check_invariants=False)

@@ -1,8 +1,10 @@
-"""The encoding benchmark on masked-LM weights: the encoder beside sentence-transformers' SparseEncoder, one run, medians.
+"""The encoding benchmark on masked-LM weights: the encoder beside sentence-transformers'
+SparseEncoder, one run, medians.
 
-The checkpoint is made on the fly: a configuration of known size, random weights, and a WordPiece vocabulary trained on the
-texts; the head keeps BERT's 30,522 terms. Speed does not depend on what the weights have learnt, except that random vectors are
-dense: both encoders keep the same number of largest terms, so both have the same cut to make.
+The checkpoint is made on the fly: a configuration of known size, random weights, and a WordPiece
+vocabulary trained on the texts; the head keeps BERT's 30,522 terms. Speed does not depend on what
+the weights have learnt, except that random vectors are dense: both encoders keep the same number of
+largest terms, so both have the same cut to make.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ..core.errors import InputError, UnavailableError
 from ..model import Encoder
 from ..model.checkpoint import presets
 from ..model.quantization import default_dtype
-from .bench_encode import ROUNDS, EncodeReport, Measured
+from .encode import ROUNDS, EncodeReport, Measured
 
 VOCABULARY = 30_522
 TERMS = 256
@@ -35,7 +37,13 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def run(
-    size: str, texts: Sequence[str], tokens: int, passages: int, *, threads: int, rounds: int = ROUNDS
+    size: str,
+    texts: Sequence[str],
+    tokens: int,
+    passages: int,
+    *,
+    threads: int,
+    rounds: int = ROUNDS,
 ) -> EncodeReport:
     """Encode the same passages, cut at ``tokens`` tokens, and single queries, in turns.
 
@@ -68,7 +76,12 @@ def run(
         _write_checkpoint(directory, size, texts, tokens)
         manifest = replace(presets.read(directory).manifest, document_max_terms=TERMS)
         ours = Encoder.from_pretrained(
-            directory, device="cpu", dtype=dtype, threads=threads, manifest=manifest, self_test=False
+            directory,
+            device="cpu",
+            dtype=dtype,
+            threads=threads,
+            manifest=manifest,
+            self_test=False,
         )
         peer = SparseEncoder(folder, device="cpu", model_kwargs={"dtype": dtype})
     query = [" ".join(chosen[0].split()[:8])]
@@ -114,17 +127,23 @@ def _write_checkpoint(directory: Path, size: str, texts: Sequence[str], tokens: 
     words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=8000, special_tokens=list(_SPECIAL), show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=8000, special_tokens=list(_SPECIAL), show_progress=False
+    )
     words.train_from_iterator(texts, trainer)
     words.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True)
+        zip(
+            ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
+            _SPECIAL,
+            strict=True,
+        )
     )
-    PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=tokens, **names).save_pretrained(
-        directory
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=tokens, **names
+    ).save_pretrained(directory)
     torch.manual_seed(0)
     sizes: dict[str, Any] = dict(SIZES[size])
     config = DistilBertConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **sizes)

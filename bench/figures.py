@@ -1,4 +1,6 @@
-"""What was measured, for the planner. Each figure stands in docs/benchmarks.md; a test compares the two."""
+"""What was measured, for the planner. Each figure stands in docs/benchmarks.md; a test compares the
+two.
+"""
 
 from __future__ import annotations
 

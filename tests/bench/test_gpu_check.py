@@ -64,7 +64,13 @@ def test_a_carried_triton_goes_before_the_installed_one(tmp_path):
     with tarfile.open(tmp_path / "triton.tar.xz", "w:xz") as archive:
         archive.add(carried, "triton")
     done = check(
-        tmp_path, "--stages", "passages", "--seconds", "0", "--triton", str(tmp_path / "triton.tar.xz")
+        tmp_path,
+        "--stages",
+        "passages",
+        "--seconds",
+        "0",
+        "--triton",
+        str(tmp_path / "triton.tar.xz"),
     )
     assert json.loads((tmp_path / "results.json").read_text())["triton"] == "carried", done.stderr
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from csplade.bench import device as bench_device
+from csplade.bench import distribution
+from csplade.bench.synthetic_device import collection
 from csplade.core.errors import CspladeError
-from csplade.evaluation import bench_device, distribution
-from csplade.evaluation.synthetic_device import collection
 from csplade.kernels.score.api import Queries
 from csplade.kernels.score.search import search_blocks
 
@@ -39,7 +40,9 @@ def test_the_collection_is_as_stated(postings):
     assert abs(per_document.mean() - 40) < 1
     assert 30 < per_document.var() < 52
     expected = 700 * 40 * distribution.probabilities()[:100].sum()
-    assert 0.85 < counts[:100].sum() / expected < 1.05  # a little under: a term counts once in a document
+    assert (
+        0.85 < counts[:100].sum() / expected < 1.05
+    )  # a little under: a term counts once in a document
     logs = np.log(postings.impacts.numpy().astype(np.float64))
     assert abs(logs.mean() - 3.2) < 0.05
     assert abs(logs.std() - 0.7) < 0.05
@@ -67,11 +70,21 @@ def test_the_plain_answer_takes_any_piece(postings, monkeypatch):
 def test_the_benchmark_runs_without_a_gpu():
     steps = []
     report = bench_device.run(
-        300, 30.0, 8, 20, device="cpu", batches=(1, 3), rounds=2, progress=lambda *step: steps.append(step)
+        300,
+        30.0,
+        8,
+        20,
+        device="cpu",
+        batches=(1, 3),
+        rounds=2,
+        progress=lambda *step: steps.append(step),
     )
     assert (report.documents, report.path, report.k, report.repeatable) == (300, "torch", 20, True)
     assert [one.batch for one in report.batches] == [1, 3]
-    assert all(one.device >= one.score > 0 and one.whole > 0 and one.graph is None for one in report.batches)
+    assert all(
+        one.device >= one.score > 0 and one.whole > 0 and one.graph is None
+        for one in report.batches
+    )
     assert all(0 < one.postings < report.postings for one in report.batches)
     assert steps == [("batches", 1, 2), ("batches", 2, 2)]
     assert json.loads(json.dumps(report.to_json()))["batches"][1]["batch"] == 3

@@ -4,8 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from csplade.bench import distribution, synthetic
+from csplade.bench import peers as scorers
+from csplade.bench import score as bench_score
 from csplade.core.errors import CspladeError, InputError
-from csplade.evaluation import bench_score, distribution, scorers, synthetic
 from csplade.index import Index
 
 
@@ -33,7 +35,9 @@ def test_the_synthetic_collection_is_as_stated(index):
         for _, _, block in opened.blocks():
             counts[block.terms] += np.diff(block.indptr)
     expected = 700 * 40 * distribution.probabilities()[:100].sum()
-    assert 0.85 < counts[:100].sum() / expected < 1.05  # a little under: a term counts once in a document
+    assert (
+        0.85 < counts[:100].sum() / expected < 1.05
+    )  # a little under: a term counts once in a document
 
 
 def test_queries_of_an_index_use_its_own_terms(index):
@@ -89,5 +93,8 @@ def test_real_query_vectors_take_terms_by_frequency(index, tmp_path):
     assert "first 2, 1.5 terms on average" in name
     path = tmp_path / "bad.jsonl"
     path.write_text('{"id": "1"}\n')
-    with Index.open(index) as opened, pytest.raises(InputError, match=r"bad.jsonl:1: needs 'vector'"):
+    with (
+        Index.open(index) as opened,
+        pytest.raises(InputError, match=r"bad.jsonl:1: needs 'vector'"),
+    ):
         bench_score.load_queries(path, opened, 2)

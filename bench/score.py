@@ -1,4 +1,6 @@
-"""The scoring benchmark: every scorer, the same postings and queries, one run, medians, answers compared."""
+"""The scoring benchmark: every scorer, the same postings and queries, one run, medians, answers
+compared.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from ..core.errors import CspladeError, InputError, UnavailableError
 from ..core.files import read_jsonl
 from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 from ..index import Index
-from . import scorers
-from .scorers import Postings, Query, Scorer, TopK
+from . import peers as scorers
+from .peers import Postings, Query, Scorer, TopK
 
 ROUNDS = 3
 
@@ -69,11 +71,13 @@ class BenchReport:
 def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str]:
     """Read real query vectors (Anserini JSON lines) and fit their terms and weights to the index.
 
-    An index that keeps the strings of its terms gets them by name. Any other is taken for synthetic: there
-    the strings take ids in order of how many of the queries have them, the most frequent first.
+    An index that keeps the strings of its terms gets them by name. Any other is taken for
+    synthetic: there the strings take ids in order of how many of the queries have them, the most
+    frequent first.
 
     Returns:
-        The first ``count`` queries, the largest weight as impact 4,095, and a line that says what was done.
+        The first ``count`` queries, the largest weight as impact 4,095, and a line that says what
+        was done.
 
     Raises:
         InputError: no such file, or a line without a vector.
@@ -89,7 +93,9 @@ def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str
     else:
         frequency = Counter(token for vector in vectors for token in vector)
         ranked = sorted(frequency, key=lambda token: (-frequency[token], token))
-        places = {token: term for term, token in enumerate(ranked[: index.manifest.vocabulary_size])}
+        places = {
+            token: term for term, token in enumerate(ranked[: index.manifest.vocabulary_size])
+        }
         how = "terms by rank of their frequency in the queries"
     kept = [
         {places[token]: weight for token, weight in vector.items() if token in places}
@@ -100,7 +106,9 @@ def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str
     dropped = sum(map(len, vectors[:count])) - len(batch.terms)
     mean = len(batch.terms) / len(batch)
     name = f"{path.name}, first {len(batch)}, {mean:.1f} terms on average, {how}, {dropped} terms dropped"
-    return ImpactBatch(impacts.indptr, impacts.terms, impacts.impacts, index.manifest.query_scale), name
+    return ImpactBatch(
+        impacts.indptr, impacts.terms, impacts.impacts, index.manifest.query_scale
+    ), name
 
 
 def run(
@@ -135,18 +143,24 @@ def run(
         if seismic:
             contenders += scorers.seismic(postings, threads, max(3500, postings.count // 10))
         truth = single.oracle(scorers.batch(queries[:3], single.manifest.query_scale), k)
-        answers = [[scorer.one(query, k) for query in queries] for scorer in contenders]  # warms up, too
+        answers = [
+            [scorer.one(query, k) for query in queries] for scorer in contenders
+        ]  # warms up, too
         for i in range(len(truth)):
             if not np.array_equal(truth.row(i)[2], answers[0][i][1]):
                 raise CspladeError(f"query {i}: csplade and its oracle differ")
         times, threaded_times = _measure(contenders, queries, k, progress)
         read = float(single.search(impacts, 1).postings.mean())
         measured = []
-        for scorer, found, alone, together in zip(contenders, answers, times, threaded_times, strict=True):
+        for scorer, found, alone, together in zip(
+            contenders, answers, times, threaded_times, strict=True
+        ):
             exact = all(map(_same, answers[0], found)) if scorer.exact else None
             if exact is False:
                 raise CspladeError(f"{scorer.name} and csplade differ, though both are exact")
-            recall = float(np.mean([_recall(*pair) for pair in zip(answers[0], found, strict=True)]))
+            recall = float(
+                np.mean([_recall(*pair) for pair in zip(answers[0], found, strict=True)])
+            )
             measured.append(
                 Measured(
                     scorer.name,
@@ -173,9 +187,14 @@ def run(
 
 
 def _measure(
-    contenders: Sequence[Scorer], queries: Sequence[Query], k: int, progress: Callable[[str, int, int], None]
+    contenders: Sequence[Scorer],
+    queries: Sequence[Query],
+    k: int,
+    progress: Callable[[str, int, int], None],
 ) -> tuple[list[float], list[float]]:
-    """Median milliseconds per query, alone and with all threads; contenders take turns round by round."""
+    """Median milliseconds per query, alone and with all threads; contenders take turns round by
+    round.
+    """
     alone: list[list[float]] = [[] for _ in contenders]
     together: list[list[float]] = [[] for _ in contenders]
     for turn in range(ROUNDS):
@@ -188,14 +207,16 @@ def _measure(
             scorer.many(queries, k)
             together[i].append((time.perf_counter() - started) / len(queries))
             progress("measuring", turn * len(contenders) + i + 1, ROUNDS * len(contenders))
-    return [float(np.median(one)) * 1e3 for one in alone], [float(np.median(one)) * 1e3 for one in together]
+    return [float(np.median(one)) * 1e3 for one in alone], [
+        float(np.median(one)) * 1e3 for one in together
+    ]
 
 
 def _same(ours: TopK, theirs: TopK) -> bool:
     """Equal scores in order, equal documents above the last one (ties may be cut differently).
 
-    Sums of 2^24 and more are rounded in float32, so scores may then differ in the last bits and documents
-    with nearly equal scores change places.
+    Sums of 2^24 and more are rounded in float32, so scores may then differ in the last bits and
+    documents with nearly equal scores change places.
     """
     if len(ours[1]) != len(theirs[1]):
         return False
@@ -215,7 +236,9 @@ def _recall(truth: TopK, found: TopK) -> float:
 
 def _hardware() -> str:
     name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
         if line.startswith("model name"):
             name = line.split(":", 1)[1].strip()
             break

@@ -1,4 +1,6 @@
-"""The distribution of the synthetic collections that benchmarks use: which terms, and queries drawn from them."""
+"""The distribution of the synthetic collections that benchmarks use: which terms, and queries drawn
+from them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from numpy.typing import NDArray
 from ..core.vectors import QUERY_SCALE, ImpactBatch
 
 VOCABULARY = 30_522
-# Term of rank r has probability in proportion to 1 / (r + OFFSET): a query of 43 terms then meets some four
-# postings per document of 119, as SPLADE queries on MS MARCO do.
+# Term of rank r has probability in proportion to 1 / (r + OFFSET): a query of 43 terms then meets
+# some four postings per document of 119, as SPLADE queries on MS MARCO do.
 OFFSET = 21
 # Impacts are lognormal: mean and deviation of the logarithm.
 DOCUMENT_IMPACTS = (3.2, 0.7)
@@ -32,9 +34,14 @@ def describe(documents: int, mean_terms: float, seed: int, vocabulary: int = VOC
 
 
 def queries(
-    count: int, terms: int, seed: int, chances: NDArray[np.float64] | None = None, scale: float = QUERY_SCALE
+    count: int,
+    terms: int,
+    seed: int,
+    chances: NDArray[np.float64] | None = None,
+    scale: float = QUERY_SCALE,
 ) -> ImpactBatch:
-    """Queries of that many distinct terms each (fewer where fewer have a chance), drawn as the documents' are.
+    """Queries of that many distinct terms each (fewer where fewer have a chance), drawn as the
+    documents' are.
 
     Args:
         count: how many queries.
@@ -50,5 +57,7 @@ def queries(
         np.sort(rng.choice(len(chances), terms, replace=False, p=chances)).astype(np.int32)
         for _ in range(count)
     ]
-    impacts = np.clip(np.rint(rng.lognormal(*QUERY_IMPACTS, count * terms)), 1, 4095).astype(np.int32)
+    impacts = np.clip(np.rint(rng.lognormal(*QUERY_IMPACTS, count * terms)), 1, 4095).astype(
+        np.int32
+    )
     return ImpactBatch(np.arange(count + 1) * terms, np.concatenate(rows), impacts, scale)

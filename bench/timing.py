@@ -1,4 +1,6 @@
-"""Timing on a device, and its ceilings: what a copy and a matrix product reach, measured in the same run as what they judge."""
+"""Timing on a device, and its ceilings: what a copy and a matrix product reach, measured in the
+same run as what they judge.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from typing import Any
 
 import torch
 
-# Written between timed runs: several times the L2 cache of any GPU there is, so that every run starts from memory.
+# Written between timed runs: several times the L2 cache of any GPU there is, so that every run
+# starts from memory.
 FLUSH_BYTES = 512 * 2**20
 WARM_UPS = 3
 
@@ -23,7 +26,8 @@ class Ceilings:
 
     Attributes:
         copy: bytes read and written per second by a copy within its memory.
-        product: bf16 floating-point operations per second of a square matrix product of random numbers.
+        product: bf16 floating-point operations per second of a square matrix product of random
+            numbers.
     """
 
     copy: float
@@ -33,7 +37,9 @@ class Ceilings:
     def measure(cls, device: torch.device) -> Ceilings:
         """Measure both; a second on a GPU."""
         cuda = device.type == "cuda"
-        source = torch.randint(0, 255, (2**32 if cuda else 2**24,), dtype=torch.uint8, device=device)
+        source = torch.randint(
+            0, 255, (2**32 if cuda else 2**24,), dtype=torch.uint8, device=device
+        )
         target = torch.empty_like(source)
         copy = milliseconds(lambda: target.copy_(source), device, flush=False)
         size = 8192 if cuda else 256
@@ -53,7 +59,9 @@ class Ceilings:
 def milliseconds(
     work: Callable[[], Any], device: torch.device, *, repeats: int = 20, flush: bool = True
 ) -> float:
-    """Median time of ``work``: between CUDA events on a GPU, with the cache emptied before each run; else by the host's clock."""
+    """Median time of ``work``: between CUDA events on a GPU, with the cache emptied before each
+    run; else by the host's clock.
+    """
     for _ in range(WARM_UPS):
         work()
     if device.type != "cuda":
@@ -87,7 +95,9 @@ def wall_milliseconds(work: Callable[[], Any], *, repeats: int = 20) -> float:
 
 
 def graph_of(work: Callable[[], Any]) -> Callable[[], None] | None:
-    """The launches of ``work`` as a CUDA graph, so that one call replays them all; None where they cannot be captured."""
+    """The launches of ``work`` as a CUDA graph, so that one call replays them all; None where they
+    cannot be captured.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -104,7 +114,9 @@ def graph_of(work: Callable[[], Any]) -> Callable[[], None] | None:
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
-    """Device memory that ``work`` takes at its height beyond what was taken before; None without CUDA."""
+    """Device memory that ``work`` takes at its height beyond what was taken before; None without
+    CUDA.
+    """
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -117,7 +129,9 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
 
 def hardware(device: torch.device) -> str:
     """The machine in one line: device, driver, versions."""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, triton {_triton_version()}"
+    versions = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, triton {_triton_version()}"
+    )
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         driver = Path("/proc/driver/nvidia/version")
@@ -125,7 +139,8 @@ def hardware(device: torch.device) -> str:
         words = [word for word in line.split() if word[:1].isdigit() and "." in word]
         return (
             f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
-            f"{properties.total_memory / 2**30:.0f} GiB, driver {words[0] if words else 'unknown'}, {versions}"
+            f"{properties.total_memory / 2**30:.0f} GiB, driver "
+            f"{words[0] if words else 'unknown'}, {versions}"
         )
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
