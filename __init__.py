@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.client import Client
-    from .engine.collection import Engine
+    from .engine.collection import Collection
     from .index import Index
     from .model import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Encoder", "Engine", "Index"]
+__all__ = ["Client", "Collection", "Encoder", "Index"]
 
 _HOMES = {
     "Client": ".client.client",
     "Encoder": ".model",
-    "Engine": ".engine.collection",
+    "Collection": ".engine.collection",
     "Index": ".index",
 }
 

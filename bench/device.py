@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CspladeError
+from ..core.ranking_key import LAST_ARRIVAL
 from ..core.vectors import ImpactBatch
 from ..kernels.runtime.transfer import Clock, fetch
-from ..kernels.score.api import LAST_ARRIVAL, Postings, Queries, choose_path
+from ..kernels.score.api import Postings, Queries, choose_path
 from ..kernels.score.search import Found, search_blocks
 from . import distribution
 from .synthetic_device import collection

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,8 @@ def run(
     waits: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            rates[name].append(count / _seconds(lambda run=contender: run(rows, "document")))  # type: ignore[misc]
-            waits[name] += [
-                _seconds(lambda run=contender: run(query, "query")) * 1e3 for _ in range(10)
-            ]  # type: ignore[misc]
+            rates[name].append(count / _seconds(partial(contender, rows, "document")))
+            waits[name] += [_seconds(partial(contender, query, "query")) * 1e3 for _ in range(10)]
     own = float(np.median(rates["csplade"]))
     return EncodeReport(
         model,

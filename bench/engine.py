@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.vectors import SparseBatch
-from ..engine.collection import Engine
+from ..engine.collection import Collection
 from ..service.grpc.requests import search_work
 from ..service.settings import Limits
 
@@ -28,7 +28,7 @@ class EngineAlone:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._engine = Engine.open(path, with_encoder=False, index_threads=threads)
+        self._engine = Collection.open(path, with_encoder=False, index_threads=threads)
 
     def __enter__(self) -> EngineAlone:
         return self

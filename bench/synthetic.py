@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.document import Document
 from ..core.vectors import DOCUMENT_SCALE, SparseBatch
-from ..index import Document, Index, IndexBuilder
+from ..index import Index, IndexBuilder
 from .distribution import DOCUMENT_IMPACTS, VOCABULARY, probabilities
 
 BATCH = 8192

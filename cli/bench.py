@@ -154,7 +154,7 @@ def _score_on_device(
     as_json: bool,
 ) -> None:
     from ..bench import device as bench_device
-    from ..index.read.device import find_device
+    from ..core.device import find_device
 
     with progress_bars("steps") as show:
         report = bench_device.run(
@@ -200,7 +200,7 @@ def kernels(
         _compile_kernels(capability, case, as_json)
         return
     from ..bench import kernels as bench_kernels
-    from ..index.read.device import find_device
+    from ..core.device import find_device
 
     if unknown := set(op or ()) - set(bench_kernels.OPS):
         raise typer.BadParameter(f"--op {min(unknown)}: known are {', '.join(bench_kernels.OPS)}")

@@ -51,7 +51,7 @@ def demo(
     """Index the example corpus, answer questions over gRPC, show the terms that made each hit."""
     from ..client.client import Client
     from ..core.beir import load_dataset
-    from ..engine.collection import Engine
+    from ..engine.collection import Collection
     from ..index import Index
     from ..service import settings as config
     from ..service.grpc.server import running
@@ -63,7 +63,9 @@ def demo(
     # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one
     # more.
     with (
-        running(config.load(flags=flags), lambda _: Engine(Index.open(index), encoder)) as server,
+        running(
+            config.load(flags=flags), lambda _: Collection(Index.open(index), encoder)
+        ) as server,
         Client(server.address) as client,
     ):
         typer.echo(f"Serving at {server.address}, asking over gRPC.")

@@ -84,10 +84,10 @@ def evaluate(
 
 
 def _index(dataset: Dataset, path: Path, model: str | None, k: int, sample: int, show: Show) -> Row:
-    from ..engine.collection import Engine
+    from ..engine.collection import Collection
     from ..evaluation.systems import evaluate_index
 
-    with Engine.open(path, model=model) as engine:
+    with Collection.open(path, model=model) as engine:
         progress = _labelled(show, path.resolve().name)
         return evaluate_index(dataset, engine, k, name=str(path), sample=sample, progress=progress)
 

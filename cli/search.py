@@ -16,7 +16,7 @@ from .console import Quantization, note, print_table, progress_bars
 from .index import Directory
 
 if TYPE_CHECKING:
-    from ..engine.collection import Answer, Engine, Hit
+    from ..engine.collection import Answer, Collection, Hit
 
 SNIPPET = 100  # characters of a document shown in the table
 REASONS = 6  # contributions shown in the table
@@ -65,7 +65,7 @@ def search(
         )
     from ..core.beir import read_queries
     from ..engine.bulk import answer_texts, answer_vectors
-    from ..engine.collection import Engine
+    from ..engine.collection import Collection
     from ..index import IndexManifest
     from ..ingest.vectors import read_vectors
 
@@ -75,7 +75,7 @@ def search(
     lines = [] if vectors is None else list(read_vectors(vectors))
     by_token = any(not term.isdecimal() for line in lines for term in line.terms)
     needs_encoder = vectors is None or (by_token and manifest.encoder is not None)
-    with Engine.open(
+    with Collection.open(
         index, model=model, with_encoder=needs_encoder, quantization=quantization
     ) as engine:
         if text is not None:
@@ -125,7 +125,7 @@ def _write(
             note(f"{count:,} {what}")
 
 
-def _print(answer: Answer, engine: Engine, explain: bool) -> None:
+def _print(answer: Answer, engine: Collection, explain: bool) -> None:
     headers = ["rank", "score", "id", "document"] + ["terms"] * explain
     rows = []
     for rank, hit in enumerate(answer.hits, 1):
@@ -162,7 +162,7 @@ def _snippet(hit: Hit) -> str:
     return words if len(words) <= SNIPPET else words[: SNIPPET - 3] + "..."
 
 
-def _plain(text: str, answer: Answer, engine: Engine) -> dict[str, object]:
+def _plain(text: str, answer: Answer, engine: Collection) -> dict[str, object]:
     """An answer for JSON; ``score = integer_score * score_scale``, contributions sum to
     ``integer_score``.
     """

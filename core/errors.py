@@ -28,3 +28,23 @@ class UnavailableError(CspladeError):
     """Something outside the process that is not there: a package index, a device, a server
     (UNAVAILABLE).
     """
+
+
+class OverloadedError(CspladeError):
+    """The queue is full, or the one place of its kind is taken; ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(CspladeError):
+    """The request's time ran out."""
+
+
+class KeyMissingError(CspladeError):
+    """A key is needed and none came."""
+
+
+class KeyWrongError(CspladeError):
+    """The key that came is none of the server's."""

@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..core.errors import UnavailableError
-from ..service.grpc.status import DeadlineError, OverloadedError
+from ..core.errors import DeadlineError, OverloadedError, UnavailableError
 from ..service.settings import Batching
 from ..service.telemetry.metrics import Metrics
 

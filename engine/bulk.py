@@ -7,16 +7,16 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import IncompatibleError, InputError
 from ..core.vectors import MAX_QUERY_TERMS
-from ..ingest.vectors import VectorLine, query_lookup, to_batch
-from .collection import Answer, Engine
+from ..ingest.vectors import ID, Lookup, VectorLine, ids_below, positions, to_batch
+from .collection import Answer, Collection
 
 BATCH = 64
 
 
 def answer_texts(
-    queries: Mapping[str, str], engine: Engine, k: int
+    queries: Mapping[str, str], engine: Collection, k: int
 ) -> Iterator[tuple[str, Answer]]:
     """Answer texts by query id, in their order; hits come without documents."""
     rest = iter(queries.items())
@@ -26,7 +26,7 @@ def answer_texts(
 
 
 def answer_vectors(
-    path: Path | str, lines: Sequence[VectorLine], engine: Engine, k: int
+    path: Path | str, lines: Sequence[VectorLine], engine: Collection, k: int
 ) -> Iterator[tuple[str, Answer]]:
     """Answer ready query vectors; terms that the index does not have are dropped and counted in the
     answer.
@@ -54,3 +54,28 @@ def answer_vectors(
         answers = engine.search(vectors, k, fetch=False)
         for line, answer, unknown in zip(batch, answers, dropped.tolist(), strict=True):
             yield line.document.id, replace(answer, dropped_terms=unknown)
+
+
+def query_lookup(path: Path | str, lines: Sequence[VectorLine], engine: Collection) -> Lookup:
+    """The way from the keys of query vectors to the terms of an index; None for terms that it does
+    not have.
+
+    Args:
+        path: the file of the queries, for errors.
+        lines: all of them: keys are ids when every key is one, unless the index keeps strings.
+        engine: with its encoder where keys are strings and the index was built by an encoder.
+
+    Raises:
+        IncompatibleError: token strings, but nothing that tells their terms.
+    """
+    manifest = engine.index.manifest
+    if manifest.vocabulary is not None:
+        return positions(manifest.vocabulary)
+    strange = next((term for line in lines for term in line.terms if not ID.fullmatch(term)), None)
+    if strange is None:
+        return ids_below(manifest.vocabulary_size)
+    if engine.encoder is None:
+        raise IncompatibleError(
+            f"{path}: has token strings as terms ({strange!r}), the index has integer ids"
+        )
+    return engine.encoder.vocabulary().get

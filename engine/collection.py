@@ -1,6 +1,6 @@
 """The engine: text or vectors in, hits out, in one process.
 
-:meth:`Engine.search` does it all at once; the server's batching worker calls the same steps one by
+:meth:`Collection.search` does it all at once; the server's batching worker calls the same steps one by
 one.
 """
 
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.document import Document
 from ..core.errors import IncompatibleError
 from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
-from ..index import Document, Index, SearchResult
+from ..index import Index, SearchResult
 
 if TYPE_CHECKING:
     from ..model import Encoder
@@ -89,7 +90,7 @@ class Answer:
     missing_shards: tuple[int, ...] = ()
 
 
-class Engine:
+class Collection:
     """An index and the encoder that it was built with.
 
     Args:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import DeadlineError, OverloadedError
 from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import SearchResult
-from ..service.grpc.status import DeadlineError, OverloadedError
 from ..service.settings import Settings
 from ..service.telemetry.metrics import Metrics
 from .batching import Batcher
-from .collection import Answer, Engine
+from .collection import Answer, Collection
 
 if TYPE_CHECKING:
     from ..model.encoder import Encoded
@@ -98,7 +98,7 @@ async def until(remaining: float | None, limit: float) -> AsyncIterator[float]:
 class Pipeline:
     """Runs requests on an engine; every method may be awaited by many requests at once."""
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: Collection, settings: Settings, metrics: Metrics) -> None:
         self.engine = engine
         self._metrics = metrics
         self._timeout = settings.limits.timeout_seconds

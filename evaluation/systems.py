@@ -22,7 +22,7 @@ from .report import Row
 
 if TYPE_CHECKING:
     from ..client.client import Client
-    from ..engine.collection import Engine
+    from ..engine.collection import Collection
 
 Progress = Callable[[int, int], None]
 """Called with queries done and queries in all."""
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 def evaluate_index(
     dataset: Dataset,
-    engine: Engine,
+    engine: Collection,
     k: int,
     *,
     name: str,

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .maintenance import VerifyReport
     from .read.reader import Index, SearchResult
-    from .storage.documents import Document
     from .storage.manifest import IndexManifest
     from .write.build import IndexBuilder, repair
 
 __all__ = [
-    "Document",
     "Index",
     "IndexBuilder",
     "IndexManifest",
@@ -24,7 +22,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Document": ".storage.documents",
     "Index": ".read.reader",
     "IndexBuilder": ".write.build",
     "IndexManifest": ".storage.manifest",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
 from ..core.vectors import DOCUMENT_SCALE, SparseBatch
-from ..index import Document, IndexBuilder, IndexManifest
+from ..index import IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
 from .jsonl import CHUNK, OnBad, joined_text, read_corpus

@@ -16,10 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
 from ..core.files import sync_directory, write_aside
 from ..core.vectors import SparseBatch
-from ..index import Document
 from .jsonl import CHUNK, OnBad, joined_text, read_corpus
 from .vectors import Keys
 

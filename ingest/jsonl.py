@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.document import Document
 from ..core.errors import InputError
 from ..core.files import read_jsonl
-from ..index import Document
 
 # Texts encoded together; cut at the same places after a resume, so that every vector comes out the
 # same.

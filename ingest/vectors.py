@@ -10,23 +10,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import IncompatibleError, InputError
+from ..core.document import Document
+from ..core.errors import InputError
 from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
-from ..index import Document
 from .jsonl import OnBad, read_corpus
-
-if TYPE_CHECKING:
-    from ..engine.collection import Engine
 
 Keys = Literal["ids", "tokens"]
 Lookup = Callable[[str], int | None]
 
-_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+ID = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_TERM = 2**31 - 2
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -171,11 +168,11 @@ def scan_vectors(
     if not terms:
         raise InputError(f"{path}: not one of its {lines} vectors has a term")
     if keys is None:
-        keys = "ids" if all(map(_ID.fullmatch, terms)) else "tokens"
+        keys = "ids" if all(map(ID.fullmatch, terms)) else "tokens"
     if keys == "tokens":
         return VectorFile(lines, keys, dict(sorted(terms.items())), largest, whole)
     for term, number in terms.items():
-        if not _ID.fullmatch(term) or int(term) > MAX_TERM:
+        if not ID.fullmatch(term) or int(term) > MAX_TERM:
             raise InputError(
                 f"{path}:{number}: term {term!r} is no integer id from 0 to {MAX_TERM}"
             )
@@ -186,37 +183,12 @@ def scan_vectors(
 
 def ids_below(size: int) -> Lookup:
     """Lookup of integer ids in decimal; None for what is no id below ``size``."""
-    return lambda key: int(key) if _ID.fullmatch(key) and int(key) < size else None
+    return lambda key: int(key) if ID.fullmatch(key) and int(key) < size else None
 
 
 def positions(tokens: Sequence[str]) -> Lookup:
     """Lookup of a token's place in a vocabulary; None for what is not in it."""
     return {token: term for term, token in enumerate(tokens)}.get
-
-
-def query_lookup(path: Path | str, lines: Sequence[VectorLine], engine: Engine) -> Lookup:
-    """The way from the keys of query vectors to the terms of an index; None for terms that it does
-    not have.
-
-    Args:
-        path: the file of the queries, for errors.
-        lines: all of them: keys are ids when every key is one, unless the index keeps strings.
-        engine: with its encoder where keys are strings and the index was built by an encoder.
-
-    Raises:
-        IncompatibleError: token strings, but nothing that tells their terms.
-    """
-    manifest = engine.index.manifest
-    if manifest.vocabulary is not None:
-        return positions(manifest.vocabulary)
-    strange = next((term for line in lines for term in line.terms if not _ID.fullmatch(term)), None)
-    if strange is None:
-        return ids_below(manifest.vocabulary_size)
-    if engine.encoder is None:
-        raise IncompatibleError(
-            f"{path}: has token strings as terms ({strange!r}), the index has integer ids"
-        )
-    return engine.encoder.vocabulary().get
 
 
 def to_batch(lines: Iterable[VectorLine], lookup: Lookup) -> tuple[SparseBatch, NDArray[np.int64]]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from ..core.errors import InputError
-from .grpc.status import KeyMissingError, KeyWrongError
+from ..core.errors import InputError, KeyMissingError, KeyWrongError
 from .settings import Security
 
 log = logging.getLogger(__name__)

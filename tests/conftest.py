@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from csplade.core.document import Document
 from csplade.core.vectors import SparseBatch
-from csplade.index import Document, Index, IndexBuilder
+from csplade.index import Index, IndexBuilder
 
 if TYPE_CHECKING:
     from csplade.service.settings import Settings
@@ -223,10 +224,10 @@ class HeldIndex:
 @pytest.fixture
 def held(vector_index):
     """A held index and an opener that serves it."""
-    from csplade.engine.collection import Engine
+    from csplade.engine.collection import Collection
 
     index = HeldIndex(Index.open(vector_index, threads=1))
-    yield SimpleNamespace(index=index, opener=lambda settings: Engine(index))
+    yield SimpleNamespace(index=index, opener=lambda settings: Collection(index))
     index.release.set()
 
 

@@ -9,7 +9,7 @@ from csplade.cli import demo
 from csplade.cli.main import app
 from csplade.client.client import Client
 from csplade.core.beir import load_dataset
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
@@ -74,7 +74,7 @@ def test_contributions_sum_to_the_score_and_the_reference_agrees(tiny_model, tmp
         flags={"index": tmp_path / "index", "server.port": 0, "metrics.enabled": False}
     )
     with (
-        running(settings, lambda _: Engine(Index.open(tmp_path / "index"), encoder)) as server,
+        running(settings, lambda _: Collection(Index.open(tmp_path / "index"), encoder)) as server,
         Client(server.address) as client,
     ):
         texts = list(dataset.queries.values())[::6]

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.errors import InputError, UnavailableError
+from ...core.device import find_device
+from ...core.errors import UnavailableError
 from ...core.vectors import ImpactBatch
 from ...kernels.runtime.transfer import Clock, fetch, upload, upload_into
 from ...kernels.score.api import Postings, Queries
@@ -196,25 +197,6 @@ class DeviceIndex:
             found = [Found(keys, counts, matched, postings)]
         clock.mark("merge")
         return found[0]
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of that name, a GPU with its number.
-
-    Raises:
-        InputError: no such device here.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device is {name!r}, allowed cpu, cuda or cuda:N") from None
-    if device.type == "cpu":
-        return device
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    number = torch.cuda.current_device() if device.index is None and count else device.index or 0
-    if number >= count:
-        raise InputError(f"device is {name!r}, but torch sees {count} CUDA devices; use cpu")
-    return torch.device("cuda", number)
 
 
 def queries_from_rows(terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries:

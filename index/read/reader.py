@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.document import Document
 from ...core.errors import IncompatibleError, InputError
+from ...core.ranking_key import best_keys, unpack
 from ...core.vectors import ImpactBatch
-from ...kernels.score.cpu import Workspace, best_keys, score_segments, unpack
+from ...kernels.score.cpu import Workspace, score_segments
 from ...kernels.score.reference import Block, check_queries
 from ...kernels.select.reference import check_k
 from ..maintenance import VerifyReport, verify
-from ..storage.documents import Document, DocumentStore
+from ..storage.documents import DocumentStore
 from ..storage.manifest import IndexManifest
 from .oracle import exhaustive
 from .snapshot import Shard

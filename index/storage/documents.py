@@ -8,13 +8,14 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
 
 STORE_FILE = "documents.sqlite"
@@ -43,16 +44,6 @@ CREATE TABLE vectors (ordinal INTEGER PRIMARY KEY, terms BLOB NOT NULL, impacts 
 CREATE TABLE arrivals (count INTEGER NOT NULL);
 INSERT INTO arrivals VALUES (0);
 """
-
-
-@dataclass(frozen=True)
-class Document:
-    """What a user stores and gets back; ``id`` is unique in an index, ``metadata`` any JSON object."""
-
-    id: str
-    text: str
-    title: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
 from ...core.files import sync_directory
 from ...core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
 from ...kernels.score.reference import MAX_BLOCK_DOCUMENTS
-from ..storage.documents import Document, DocumentStore
+from ..storage.documents import DocumentStore
 from ..storage.manifest import (
     BUILDING_FILE,
     FORMAT_VERSION,

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError
+from ...core.ranking_key import LAST_ARRIVAL
 from ...core.vectors import ImpactBatch
 from ..runtime.launch import use_triton
 from .reference import MAX_BLOCK_DOCUMENTS
@@ -37,9 +38,6 @@ PATHS = ("torch", "portable", "shared")
 TILE = 512
 # Postings that a warp takes at a time.
 CHUNK = 256
-# Keys are scores above 32 bits that fall with the place, so that greater means better: see
-# select_keys.
-LAST_ARRIVAL = 2**32 - 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ minus the arrival number (ordinal * shards + shard), so equal scores go by ordin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -20,10 +20,9 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ...core.ranking_key import LAST_ARRIVAL
 from ...core.vectors import MAX_QUERY_TERMS
-from ...index.storage.segment import Segment
 
-LAST_ARRIVAL = 2**32 - 1
 # Documents looked at together when a block is scanned: one maximum decides about a chunk, then a
 # piece of it.
 CHUNK = 64
@@ -225,7 +224,7 @@ class Workspace(threading.local):
 
 
 def score_segments(
-    parts: list[tuple[Segment, int, int, int, NDArray[np.uint8]]],
+    parts: Sequence[tuple[Any, int, int, int, NDArray[np.uint8]]],
     block_size: int,
     shard: int,
     shards: int,
@@ -260,18 +259,3 @@ def score_segments(
         )  # fmt: skip
     count, _, matched, postings = workspace.state.tolist()
     return workspace.keys[:count].copy(), matched, postings
-
-
-def best_keys(keys: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The k greatest keys, descending."""
-    if len(keys) > k:
-        keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
-    return np.sort(keys)[::-1]
-
-
-def unpack(
-    keys: NDArray[np.int64], shards: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-    """Shards int32, ordinals int64 and scores int32 of keys."""
-    ordinals, numbers = np.divmod(LAST_ARRIVAL - (keys & LAST_ARRIVAL), shards)
-    return numbers.astype(np.int32), ordinals, (keys >> 32).astype(np.int32)

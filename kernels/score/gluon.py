@@ -27,8 +27,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...core.errors import UnavailableError
+from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.launch import INTERPRETED, AotCase, capability
-from .api import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
+from .api import CHUNK, TILE, BlockScores, Postings, Queries
 from .reference import MAX_BLOCK_DOCUMENTS
 from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, alive_stride, empty_scores
 

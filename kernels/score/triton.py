@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.launch import AotCase, jit, tl
-from .api import CHUNK, LAST_ARRIVAL, TILE, BlockScores, Postings, Queries
+from .api import CHUNK, TILE, BlockScores, Postings, Queries
 from .reference import MAX_BLOCK_DOCUMENTS
 
 # Query terms that the plan looks up together, and among which a chunk's term is found together.

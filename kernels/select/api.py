@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError
+from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.launch import use_triton
-from ..score.api import LAST_ARRIVAL, TILE, BlockScores
+from ..score.api import TILE, BlockScores
 from .reference import check_k
 
 PATHS = ("torch", "triton")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.launch import AotCase, jit, tl
-from ..score.api import LAST_ARRIVAL, TILE, BlockScores
+from ..score.api import TILE, BlockScores
 
 # Keys that a program looks at together, the bits of a key that it decides about in one pass (9
 # passes make 63), and its warps.

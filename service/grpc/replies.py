@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from ... import __version__
-from ...engine.collection import Answer, Engine, Hit
+from ...engine.collection import Answer, Collection, Hit
 from ...engine.local import Done
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Settings
@@ -26,7 +26,7 @@ DISTRIBUTIONS = (
 
 
 def search_reply(
-    answer: Answer, engine: Engine, *, with_document: bool, total: int
+    answer: Answer, engine: Collection, *, with_document: bool, total: int
 ) -> pb.SearchResponse:
     """The reply to Search; ``total`` in nanoseconds."""
     return pb.SearchResponse(
@@ -47,7 +47,7 @@ def search_reply(
 
 
 def encode_reply(
-    results: Sequence[Done], engine: Engine, *, decode: bool, total: int
+    results: Sequence[Done], engine: Collection, *, decode: bool, total: int
 ) -> pb.EncodeResponse:
     """The reply to Encode; ``total`` in nanoseconds."""
     timings = {"total": total}
@@ -76,7 +76,7 @@ def encode_reply(
 
 
 def verify_reply(
-    answer: Answer, reference: Answer, engine: Engine, *, nanoseconds: int, total: int
+    answer: Answer, reference: Answer, engine: Collection, *, nanoseconds: int, total: int
 ) -> pb.VerifyResponse:
     """The reply to Verify; ``nanoseconds`` of the reference, and in ``total``."""
     compared = max(len(answer.hits), len(reference.hits))
@@ -100,7 +100,7 @@ def verify_reply(
     )
 
 
-def info_reply(engine: Engine, settings: Settings) -> pb.InfoResponse:
+def info_reply(engine: Collection, settings: Settings) -> pb.InfoResponse:
     """The reply to Info."""
     manifest, encoder = engine.index.manifest, engine.encoder
     limits, batching = settings.limits, settings.batching

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from ...core.errors import InputError, UnavailableError
-from ...engine.collection import Engine
+from ...engine.collection import Collection
 from ...engine.local import Pipeline
 from ...v1 import retrieval_pb2 as pb
 from ...v1 import retrieval_pb2_grpc as rpc
@@ -39,17 +39,17 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 LAST_WORDS = 1.0  # seconds for answers that are on their way out when the handlers are through
 
 
-def open_engine(settings: Settings, shards: Sequence[int] | None = None) -> Engine:
+def open_engine(settings: Settings, shards: Sequence[int] | None = None) -> Collection:
     """The engine that the settings describe, of all shards or some.
 
     Raises:
-        InputError: no index is named; and what :meth:`Engine.open` raises.
+        InputError: no index is named; and what :meth:`Collection.open` raises.
     """
     if settings.index is None:
         raise InputError(
             "no index is given: name its directory as the argument or in the setting index"
         )
-    return Engine.open(
+    return Collection.open(
         settings.index,
         model=settings.model.path,
         with_encoder=settings.model.enabled,
@@ -75,7 +75,7 @@ class Server:
     """
 
     def __init__(
-        self, settings: Settings, opener: Callable[[Settings], Engine] = open_engine
+        self, settings: Settings, opener: Callable[[Settings], Collection] = open_engine
     ) -> None:
         self._settings, self._opener = settings, opener
         self.metrics = Metrics()
@@ -211,7 +211,7 @@ class Server:
 async def serve(
     settings: Settings,
     on_ready: Callable[[Server], None] | None = None,
-    opener: Callable[[Settings], Engine] = open_engine,
+    opener: Callable[[Settings], Collection] = open_engine,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
@@ -237,7 +237,7 @@ async def serve(
 
 @contextmanager
 def running(
-    settings: Settings, opener: Callable[[Settings], Engine] = open_engine
+    settings: Settings, opener: Callable[[Settings], Collection] = open_engine
 ) -> Iterator[Server]:
     """A ready server in a thread of this process, drained at the end of the block: for demos and
     tests.

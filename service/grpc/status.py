@@ -10,28 +10,15 @@ from dataclasses import dataclass, field
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 
-from ...core.errors import CspladeError, IncompatibleError, InputError, UnavailableError
-
-
-class OverloadedError(CspladeError):
-    """The queue is full, or the one place of its kind is taken; ``retry_after`` is in seconds."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class DeadlineError(CspladeError):
-    """The request's time ran out."""
-
-
-class KeyMissingError(CspladeError):
-    """A key is needed and none came."""
-
-
-class KeyWrongError(CspladeError):
-    """The key that came is none of the server's."""
-
+from ...core.errors import (
+    DeadlineError,
+    IncompatibleError,
+    InputError,
+    KeyMissingError,
+    KeyWrongError,
+    OverloadedError,
+    UnavailableError,
+)
 
 CODES: dict[type[BaseException], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,

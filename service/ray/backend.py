@@ -23,11 +23,10 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
-from ...core.errors import IncompatibleError, UnavailableError
+from ...core.errors import IncompatibleError, OverloadedError, UnavailableError
 from ...engine.collection import Answer, Hit
 from ...engine.local import FEW, Done, Work, until
 from ...index import IndexManifest
-from ..grpc.status import OverloadedError
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.metrics import Metrics

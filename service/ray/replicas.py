@@ -20,13 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ...core.errors import CspladeError, IncompatibleError, InputError, UnavailableError
+from ...core.document import Document
+from ...core.errors import (
+    CspladeError,
+    DeadlineError,
+    IncompatibleError,
+    InputError,
+    OverloadedError,
+    UnavailableError,
+)
 from ...core.vectors import SparseBatch
-from ...engine.collection import Answer, Contribution, Engine
+from ...engine.collection import Answer, Collection, Contribution
 from ...engine.local import Done, Kind, Pipeline, Vector, Work
-from ...index import Document, IndexManifest, SearchResult
+from ...index import IndexManifest, SearchResult
 from ..grpc.server import open_engine
-from ..grpc.status import DeadlineError, OverloadedError
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.metrics import Metrics
@@ -435,7 +442,7 @@ class ShardReplica(_Replica):
         return await self._answer(call, look)
 
     def _details(
-        self, engine: Engine, vector: Vector, ordinals: NDArray[np.int64], scores: NDArray[np.int32],
+        self, engine: Collection, vector: Vector, ordinals: NDArray[np.int64], scores: NDArray[np.int32],
         explain: bool, fetch: bool,
     ) -> list[Detail]:  # fmt: skip
         queries, _ = engine.quantize(_alone(vector))

@@ -16,9 +16,9 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from ...core.stages import STAGES
 from ...index import IndexManifest
 
-STAGES = ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch")
 SECONDS = tuple(round(15e-6 * 1.5**step, 9) for step in range(35))  # 15 us to 14.6 s
 COUNTS = tuple(2.0**step for step in range(13))  # 1 to 4,096
 POSTINGS = tuple(4.0**step for step in range(2, 16))  # 16 to 10^9

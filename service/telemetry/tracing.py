@@ -19,9 +19,9 @@ import grpc
 
 from ... import __version__
 from ...core.errors import InputError
+from ...core.stages import STAGES
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Tracing
-from .metrics import STAGES
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -75,12 +75,12 @@ def test_index_service_and_run_agree(cli, dataset, small_index, served, tmp_path
 
 
 def test_flops_by_their_definition(cli, dataset, small_index):
-    from csplade.engine.collection import Engine
+    from csplade.engine.collection import Collection
     from csplade.index import Index
 
     outcome = cli("evaluate", dataset, "--index", small_index, "--sample", 0, "--json")
     (row,) = json.loads(outcome.out)["systems"]
-    with Engine.open(small_index) as engine:
+    with Collection.open(small_index) as engine:
         queries, _ = engine.quantize(engine.encoder.encode_query(["coffee 1", "river stone", ""]))
     with Index.open(small_index) as index:
         shards = [shard.documents for shard in index.manifest.shards]

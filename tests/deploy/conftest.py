@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from csplade.client.client import Client, ServiceError
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
@@ -74,8 +74,8 @@ def example_index(encoder, tmp_path_factory) -> Path:
 def example_server(example_index, encoder) -> Iterator[Server]:
     flags = {"index": example_index, "server.port": 0, "metrics.port": 0, "logging.requests": False}
 
-    def opener(_: config.Settings) -> Engine:
-        return Engine(Index.open(example_index, threads=1), encoder)
+    def opener(_: config.Settings) -> Collection:
+        return Collection(Index.open(example_index, threads=1), encoder)
 
     with running(config.load(None, flags), opener) as server:
         yield server

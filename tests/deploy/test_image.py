@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import yaml
 
+from csplade.core.document import Document
 from csplade.core.vectors import SparseBatch
-from csplade.index import Document, IndexBuilder
+from csplade.index import IndexBuilder
 from csplade.service import settings as config
 
 ROOT = Path(__file__).parents[2]

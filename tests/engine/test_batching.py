@@ -5,10 +5,9 @@ import time
 
 import pytest
 
-from csplade.core.errors import UnavailableError
+from csplade.core.errors import DeadlineError, OverloadedError, UnavailableError
 from csplade.engine import batching
 from csplade.engine.batching import BRIEF, Batcher
-from csplade.service.grpc.status import DeadlineError, OverloadedError
 from csplade.service.settings import Batching
 from csplade.service.telemetry.metrics import Metrics
 

@@ -5,14 +5,14 @@ import pytest
 
 from csplade.core.errors import IncompatibleError, InputError
 from csplade.core.vectors import SparseBatch
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 
 
 @pytest.fixture(scope="module")
 def engine(text_index, encoder):
     with Index.open(text_index, threads=1) as index:
-        yield Engine(index, encoder)
+        yield Collection(index, encoder)
 
 
 def test_texts_rank_as_the_oracle_ranks_their_vectors(engine):
@@ -94,14 +94,14 @@ def test_bounds_are_named(engine):
 
 def test_an_index_of_another_encoder_is_refused(text_index, tiny_model_of):
     with pytest.raises(IncompatibleError, match="built by another encoder"):
-        Engine.open(text_index, model=str(tiny_model_of(logit_scale=0.25)), device="cpu")
+        Collection.open(text_index, model=str(tiny_model_of(logit_scale=0.25)), device="cpu")
 
 
 def test_the_index_names_its_encoder(text_index, encoder):
-    with Engine.open(text_index, device="cpu") as engine:
+    with Collection.open(text_index, device="cpu") as engine:
         assert engine.encoder.fingerprint == encoder.fingerprint
     with (
-        Engine.open(text_index, with_encoder=False) as engine,
+        Collection.open(text_index, with_encoder=False) as engine,
         pytest.raises(IncompatibleError, match="no encoder"),
     ):
         engine.search(["iron"], 1)
@@ -113,16 +113,16 @@ def test_ready_vectors_take_an_encoder_of_the_same_size_only(vector_index, strin
         vocabulary_size=encoder.vocabulary_size,
     )
     with pytest.raises(IncompatibleError, match="500 terms of its own"):
-        Engine(index, encoder)
+        Collection(index, encoder)
     index.manifest = same_size
-    assert Engine(index, encoder).model_fingerprint == ""
+    assert Collection(index, encoder).model_fingerprint == ""
     index.close()
     with Index.open(string_index) as index, pytest.raises(IncompatibleError, match="of its own"):
-        Engine(index, encoder)
+        Collection(index, encoder)
 
 
 def test_terms_by_token_strings(string_index):
-    with Engine.open(string_index) as engine:
+    with Collection.open(string_index) as engine:
         assert engine.terms_by_token == {"iron": 0, "river": 1, "sun": 2}
         (answer,) = engine.search(SparseBatch.from_rows([([0, 1], [1.0, 0.5])]), 5, explain=True)
         assert [[one.token for one in hit.contributions] for hit in answer.hits] == [

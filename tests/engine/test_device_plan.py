@@ -7,7 +7,7 @@ import torch
 
 from csplade.core.errors import InputError
 from csplade.engine import device_plan as fused
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.engine.local import Pipeline, Work
 from csplade.index import Index
 from csplade.model import Encoder
@@ -25,7 +25,7 @@ needs_gpu = [
 def plain(text_index, encoder):
     """Encoder and index apart: vectors come to the host in between."""
     with Index.open(text_index, threads=1) as index:
-        yield Engine(index, encoder)
+        yield Collection(index, encoder)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def together(text_index, encoder):
     """Encoder and index on one torch device."""
     with Index.open(text_index, threads=1) as index:
         index.to("cpu")
-        yield Engine(index, encoder)
+        yield Collection(index, encoder)
 
 
 def without_times(answers):
@@ -45,7 +45,7 @@ def test_only_what_shares_a_device_is_chained(plain, together, text_index):
     assert not plain.together
     with Index.open(text_index, threads=1) as index:
         index.to("cpu")
-        assert not Engine(index).together
+        assert not Collection(index).together
 
 
 @pytest.mark.parametrize("k", [1, 7, 10_000])
@@ -129,7 +129,7 @@ def test_the_pipeline_answers_texts_and_vectors_of_one_batch(plain, together, mo
 def test_a_batch_waits_for_the_gpu_once(text_index, tiny_model, device):
     encoder = Encoder.from_pretrained(tiny_model, device=device, quantization="none")
     with Index.open(text_index, threads=1, device=device) as index:
-        engine = Engine(index, encoder)
+        engine = Collection(index, encoder)
         tokens = encoder.tokenize(TEXTS, "query")
         truth = engine.rank_tokens(tokens, "query", 20)  # compiles what there is to compile
         waits = []

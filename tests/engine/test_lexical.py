@@ -5,7 +5,7 @@ import urllib.request
 import pytest
 
 from csplade.client.client import Client
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.service.grpc.server import running
@@ -48,7 +48,7 @@ def test_info_stages_and_metrics_show_it(lexical, settings):
 
 def test_the_index_scale_holds_the_largest_table_weight(lexical):
     encoder, path = lexical
-    with Engine.open(path) as engine:
+    with Collection.open(path) as engine:
         assert engine.index.manifest.query_scale == encoder.query_scale
         (answer,) = engine.search(["river sea rain"], 10)
         assert answer.clipped == 0

@@ -8,7 +8,7 @@ import pytest
 
 from csplade.engine import batching
 from csplade.engine import local as pipeline
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.engine.local import FEW, SHORT, Pipeline, Work
 from csplade.index import Index
 from csplade.model import Encoder
@@ -50,7 +50,7 @@ def done_here(settings, monkeypatch):
 
 @pytest.fixture
 def vectors(vector_index):
-    with Engine(Index.open(vector_index, threads=1)) as engine:
+    with Collection(Index.open(vector_index, threads=1)) as engine:
         yield engine
 
 
@@ -68,10 +68,10 @@ async def test_long_answers_are_made_elsewhere(done_here, vectors, more):
 async def test_a_text_is_brief_when_it_is_short_and_looked_up(
     done_here, text_index, encoder, tiny_model_of
 ):
-    with Engine(Index.open(text_index, threads=1), encoder) as engine:
+    with Collection(Index.open(text_index, threads=1), encoder) as engine:
         assert not await done_here(engine, text="a river", k=5)
     looks_up = Encoder.from_pretrained(tiny_model_of(query_encoder="lexical"), device="cpu")
-    with Engine(Index.open(text_index, threads=1)) as engine:
+    with Collection(Index.open(text_index, threads=1)) as engine:
         engine.encoder = looks_up
         assert await done_here(engine, text="a river", k=5)
         assert not await done_here(engine, text="river " * SHORT, k=5)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from csplade.core.document import Document
 from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
-from csplade.index import Document, IndexBuilder
+from csplade.index import IndexBuilder
 
 VOCABULARY = 200
 

@@ -75,7 +75,7 @@ def test_soak_and_overload_need_a_rate(command, server):
 
 @pytest.mark.slow
 def test_overload_is_refused_and_seen_to_pass(examples_index, tmp_path):
-    from csplade.engine.collection import Engine
+    from csplade.engine.collection import Collection
     from csplade.index import Index
     from csplade.loadtest import queries
     from csplade.service import settings as config
@@ -100,7 +100,7 @@ def test_overload_is_refused_and_seen_to_pass(examples_index, tmp_path):
     }  # fmt: skip
     lines = tmp_path / "q.jsonl"
     lines.write_text('{"vector": {"3": 1.0, "70": 2.0}}\n')
-    with running(config.load(flags=flags), lambda _: Engine(Slow())) as server:
+    with running(config.load(flags=flags), lambda _: Collection(Slow())) as server:
         target, path = Target(server.address), tmp_path / "r.json"
         queries.prepare(
             queries.read_queries(lines),

@@ -13,10 +13,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from csplade.client.client import AsyncClient, Client, ServiceError
-from csplade.core.errors import InputError, UnavailableError
+from csplade.core.errors import InputError, KeyMissingError, KeyWrongError, UnavailableError
 from csplade.service.auth import Keys
 from csplade.service.grpc.server import running
-from csplade.service.grpc.status import KeyMissingError, KeyWrongError
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from csplade.core.document import Document
 from csplade.core.errors import CorruptError, InputError, UnavailableError
 from csplade.core.vectors import SparseBatch
-from csplade.index import Document, Index, IndexBuilder
+from csplade.index import Index, IndexBuilder
 from csplade.index.storage.documents import DocumentStore
 
 # Builds 120 documents in 2 shards and kills itself before the Nth call of a C function made by the
@@ -20,7 +21,8 @@ from csplade.index.storage.documents import DocumentStore
 CHILD = """
 import os, signal, sys
 import numpy as np
-from csplade.index import Document, IndexBuilder
+from csplade.core.document import Document
+from csplade.index import IndexBuilder
 from csplade.core.vectors import SparseBatch
 
 path, fatal = sys.argv[1], int(sys.argv[2])

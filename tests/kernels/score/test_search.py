@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from csplade.core.errors import InputError
+from csplade.core.ranking_key import best_keys
 from csplade.core.vectors import ImpactBatch
 from csplade.kernels.score import triton as score_triton
 from csplade.kernels.score.api import TILE, Postings, Queries, score_blocks
-from csplade.kernels.score.cpu import Workspace, best_keys, score_segments
+from csplade.kernels.score.cpu import Workspace, score_segments
 from csplade.kernels.score.reference import score
 from csplade.kernels.score.search import Found, search_blocks
 from csplade.kernels.select.api import merge_keys, unpack_keys

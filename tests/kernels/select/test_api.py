@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from csplade.core.errors import InputError
-from csplade.kernels.score.api import LAST_ARRIVAL
+from csplade.core.ranking_key import LAST_ARRIVAL
 from csplade.kernels.select.api import merge_keys, select_keys, unpack_keys
 
 

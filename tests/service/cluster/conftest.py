@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from csplade.client.client import Client, ServiceError
-from csplade.engine.collection import Engine
-from csplade.index import Document, Index, IndexBuilder
+from csplade.core.document import Document
+from csplade.engine.collection import Collection
+from csplade.index import Index, IndexBuilder
 
 NAME = "faults"
 QUERIES = ["rivers in winter", "birds at sea", "iron and stone", "maps by night"]
@@ -58,7 +59,7 @@ def second(tiny_model_of, tmp_path_factory) -> Version:
 
 def truth_of(path: Path, encoder) -> dict[str, list[tuple[str, int]]]:
     with Index.open(path, threads=1) as index:
-        answers = Engine(index, encoder).search(QUERIES, 10, fetch=False)
+        answers = Collection(index, encoder).search(QUERIES, 10, fetch=False)
     return {
         query: [(hit.id, hit.score_int) for hit in answer.hits]
         for query, answer in zip(QUERIES, answers, strict=True)

@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from csplade.client.client import AsyncClient, Client
-from csplade.index import Document, IndexBuilder
+from csplade.core.document import Document
+from csplade.index import IndexBuilder
 from csplade.service.grpc.server import running
 
 LIMITS = {

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from csplade.client.client import ServiceError
 from csplade.core.vectors import SparseBatch
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.service.grpc.server import SERVICE_NAME
 from csplade.v1 import retrieval_pb2 as pb
@@ -22,7 +22,7 @@ from csplade.v1 import retrieval_pb2_grpc as rpc
 @pytest.fixture(scope="module")
 def engine(text_index, encoder):
     with Index.open(text_index, threads=1) as index:
-        yield Engine(index, encoder)
+        yield Collection(index, encoder)
 
 
 def oracle(engine, query, k):
@@ -69,7 +69,7 @@ def test_a_text_is_answered_as_the_oracle_answers(client, engine):
 
 
 def test_vectors_are_answered_as_the_oracle_answers(vector_client, vector_index, random_queries):
-    with Engine.open(vector_index) as engine:
+    with Collection.open(vector_index) as engine:
         for query in random_queries[:10]:
             answer = vector_client.search(query, k=1000, explain=True)
             ranking, matched = oracle(engine, query, 1000)

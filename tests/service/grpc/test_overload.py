@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from csplade.client.client import AsyncClient, ServiceError
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.service.grpc.server import Server
 from csplade.v1 import retrieval_pb2 as pb
@@ -42,7 +42,7 @@ async def slow(vector_index, settings):
         batching__queries=1, batching__queue=QUEUE, limits__encode_texts=1, limits__stream_in_flight=8,
         logging__requests=False,
     )  # fmt: skip
-    server = Server(chosen, lambda _: Engine(index))
+    server = Server(chosen, lambda _: Collection(index))
     await server.start()
     await server.load()
     yield server, index

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from csplade.client.client import AsyncClient, Client, ServiceError
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.service.grpc.server import SERVICE_NAME, Server, running
 from csplade.service.telemetry import logs
 from csplade.v1 import retrieval_pb2 as pb
@@ -156,7 +156,7 @@ def test_one_verification_at_a_time(vector_index, settings, random_queries):
             return super().oracle(queries, k)
 
     with (
-        running(settings(), lambda _: Engine(SlowOracle.open(vector_index))) as server,
+        running(settings(), lambda _: Collection(SlowOracle.open(vector_index))) as server,
         Client(server.address) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -176,7 +176,7 @@ async def test_not_ready_before_everything_is_loaded(vector_index, settings):
 
     def opener(chosen):
         assert loading.wait(30)
-        return Engine.open(vector_index)
+        return Collection.open(vector_index)
 
     server = Server(settings(), opener)
     await server.start()
@@ -287,7 +287,7 @@ def test_texts_are_logged_only_when_asked(text_index, encoder, settings, log_lin
     from csplade.index import Index
 
     def opener(_):
-        return Engine(Index.open(text_index, threads=1), encoder)
+        return Collection(Index.open(text_index, threads=1), encoder)
 
     with (
         running(settings(logging__query_text=asked), opener) as server,

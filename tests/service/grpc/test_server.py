@@ -8,7 +8,7 @@ import pytest
 
 from csplade.client.client import Client
 from csplade.core.errors import IncompatibleError
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.service.grpc.server import running
 
@@ -23,7 +23,7 @@ def test_verify_reports_what_differs(vector_index, settings, random_queries):
     with (
         running(
             settings(vector_index, metrics__enabled=True),
-            lambda _: Engine(Wrong.open(vector_index)),
+            lambda _: Collection(Wrong.open(vector_index)),
         ) as server,
         Client(server.address) as client,
     ):
@@ -79,7 +79,7 @@ NAMES = [
 
 def test_metrics_have_their_names_and_move(text_index, encoder, settings):
     def opener(_):
-        return Engine(Index.open(text_index, threads=1), encoder)
+        return Collection(Index.open(text_index, threads=1), encoder)
 
     with (
         running(settings(text_index, metrics__enabled=True), opener) as server,

@@ -13,12 +13,11 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from ray.exceptions import ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
-from csplade.core.errors import IncompatibleError, UnavailableError
+from csplade.core.errors import DeadlineError, IncompatibleError, OverloadedError, UnavailableError
 from csplade.core.vectors import SparseBatch
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.engine.local import Work
 from csplade.index import Index
-from csplade.service.grpc.status import DeadlineError, OverloadedError
 from csplade.service.ray.backend import HEAVY, TOGETHER, Catalog, Fanout, Peer
 from csplade.service.ray.replicas import (
     Call,
@@ -124,7 +123,7 @@ def same(answer):
 
 async def test_all_shards_together_answer_as_one_process(fanout, vector_index, random_queries):
     with Index.open(vector_index, threads=1) as index:
-        engine = Engine(index)
+        engine = Collection(index)
         for query in random_queries:
             (alone,) = engine.search(
                 SparseBatch.from_rows([(list(query), list(query.values()))]), 40, explain=True
@@ -142,7 +141,7 @@ async def test_documents_of_few_hits_come_with_the_ranking_those_of_many_after_i
     fanout, shards, vector_index, random_queries
 ):
     with Index.open(vector_index, threads=1) as index:
-        engine = Engine(index)
+        engine = Collection(index)
         query = random_queries[0]
         for k, calls in ((TOGETHER // 3, ["search"]), (TOGETHER // 3 + 1, ["search", "details"])):
             (alone,) = engine.search(

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from csplade.service.grpc.status import OverloadedError
+from csplade.core.errors import OverloadedError
 from csplade.service.ray.message_batcher import MOST, Lane
 
 

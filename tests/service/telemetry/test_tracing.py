@@ -10,7 +10,7 @@ import pytest
 
 from csplade.client.client import Client, ServiceError
 from csplade.core.errors import InputError
-from csplade.engine.collection import Engine
+from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.service import settings as config
 from csplade.service.grpc.server import running
@@ -43,7 +43,7 @@ def serve(text_index, encoder, settings, collector):
 
     def serve(**values):
         traced = settings(text_index, **({"tracing__endpoint": collector.endpoint} | values))
-        return running(traced, lambda _: Engine(Index.open(text_index, threads=1), encoder))
+        return running(traced, lambda _: Collection(Index.open(text_index, threads=1), encoder))
 
     return serve
 
