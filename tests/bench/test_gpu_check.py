@@ -17,7 +17,7 @@ def check(out, *arguments):
     return subprocess.run(
         [
             sys.executable,
-            str(ROOT / "evaluation" / "gpu_check.py"),
+            str(ROOT / "bench" / "gpu_check.py"),
             "--rehearse",
             "--out",
             str(out),
