@@ -1,15 +1,10 @@
-import dataclasses
 import mmap
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
-from csplade.core.vectors import ImpactBatch
-from csplade.index.storage.segment import Segment, make_block
 from csplade.kernels.runtime.launch import INTERPRETED, triton
-from csplade.kernels.score.api import Postings
 
 NORESERVE = 0x4000  # Linux: address space without a promise of memory
 
@@ -30,71 +25,6 @@ def kernel_device(request: pytest.FixtureRequest) -> str:
     if INTERPRETED or not torch.cuda.is_available():
         pytest.skip("no CUDA device" if not torch.cuda.is_available() else "TRITON_INTERPRET is on")
     return "cuda"
-
-
-class Collection:
-    """Random documents as segments of blocks, and random queries, with the term and impact ranges
-    that the format allows.
-    """
-
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        documents: int = 300,
-        queries: int = 3,
-        vocabulary: int = 40,
-        document_terms: int = 12,
-        query_terms: int = 10,
-        levels: int = 255,
-        query_levels: int = 4095,
-        block_size: int = 1 << 14,
-    ) -> None:
-        rng = np.random.default_rng(seed)
-        # A few far-apart ids, the largest that any encoder has among them.
-        self.names = np.sort(rng.choice(262_143, vocabulary - 1, replace=False))
-        self.names = np.append(self.names, 262_143).astype(np.int32)
-        self.documents = self.vectors(rng, documents, document_terms, levels)
-        self.queries = self.vectors(rng, queries, query_terms, query_levels)
-        self.block_size = block_size
-
-    def vectors(self, rng: np.random.Generator, count: int, most: int, levels: int) -> ImpactBatch:
-        """Rows of 0 to ``most`` terms, drawn with replacement and kept once."""
-        draws = np.repeat(np.arange(count), rng.integers(0, most + 1, count))
-        places = np.unique(draws * len(self.names) + rng.integers(0, len(self.names), len(draws)))
-        indptr = np.searchsorted(places, np.arange(count + 1) * len(self.names)).astype(np.int64)
-        terms = self.names[places % len(self.names)]
-        return ImpactBatch(
-            indptr, terms, rng.integers(1, levels + 1, len(terms)).astype(np.int32), 1.0
-        )
-
-    def segment(self, first: int = 0, last: int | None = None) -> Segment:
-        """Documents ``first`` to ``last - 1``."""
-        batch, blocks = self.documents, []
-        last = len(batch) if last is None else last
-        for start in range(first, last, self.block_size):
-            bounds = batch.indptr[start : min(start + self.block_size, last) + 1]
-            rows = slice(bounds[0], bounds[-1])
-            blocks.append(
-                make_block(
-                    bounds - bounds[0], batch.terms[rows], batch.impacts[rows].astype(np.uint8)
-                )
-            )
-        return Segment.from_blocks(blocks)
-
-    def postings(self, device: str, first: int = 0, last: int | None = None) -> Postings:
-        """The same on a device."""
-        segment = self.segment(first, last)
-        tensors = {
-            field.name: torch.from_numpy(getattr(segment, field.name)).to(device)
-            for field in dataclasses.fields(Segment)
-        }
-        return Postings(**tensors, block_size=self.block_size)
-
-
-@pytest.fixture(scope="session")
-def make_collection() -> type[Collection]:
-    return Collection
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from csplade.index import Index
 from csplade.index.read.device import DeviceIndex, find_device, queries_from_rows, stages
 from csplade.kernels.runtime.transfer import Clock, fetch
 
+from .. import helpers
+
 FIELDS = ("indptr", "shards", "ordinals", "scores", "matched", "postings")
 DEVICES = [
     "cpu",
@@ -41,9 +43,7 @@ def kill(path, shard, ordinals):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_equals_the_cpu_scorer_on_any_segments_shards_and_tombstones(
-    helpers, tmp_path_factory, device
-):
+def test_equals_the_cpu_scorer_on_any_segments_shards_and_tombstones(tmp_path_factory, device):
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         seed=st.integers(0, 2**32 - 1),
@@ -79,7 +79,7 @@ def test_equals_the_cpu_scorer_on_any_segments_shards_and_tombstones(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_full_blocks_over_several_segments(helpers, tmp_path, device):
+def test_full_blocks_over_several_segments(tmp_path, device):
     rng = np.random.default_rng(4)
     count, size = 70_000, 1 << 14
     third = helpers.VOCABULARY // 3
@@ -104,7 +104,7 @@ def test_full_blocks_over_several_segments(helpers, tmp_path, device):
             assert set(found.timings) == {"score", "select", "merge"}
 
 
-def test_segments_with_a_gap_between_them_are_runs_of_their_own(collection, helpers):
+def test_segments_with_a_gap_between_them_are_runs_of_their_own(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(8), 4)
     with Index.open(path, threads=1) as index:
@@ -120,7 +120,7 @@ def test_segments_with_a_gap_between_them_are_runs_of_their_own(collection, help
         assert_same(index.search(queries, 50), truth)
 
 
-def test_some_shards_alone(collection, helpers):
+def test_some_shards_alone(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(9), 4)
     with Index.open(path, threads=1, shards=[1]) as index:
@@ -131,7 +131,7 @@ def test_some_shards_alone(collection, helpers):
         assert set(found.shards.tolist()) == {1}
 
 
-def test_empty_queries_no_queries_and_an_empty_index(collection, helpers, tmp_path):
+def test_empty_queries_no_queries_and_an_empty_index(collection, tmp_path):
     path, _ = collection
     nothing = np.empty(0, np.int32)
     empty = ImpactBatch(np.zeros(3, np.int64), nothing, nothing, QUERY_SCALE)
@@ -159,7 +159,7 @@ def test_queries_are_checked_as_on_the_cpu(collection):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_padded_rows_become_the_same_queries(collection, helpers, device):
+def test_padded_rows_become_the_same_queries(collection, device):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(10), 5)
     lengths = np.diff(queries.indptr)

@@ -14,6 +14,8 @@ from csplade.index import Index
 from csplade.kernels.score.reference import score
 from csplade.kernels.select.reference import merge, select
 
+from .. import helpers
+
 FIELDS = ("indptr", "shards", "ordinals", "scores", "matched", "postings")
 
 
@@ -42,7 +44,7 @@ def arrivals(result, shards, i):
     k=st.sampled_from([1, 2, 9, 40, 10_000]),
 )
 def test_scorer_equals_oracle_and_reference_on_any_number_of_shards(
-    helpers, tmp_path_factory, seed, count, levels, block_size, segment_blocks, threads, k
+    tmp_path_factory, seed, count, levels, block_size, segment_blocks, threads, k
 ):
     rng = np.random.default_rng(seed)
     vectors = helpers.random_vectors(rng, count, levels=levels)
@@ -78,7 +80,7 @@ def assert_same_as_reference(index, queries, k, found):
     np.testing.assert_array_equal(found.postings, postings)
 
 
-def test_five_shards_rank_like_one(helpers, tmp_path):
+def test_five_shards_rank_like_one(tmp_path):
     vectors = helpers.random_vectors(np.random.default_rng(1), 230, levels=2)
     queries = helpers.random_queries(np.random.default_rng(2), 6)
     rankings = []
@@ -93,7 +95,7 @@ def test_five_shards_rank_like_one(helpers, tmp_path):
 
 
 @pytest.mark.parametrize("k", [1, 5, 99, 100, 101, 10_000])
-def test_all_equal_scores_rank_by_ordinal(helpers, tmp_path, k):
+def test_all_equal_scores_rank_by_ordinal(tmp_path, k):
     vectors = SparseBatch.from_rows([([3], [1.0])] * 100)
     path = helpers.make_index(tmp_path / "index", vectors, block_size=7)
     query = ImpactBatch(
@@ -108,7 +110,7 @@ def test_all_equal_scores_rank_by_ordinal(helpers, tmp_path, k):
             assert_same(result, index.oracle(query, k))
 
 
-def test_full_blocks_of_ordinary_size(helpers, tmp_path):
+def test_full_blocks_of_ordinary_size(tmp_path):
     """Scores that rise with the ordinal make every document a candidate: the worst case for the
     threshold.
     """
@@ -129,7 +131,7 @@ def test_full_blocks_of_ordinary_size(helpers, tmp_path):
             assert_same(result, index.oracle(query, k))
 
 
-def test_widest_query_at_the_largest_impacts(helpers, tmp_path):
+def test_widest_query_at_the_largest_impacts(tmp_path):
     terms = np.arange(2048)
     vectors = SparseBatch.from_rows([(terms, [9.0] * 2048), (terms[:5], [0.02] * 5), ([], [])])
     path = helpers.make_index(tmp_path / "index", vectors, vocabulary_size=262_144)
@@ -143,7 +145,7 @@ def test_widest_query_at_the_largest_impacts(helpers, tmp_path):
         assert_same(result, index.oracle(query, 10))
 
 
-def test_empty_queries_and_no_queries(collection, helpers):
+def test_empty_queries_and_no_queries(collection):
     path, _ = collection
     nothing = np.empty(0, np.int32)
     with Index.open(path) as index:
@@ -158,7 +160,7 @@ def test_empty_queries_and_no_queries(collection, helpers):
         )
 
 
-def test_read_only_and_strided_queries(collection, helpers):
+def test_read_only_and_strided_queries(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(6), 3)
     with Index.open(path) as index:
@@ -172,7 +174,7 @@ def test_read_only_and_strided_queries(collection, helpers):
         )
 
 
-def test_documents_without_terms_only(helpers, tmp_path):
+def test_documents_without_terms_only(tmp_path):
     path = helpers.make_index(tmp_path / "index", SparseBatch.from_rows([([], [])] * 40), shards=3)
     queries = helpers.random_queries(np.random.default_rng(0), 3)
     with Index.open(path) as index:
@@ -181,7 +183,7 @@ def test_documents_without_terms_only(helpers, tmp_path):
         assert index.verify().ok
 
 
-def test_threads_at_once_get_the_same_bytes(collection, helpers):
+def test_threads_at_once_get_the_same_bytes(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(8), 16)
     with Index.open(path, threads=3) as index:
@@ -206,7 +208,7 @@ def test_threads_at_once_get_the_same_bytes(collection, helpers):
         assert failures == []
 
 
-def test_explained_products_sum_to_the_score(collection, helpers):
+def test_explained_products_sum_to_the_score(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(3), 5)
     with Index.open(path) as index:
@@ -223,7 +225,7 @@ def test_explained_products_sum_to_the_score(collection, helpers):
         assert checked > 50
 
 
-def test_fetch_and_vectors_keep_the_order_asked_for(collection, helpers):
+def test_fetch_and_vectors_keep_the_order_asked_for(collection):
     path, vectors = collection
     wanted = [7, 399, 0, 7, 12]
     with Index.open(path) as index:
@@ -242,7 +244,7 @@ def test_fetch_and_vectors_keep_the_order_asked_for(collection, helpers):
             index.vectors([2], [0])
 
 
-def test_deleted_documents_are_neither_found_nor_counted(collection, helpers, tmp_path):
+def test_deleted_documents_are_neither_found_nor_counted(collection, tmp_path):
     path = Path(shutil.copytree(collection[0], tmp_path / "index"))
     queries = helpers.random_queries(np.random.default_rng(4), 8)
     with Index.open(path) as index:
@@ -263,7 +265,7 @@ def test_deleted_documents_are_neither_found_nor_counted(collection, helpers, tm
         assert index.verify().ok
 
 
-def test_a_shard_opened_alone_answers_its_part(collection, helpers, tmp_path):
+def test_a_shard_opened_alone_answers_its_part(collection, tmp_path):
     queries = helpers.random_queries(np.random.default_rng(5), 8)
     with Index.open(collection[0]) as index:
         whole = index.search(queries, 400)
@@ -286,7 +288,7 @@ def test_a_shard_opened_alone_answers_its_part(collection, helpers, tmp_path):
         Index.open(path, shards=[2])
 
 
-def test_wrong_arguments_are_refused(collection, helpers):
+def test_wrong_arguments_are_refused(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(4), 1)
     with Index.open(path) as index:

@@ -15,6 +15,8 @@ from csplade.core.vectors import SparseBatch
 from csplade.index import Index, IndexBuilder
 from csplade.index.storage.documents import DocumentStore
 
+from .. import helpers
+
 # Builds 120 documents in 2 shards and kills itself before the Nth call of a C function made by the
 # package; prints the names of all those calls when N is 0. Every write, commit, fsync and rename is
 # such a call.
@@ -110,7 +112,7 @@ def test_killed_at_any_point_resumes_to_the_same_bytes(tmp_path):
         shutil.rmtree(path)
 
 
-def test_an_addition_that_reached_only_some_shards_is_taken_back(helpers, tmp_path):
+def test_an_addition_that_reached_only_some_shards_is_taken_back(tmp_path):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 9)
     with IndexBuilder.create(path, vocabulary_size=200, encoder=None, shards=3) as builder:
         builder.add(helpers.documents(0, 4), vectors.take(np.arange(4)))
@@ -136,7 +138,7 @@ def test_two_builders_are_kept_apart(tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_duplicate_ids_are_refused_and_the_builder_goes_on(helpers, tmp_path, shards):
+def test_duplicate_ids_are_refused_and_the_builder_goes_on(tmp_path, shards):
     vectors = helpers.random_vectors(np.random.default_rng(0), 4)
     with IndexBuilder.create(
         tmp_path / "index", vocabulary_size=200, encoder=None, shards=shards
@@ -228,7 +230,7 @@ class FileSizeLimit:
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_full_disk_while_adding_leaves_nothing_half_written(helpers, tmp_path, shards):
+def test_full_disk_while_adding_leaves_nothing_half_written(tmp_path, shards):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 100)
     builder = IndexBuilder.create(path, vocabulary_size=200, encoder=None, shards=shards)
     builder.add(helpers.documents(0, 10), vectors.take(np.arange(10)))
@@ -249,7 +251,7 @@ def test_full_disk_while_adding_leaves_nothing_half_written(helpers, tmp_path, s
         assert index.verify().ok
 
 
-def test_full_disk_while_writing_segments_leaves_no_segment(helpers, tmp_path):
+def test_full_disk_while_writing_segments_leaves_no_segment(tmp_path):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 400)
     builder = IndexBuilder.create(path, vocabulary_size=200, encoder=None)
     builder.add(helpers.documents(0, 400), vectors)
@@ -268,7 +270,7 @@ def test_full_disk_while_writing_segments_leaves_no_segment(helpers, tmp_path):
         assert index.verify().ok
 
 
-def test_manifest_and_progress(helpers, tmp_path):
+def test_manifest_and_progress(tmp_path):
     encoder = {"fingerprint": "ab" * 32, "model": "tiny", "manifest": {"variant": "causal"}}
     vocabulary = [f"t{i}" for i in range(200)]
     vectors = SparseBatch.concatenate(

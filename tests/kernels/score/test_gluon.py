@@ -4,10 +4,8 @@ for that.
 
 import dataclasses
 import re
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +17,10 @@ from csplade.kernels.score.api import TILE, Queries, score_blocks
 from csplade.kernels.score.gluon import SHARED_BYTES, fits
 from csplade.kernels.score.triton import Plan
 
-pytest.importorskip("triton")
+from ..collection import Collection
+from .ptx import Fault, launch
 
-machine = runpy.run_path(str(Path(__file__).with_name("ptx.py")))
-launch, Fault = machine["launch"], machine["Fault"]
+pytest.importorskip("triton")
 
 COMPILE = """
 import sys
@@ -52,9 +50,9 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def postings(make_collection):
+def postings():
     """Two blocks, the second one short, with some 600 postings per term."""
-    return make_collection(seed=2, documents=17_000, document_terms=3).postings("cpu")
+    return Collection(seed=2, documents=17_000, document_terms=3).postings("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from csplade.kernels.score.reference import score
 from csplade.kernels.score.search import Found, search_blocks
 from csplade.kernels.select.api import merge_keys, unpack_keys
 
+from ..collection import Collection
+
 NOTHING = np.zeros(0, np.uint8)
 
 
@@ -101,8 +103,8 @@ CASES = {
 
 @pytest.mark.parametrize("filtered", ["all alive", "tombstones", "a filter per query"])
 @pytest.mark.parametrize("case", CASES)
-def test_every_path_equals_the_cpu_scorer(make_collection, kernel_device, case, filtered):
-    collection = make_collection(**{"block_size": 2048, "seed": len(case)} | CASES[case])
+def test_every_path_equals_the_cpu_scorer(kernel_device, case, filtered):
+    collection = Collection(**{"block_size": 2048, "seed": len(case)} | CASES[case])
     rng = np.random.default_rng(1)
     alive = {
         "all alive": None,
@@ -123,8 +125,8 @@ def test_every_path_equals_the_cpu_scorer(make_collection, kernel_device, case, 
             assert_same(found, truth)
 
 
-def test_scores_are_the_reference_s_and_every_place_is_written(make_collection, kernel_device):
-    collection = make_collection(documents=1_300, block_size=600, query_terms=30)
+def test_scores_are_the_reference_s_and_every_place_is_written(kernel_device):
+    collection = Collection(documents=1_300, block_size=600, query_terms=30)
     segment = collection.segment()
     found = score_blocks(
         Queries.from_impacts(collection.queries, kernel_device),
@@ -150,8 +152,8 @@ def test_scores_are_the_reference_s_and_every_place_is_written(make_collection, 
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_nothing_alive_and_nothing_deleted(make_collection, kernel_device, dead):
-    collection = make_collection(block_size=512)
+def test_nothing_alive_and_nothing_deleted(kernel_device, dead):
+    collection = Collection(block_size=512)
     alive = torch.full((512,), 1 - dead, dtype=torch.uint8, device=kernel_device)
     queries, postings = (
         Queries.from_impacts(collection.queries, kernel_device),
@@ -163,11 +165,11 @@ def test_nothing_alive_and_nothing_deleted(make_collection, kernel_device, dead)
     assert bool(found.matched.any()) == (not dead)
 
 
-def test_the_widest_query_with_the_largest_impacts(make_collection, kernel_device, monkeypatch):
+def test_the_widest_query_with_the_largest_impacts(kernel_device, monkeypatch):
     if kernel_device == "cpu":  # the interpreter is quicker with larger steps
         monkeypatch.setattr(score_triton, "ROWS", 512)
         monkeypatch.setattr(score_triton, "TERMS", 512)
-    collection = make_collection(documents=0, queries=0, vocabulary=2048)
+    collection = Collection(documents=0, queries=0, vocabulary=2048)
     full = np.arange(4) * 2048
     collection.documents = ImpactBatch(
         full, np.tile(collection.names, 3), np.full(3 * 2048, 255, np.int32), 1.0
@@ -187,8 +189,8 @@ def test_the_widest_query_with_the_largest_impacts(make_collection, kernel_devic
     assert found.postings.tolist() == [3 * 2048]
 
 
-def test_segments_and_shards_merge_to_one_order(make_collection, kernel_device):
-    collection = make_collection(
+def test_segments_and_shards_merge_to_one_order(kernel_device):
+    collection = Collection(
         documents=150, levels=2, query_levels=2, vocabulary=12, document_terms=4, block_size=64
     )
     queries = Queries.from_impacts(collection.queries, kernel_device)
@@ -223,8 +225,8 @@ def test_segments_and_shards_merge_to_one_order(make_collection, kernel_device):
 
 
 @pytest.mark.parametrize("workspace", [1, 60_000])
-def test_pieces_of_any_size_give_the_same_bytes(make_collection, kernel_device, workspace):
-    collection = make_collection(documents=1_000, block_size=400)
+def test_pieces_of_any_size_give_the_same_bytes(kernel_device, workspace):
+    collection = Collection(documents=1_000, block_size=400)
     alive = (np.random.default_rng(3).random((3, 1_000)) < 0.5).astype(np.uint8)
     found = search_blocks(
         Queries.from_impacts(collection.queries, kernel_device),
@@ -255,8 +257,8 @@ def far(postings, tmp_path, device, shift):
     return dataclasses.replace(postings, indptr=postings.indptr + shift, **moved)
 
 
-def test_offsets_of_postings_past_2_to_the_31(make_collection, kernel_device, tmp_path):
-    collection = make_collection(documents=40, block_size=20)
+def test_offsets_of_postings_past_2_to_the_31(kernel_device, tmp_path):
+    collection = Collection(documents=40, block_size=20)
     postings = far(collection.postings(kernel_device), tmp_path, kernel_device, 2**31 + 3)
     found = search_blocks(
         Queries.from_impacts(collection.queries, kernel_device), postings, 50, path="portable"
@@ -265,10 +267,10 @@ def test_offsets_of_postings_past_2_to_the_31(make_collection, kernel_device, tm
     assert found.counts.sum() > 0
 
 
-def test_no_queries_and_no_blocks(make_collection, kernel_device):
-    collection = make_collection()
+def test_no_queries_and_no_blocks(kernel_device):
+    collection = Collection()
     postings = collection.postings(kernel_device)
-    none = Queries.from_impacts(make_collection(queries=0).queries, kernel_device)
+    none = Queries.from_impacts(Collection(queries=0).queries, kernel_device)
     some = Queries.from_impacts(collection.queries, kernel_device)
     assert search_blocks(none, postings, 3).keys.shape == (0, 3)
     found = search_blocks(some, postings.between(0, 0), 3)
@@ -276,8 +278,8 @@ def test_no_queries_and_no_blocks(make_collection, kernel_device):
     assert found.postings.tolist() == [0] * 3
 
 
-def test_bytes_and_devices_are_reported(make_collection):
-    postings = make_collection(documents=100, block_size=50).postings("cpu")
+def test_bytes_and_devices_are_reported():
+    postings = Collection(documents=100, block_size=50).postings("cpu")
     assert isinstance(postings, Postings)
     assert postings.blocks == 2
     assert postings.device.type == "cpu"
@@ -296,8 +298,8 @@ def test_bytes_and_devices_are_reported(make_collection):
         ({"first_ordinal": 2**32}, "keys hold up to"),
     ],
 )
-def test_broken_arguments_are_refused(make_collection, arguments, message):
-    collection = make_collection(documents=60, block_size=64)
+def test_broken_arguments_are_refused(arguments, message):
+    collection = Collection(documents=60, block_size=64)
     queries, postings = Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu")
     with pytest.raises(InputError, match=message):
         search_blocks(queries, postings, **{"k": 3} | arguments)
@@ -306,8 +308,8 @@ def test_broken_arguments_are_refused(make_collection, arguments, message):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("path", ["portable", "shared"])
-def test_a_million_documents_and_a_hundred_runs(make_collection, path):
-    collection = make_collection(documents=1_000_000, queries=8, vocabulary=3_000, query_terms=60)
+def test_a_million_documents_and_a_hundred_runs(path):
+    collection = Collection(documents=1_000_000, queries=8, vocabulary=3_000, query_terms=60)
     alive = (np.random.default_rng(5).random(1_000_000) < 0.9).astype(np.uint8)
     wide = padded(alive, collection, "cuda")
     queries, postings = (
@@ -322,8 +324,8 @@ def test_a_million_documents_and_a_hundred_runs(make_collection, path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("path", ["portable", "shared"])
-def test_offsets_of_scores_past_2_to_the_31(make_collection, path):
-    collection = make_collection(documents=3, queries=1, document_terms=40, query_terms=40)
+def test_offsets_of_scores_past_2_to_the_31(path):
+    collection = Collection(documents=3, queries=1, document_terms=40, query_terms=40)
     one = collection.postings("cuda")
     rows, blocks, copies = len(one.terms), 700, 200
     many = dataclasses.replace(

@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from .processes import processes
+
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
 
 VICTIMS = {
@@ -18,7 +20,7 @@ VICTIMS = {
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_service_comes_back_after_a_kill(load, first, processes, victim):
+def test_service_comes_back_after_a_kill(load, first, victim):
     with load(first) as requests:
         requests.wait_for(10, first)
         before = processes(VICTIMS[victim])

@@ -4,6 +4,8 @@ answered by a mixture.
 
 import pytest
 
+from .processes import processes
+
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
 
 
@@ -18,7 +20,7 @@ def test_an_update_of_index_and_model_fails_no_request(load, deploy, first, seco
     assert not requests.errors, [str(error) for error in requests.errors[:3]]
 
 
-def test_a_rolling_restart_fails_no_request(load, deploy, first, processes):
+def test_a_rolling_restart_fails_no_request(load, deploy, first):
     title = "ray::ServeReplica:faults"
     with load(first, timeout=30.0) as requests:
         requests.wait_for(10, first)
