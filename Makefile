@@ -13,7 +13,7 @@ ARGS  ?=
 GPU_PYTHON ?= 3.12
 
 # What makes up the package `csplade`; pyproject.toml says the same to pip.
-MODULES := $(wildcard *.py) py.typed $(patsubst %/__init__.py,%,$(wildcard */__init__.py)) proto/csplade/v1
+MODULES := $(wildcard *.py) py.typed $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) proto/csplade/v1
 
 # Threads that wait must sleep: spinning ones starve the others as soon as there are more threads than cores.
 export OMP_WAIT_POLICY ?= PASSIVE
