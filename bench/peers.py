@@ -100,12 +100,7 @@ def _pooled(
 
 def batch(queries: Sequence[Query], scale: float) -> ImpactBatch:
     """Queries as one batch."""
-    return ImpactBatch(
-        np.concatenate([[0], np.cumsum([len(terms) for terms, _ in queries])]).astype(np.int64),
-        np.concatenate([terms for terms, _ in queries]),
-        np.concatenate([impacts for _, impacts in queries]),
-        scale,
-    )
+    return ImpactBatch.join(queries, scale)
 
 
 def csplade(single: Index, threaded: Index) -> Scorer:

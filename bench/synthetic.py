@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.document import Document
 from ..core.vectors import DOCUMENT_SCALE, SparseBatch
-from ..index import Index, IndexBuilder
+from ..index import BuildOptions, Index, IndexBuilder
 from .distribution import DOCUMENT_IMPACTS, VOCABULARY, probabilities
 
 BATCH = 8192
@@ -27,7 +27,7 @@ def build(
 ) -> None:
     """Build an index of the synthetic collection."""
     rng = np.random.default_rng(seed)
-    with IndexBuilder.create(path, vocabulary_size=VOCABULARY, encoder=None) as builder:
+    with IndexBuilder.create(path, BuildOptions(VOCABULARY)) as builder:
         for first in range(0, documents, BATCH):
             count = min(BATCH, documents - first)
             builder.add(

@@ -159,7 +159,7 @@ def _score_on_device(
     with progress_bars("steps") as show:
         report = bench_device.run(
             documents, mean_terms, query_terms, k,
-            device=str(find_device(device)), vocabulary=vocabulary, seed=seed, progress=show,
+            device=find_device(device), vocabulary=vocabulary, seed=seed, progress=show,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
@@ -205,7 +205,7 @@ def kernels(
     if unknown := set(op or ()) - set(bench_kernels.OPS):
         raise typer.BadParameter(f"--op {min(unknown)}: known are {', '.join(bench_kernels.OPS)}")
     report = bench_kernels.run(
-        str(find_device(device)),
+        find_device(device),
         ops=[one for one in bench_kernels.OPS if not op or one in op],
         progress=lambda name: note(name),
     )

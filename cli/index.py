@@ -183,15 +183,13 @@ def verify(
     """Check checksums and invariants, and score a sample again by the oracle; exit code 1 on any
     problem.
     """
-    from ..index import Index
-    from ..index import repair as mend
+    from ..index import Index, maintenance
 
     if repair:
-        mended = mend(index)
-        for path in mended:
+        for path in maintenance.repair(index):
             note(f"derived again: {path}")
     with Index.open(index) as opened:
-        report = opened.verify(sample=sample, seed=seed)
+        report = maintenance.verify(opened, sample, seed)
     for check in report.checks:
         typer.echo(f"checked  {check}")
     for problem in report.problems:

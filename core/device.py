@@ -1,26 +1,50 @@
-"""Names of devices: cpu, cuda, cuda:N."""
+"""The one parser of device settings: auto, cpu, cuda, cuda:N."""
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import re
 
 from .errors import InputError
 
 
-def find_device(name: str) -> torch.device:
-    """The torch device of that name, a GPU with its number.
+def find_device(name: str, setting: str = "device") -> str:
+    """Return the canonical name of a device of this machine: "cpu" or "cuda:N".
+
+    torch is imported only where a GPU may be meant, so that CPU-only programs start quickly.
+
+    Args:
+        name: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        setting: what the user calls this setting, for errors.
 
     Raises:
-        InputError: no such device here.
+        InputError: another name, or a GPU that this machine does not have.
     """
+    if name == "cpu" or (name == "auto" and not _has_driver()):
+        return "cpu"
+    match = re.fullmatch(r"auto|cuda(?::([0-9]+))?", name)
+    if match is None:
+        raise InputError(f"{setting}: {name!r} is unknown; allowed auto, cpu, cuda or cuda:N")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto" and not count:
+        return "cpu"
+    number = int(match[1]) if match[1] else None
+    if number is None and count:
+        number = torch.cuda.current_device()
+    if number is None or number >= count:
+        raise InputError(
+            f"{setting}: {name!r} is not available, torch sees {count} CUDA devices; "
+            "allowed auto, cpu or a device that exists; use cpu"
+        )
+    return f"cuda:{number}"
+
+
+def _has_driver() -> bool:
+    """Return whether a CUDA driver is installed; without one torch need not be asked."""
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device is {name!r}, allowed cpu, cuda or cuda:N") from None
-    if device.type == "cpu":
-        return device
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    number = torch.cuda.current_device() if device.index is None and count else device.index or 0
-    if number >= count:
-        raise InputError(f"device is {name!r}, but torch sees {count} CUDA devices; use cpu")
-    return torch.device("cuda", number)
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -1,13 +1,14 @@
-"""Sparse vectors as the floors exchange them: compressed rows of (term, weight) or (term, impact).
+"""Sparse vectors as the layers exchange them: compressed rows of (term, weight) or (term, impact).
 
-``weight`` is the float32 activation of a term, ``impact`` the same as an integer: ``weight = impact
-* scale``.
+``weight`` is the float32 activation of a term, ``impact`` the same as an integer:
+``weight = impact * scale``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,31 @@ QUERY_SCALE = 0.00125
 MAX_DOCUMENT_IMPACT = 255
 MAX_QUERY_IMPACT = 4095
 MAX_QUERY_TERMS = 2048
+
+
+def offsets(lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return the offsets int64 [n + 1] of n rows of these lengths: row i is ``[i]:[i + 1]``."""
+    result = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(np.asarray(lengths, dtype=np.int64), out=result[1:])
+    return result
+
+
+def first_bad_weight(weights: NDArray[np.float32]) -> int | None:
+    """Return the place of the first weight that is not finite and > 0, None if all of them are."""
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))
+    return int(bad[0]) if bad.size else None
+
+
+def _join(
+    rows: Iterable[tuple[NDArray[Any], NDArray[Any]]], dtype: type[np.generic]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
+    """Return offsets, terms int32 and values of rows (terms, values)."""
+    rows = list(rows)
+    return (
+        offsets([len(terms) for terms, _ in rows]),
+        np.concatenate([np.empty(0, np.int32), *(terms for terms, _ in rows)]).astype(np.int32),
+        np.concatenate([np.empty(0, dtype), *(values for _, values in rows)]).astype(dtype),
+    )
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,7 @@ class SparseBatch:
             InputError: a term repeated, a term outside int32, a weight that is not finite or not >
                 0.
         """
-        indptr, all_terms, all_weights = [0], [], []
+        checked = []
         for number, (row_terms, row_weights) in enumerate(rows):
             terms = np.asarray(row_terms, dtype=np.int64)
             weights = np.asarray(row_weights, dtype=np.float32)
@@ -69,38 +95,34 @@ class SparseBatch:
                 )
             if (repeated := np.flatnonzero(terms[1:] == terms[:-1])).size:
                 raise InputError(f"vector {number}: term {terms[repeated[0]]} is there twice")
-            if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))).size:
-                where = bad[0]
+            if (bad := first_bad_weight(weights)) is not None:
                 raise InputError(
-                    f"vector {number}: weight of term {terms[where]} is {weights[where]}, must be "
+                    f"vector {number}: weight of term {terms[bad]} is {weights[bad]}, must be "
                     "finite and > 0"
                 )
-            indptr.append(indptr[-1] + terms.size)
-            all_terms.append(terms.astype(np.int32))
-            all_weights.append(weights)
-        return cls(
-            np.asarray(indptr, dtype=np.int64),
-            np.concatenate([*all_terms, np.empty(0, np.int32)]),
-            np.concatenate([*all_weights, np.empty(0, np.float32)]),
-        )
+            checked.append((terms, weights))
+        return cls.join(checked)
+
+    @classmethod
+    def join(cls, rows: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Self:
+        """Build from rows (terms, weights) that keep the rules already; nothing is checked."""
+        return cls(*_join(rows, np.float32))
 
     @classmethod
     def concatenate(cls, batches: Iterable[SparseBatch]) -> SparseBatch:
         """Rows of all batches, in order."""
         batches = list(batches)
-        lengths = np.concatenate(
-            [np.diff(batch.indptr) for batch in batches] + [np.empty(0, np.int64)]
-        )
+        lengths = [np.diff(batch.indptr) for batch in batches]
         return cls(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([batch.terms for batch in batches] + [np.empty(0, np.int32)]),
-            np.concatenate([batch.weights for batch in batches] + [np.empty(0, np.float32)]),
+            offsets(np.concatenate([np.empty(0, np.int64), *lengths])),
+            np.concatenate([np.empty(0, np.int32), *(batch.terms for batch in batches)]),
+            np.concatenate([np.empty(0, np.float32), *(batch.weights for batch in batches)]),
         )
 
     def take(self, rows: NDArray[np.int64]) -> SparseBatch:
         """The given rows, in the given order."""
         lengths = np.diff(self.indptr)[rows]
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        indptr = offsets(lengths)
         source = np.repeat(self.indptr[rows] - indptr[:-1], lengths) + np.arange(indptr[-1])
         return SparseBatch(indptr, self.terms[source], self.weights[source])
 
@@ -130,6 +152,11 @@ class ImpactBatch:
     impacts: NDArray[np.int32]
     scale: float
     clipped: int = 0
+
+    @classmethod
+    def join(cls, rows: Iterable[tuple[NDArray[Any], NDArray[Any]]], scale: float) -> Self:
+        """Build from rows (terms, impacts) that keep the rules already; nothing is checked."""
+        return cls(*_join(rows, np.int32), scale)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1

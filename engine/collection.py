@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..core.document import Document
 from ..core.errors import IncompatibleError
-from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
+from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch, offsets
 from ..index import Index, SearchResult
 
 if TYPE_CHECKING:
@@ -288,8 +288,7 @@ class Collection:
         if not impacts.clipped:
             return impacts, np.zeros(len(vectors), dtype=np.int64)
         over = np.rint(vectors.weights.astype(np.float64) / scale) > MAX_QUERY_IMPACT
-        running = np.concatenate([[0], np.cumsum(over)]).astype(np.int64)
-        return impacts, np.diff(running[vectors.indptr])
+        return impacts, np.diff(offsets(over)[vectors.indptr])
 
     def hits(
         self,

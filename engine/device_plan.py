@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
-from ..index.read.device import Answers, queries_from_rows, stages
+from ..index.read.device import queries_from_rows
 from ..kernels.runtime.transfer import Clock, fetch
 from ..kernels.select.reference import check_k
 from ..model import Encoder
@@ -67,5 +67,5 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> 
     queries = ImpactBatch(
         vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum())
     )
-    answers = Answers(keys, hits, matched, postings, stages(clock))
-    return Ranked(encoded, queries, clipped.astype(np.int64), index.result(answers))
+    result = index.tensors.result(keys, hits, matched, postings, clock=clock)
+    return Ranked(encoded, queries, clipped.astype(np.int64), result)

@@ -247,12 +247,7 @@ class Pipeline:
         ]
 
     def _rank(self, searches: Sequence[Done], k: int) -> None:
-        lengths = [len(done.vector[0]) for done in searches]
-        vectors = SparseBatch(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([done.vector[0] for done in searches]),
-            np.concatenate([done.vector[1] for done in searches]),
-        )
+        vectors = SparseBatch.join(done.vector for done in searches)
         queries, clipped = self.engine.quantize(vectors)
         self._ranked(searches, queries, clipped, self.engine.index.search(queries, k))
 

@@ -1,37 +1,43 @@
-"""Floor 2: sparse vectors in, ranked ordinals out.
-
-Names load on first use: building needs no compiled scorer.
-"""
+"""Sparse vectors in, ranked documents out. Names are imported on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .maintenance import VerifyReport
-    from .read.reader import Index, SearchResult
+    from .maintenance import VerifyReport, repair, verify
+    from .read.reader import Index
+    from .read.searcher import Mask, Searcher, SearchResult
     from .storage.manifest import IndexManifest
-    from .write.build import IndexBuilder, repair
+    from .write.build import BuildOptions, IndexBuilder
 
 __all__ = [
+    "BuildOptions",
     "Index",
     "IndexBuilder",
     "IndexManifest",
+    "Mask",
     "SearchResult",
+    "Searcher",
     "VerifyReport",
     "repair",
+    "verify",
 ]
 
-_HOMES = {
+_MODULES = {
+    "BuildOptions": ".write.build",
     "Index": ".read.reader",
     "IndexBuilder": ".write.build",
     "IndexManifest": ".storage.manifest",
-    "SearchResult": ".read.reader",
+    "Mask": ".read.searcher",
+    "SearchResult": ".read.searcher",
+    "Searcher": ".read.searcher",
     "VerifyReport": ".maintenance",
-    "repair": ".write.build",
+    "repair": ".maintenance",
+    "verify": ".maintenance",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,20 +1,18 @@
-"""verify: an index against its own document stores, and its scorer against the oracle."""
+"""Verify an index against its document stores and the oracle; repair segments from the stores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import CspladeError
+from ..core.errors import CorruptError, CspladeError
 from ..core.vectors import MAX_QUERY_TERMS, ImpactBatch
-from .read.snapshot import Shard
-from .storage.segment import read_segment
-from .write.build import derive_segment
-
-if TYPE_CHECKING:
-    from .read.reader import Index
+from .read.reader import Index
+from .storage.documents import DocumentStore
+from .storage.manifest import IndexManifest, SegmentManifest
+from .storage.segment import derive_segment, read_segment, write_segment
 
 SAMPLE_K = 1000
 
@@ -25,8 +23,8 @@ class VerifyReport:
 
     Attributes:
         documents: ordinals in the index.
-        segments: segment files read again, hashed and derived anew from the store.
-        sampled: documents whose vectors were searched by scorer and oracle.
+        segments: segment files read and hashed again, and compared with the store.
+        sampled: documents whose vectors were searched by searcher and oracle.
         checks: one line for each kind of check that was made.
         problems: one line for each thing that is wrong; empty means sound.
     """
@@ -39,15 +37,24 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """True if nothing is wrong."""
+        """Whether nothing is wrong."""
         return not self.problems
 
 
-def verify(index: Index, shards: list[Shard], sample: int, seed: int) -> VerifyReport:
-    """Run every check; problems are collected, not raised."""
+def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
+    """Check an open index against its stores, and its searcher against the oracle.
+
+    Args:
+        index: whose open shards are checked.
+        sample: how many documents' own vectors are searched by both.
+        seed: which documents those are.
+
+    Returns:
+        What was checked; problems are collected, not raised.
+    """
     problems: list[str] = []
     segments = 0
-    for shard in shards:
+    for shard in index.shards.values():
         problems += shard.store.problems()
         for one in shard.segments:
             segments += 1
@@ -61,7 +68,6 @@ def verify(index: Index, shards: list[Shard], sample: int, seed: int) -> VerifyR
                     one.manifest.first_ordinal,
                     last,
                     index.manifest.block_size,
-                    lambda _: None,
                 )
             except CspladeError as error:
                 problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
@@ -79,16 +85,18 @@ def verify(index: Index, shards: list[Shard], sample: int, seed: int) -> VerifyR
         checks=(
             "document stores: SQLite integrity, ordinals without gaps",
             "segments: size, SHA-256, order and range of every posting",
-            "segments: equal to those derived anew from the document stores",
-            f"{sampled} documents' vectors as queries, top {SAMPLE_K}: scorer equal to the oracle",
+            "segments: equal to those derived again from the document stores",
+            f"{sampled} documents' vectors as queries, top {SAMPLE_K}: searcher equal to oracle",
         ),
         problems=tuple(problems + mismatches),
     )
 
 
 def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
-    """Search sampled documents' own vectors by scorer and oracle; returns how many, and the
-    differences.
+    """Search sampled documents' own vectors by searcher and oracle.
+
+    Returns:
+        How many, and a line for each difference.
     """
     counts = np.array([shard.documents for shard in index.manifest.shards])
     total = int(counts.sum())
@@ -99,12 +107,7 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
     ordinals = drawn - (ends - counts)[places]
     stored = index.vectors(shards, ordinals)
     rows = [(terms[:MAX_QUERY_TERMS], impacts[:MAX_QUERY_TERMS]) for terms, impacts in stored]
-    queries = ImpactBatch(
-        np.concatenate([[0], np.cumsum([len(terms) for terms, _ in rows])]).astype(np.int64),
-        np.concatenate([terms for terms, _ in rows] + [np.empty(0, np.int32)]),
-        np.concatenate([impacts for _, impacts in rows] + [np.empty(0, np.int32)]),
-        index.manifest.query_scale,
-    )
+    queries = ImpactBatch.join(rows, index.manifest.query_scale)
     found, truth = index.search(queries, SAMPLE_K), index.oracle(queries, SAMPLE_K)
     problems = []
     for i, (shard, ordinal) in enumerate(zip(shards, ordinals, strict=True)):
@@ -116,7 +119,45 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
             or found.postings[i] != truth.postings[i]
         ):
             problems.append(
-                f"{index.path}: scorer and oracle differ on the vector of shard {shard}, ordinal "
+                f"{index.path}: searcher and oracle differ on the vector of shard {shard}, ordinal "
                 f"{ordinal}"
             )
     return len(rows), problems
+
+
+def repair(path: Path | str) -> list[Path]:
+    """Derive every missing or altered segment of a finished index again from its document store.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        CorruptError: a broken manifest or store, or a store that does not give the segment of the
+            manifest.
+    """
+    path = Path(path)
+    manifest = IndexManifest.open(path)
+    written = []
+    for shard in manifest.shards:
+        directory = manifest.shard_directory(path, shard.shard)
+        store = DocumentStore.open(directory)
+        for one in shard.segments:
+            try:
+                read_segment(directory, one)
+            except CorruptError:
+                written.append(_rewrite(directory, store, one, manifest.block_size))
+        store.close()
+    return written
+
+
+def _rewrite(
+    directory: Path, store: DocumentStore, wanted: SegmentManifest, block_size: int
+) -> Path:
+    last = wanted.first_ordinal + wanted.documents
+    segment = derive_segment(store, wanted.first_ordinal, last, block_size)
+    path = directory / wanted.file
+    if write_segment(path, segment, wanted.first_ordinal) != wanted:
+        raise CorruptError(
+            f"{path}: the document store no longer gives this segment; build the index again"
+        )
+    return path

@@ -19,7 +19,7 @@ import numpy as np
 from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
 from ..core.vectors import DOCUMENT_SCALE, SparseBatch
-from ..index import IndexBuilder, IndexManifest
+from ..index import BuildOptions, IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
 from .jsonl import CHUNK, OnBad, joined_text, read_corpus
@@ -106,14 +106,13 @@ def build_from_corpus(
             f"{corpus}: no documents in it" + (f", {report.skipped} bad lines" if on_bad else "")
         )
     encoder = encoder() if callable(encoder) else encoder
-    settings = {
-        "encoder": _encoder_record(encoder),
-        "vocabulary_size": encoder.vocabulary_size,
-        "vocabulary": None,
-        "shards": shards,
-        "document_scale": DOCUMENT_SCALE,
-        "query_scale": encoder.query_scale,
-    }
+    options = BuildOptions(
+        vocabulary_size=encoder.vocabulary_size,
+        encoder=_encoder_record(encoder),
+        shards=shards,
+        document_scale=DOCUMENT_SCALE,
+        query_scale=encoder.query_scale,
+    )
 
     def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
         encoded = encoder.encode(
@@ -125,7 +124,7 @@ def build_from_corpus(
 
     source = (document for _, document, _ in read_corpus(corpus, on_bad=_quietly(on_bad)))
     return _build(
-        corpus, out, settings, source, lambda one: one, encode, total, CHUNK, progress, report
+        corpus, out, options, source, lambda one: one, encode, total, CHUNK, progress, report
     )
 
 
@@ -166,14 +165,14 @@ def build_from_vectors(
     encoder = encoder() if callable(encoder) else encoder
     size, strings, lookup = _vocabulary(vectors, file, encoder)
     usual_document, usual_query = (DOCUMENT_SCALE, encoder.query_scale) if encoder else file.scales
-    settings = {
-        "encoder": _encoder_record(encoder) if encoder else None,
-        "vocabulary_size": size,
-        "vocabulary": strings,
-        "shards": shards,
-        "document_scale": document_scale or usual_document,
-        "query_scale": query_scale or usual_query,
-    }
+    options = BuildOptions(
+        vocabulary_size=size,
+        encoder=_encoder_record(encoder) if encoder else None,
+        shards=shards,
+        document_scale=document_scale or usual_document,
+        query_scale=query_scale or usual_query,
+        vocabulary=strings,
+    )
 
     def convert(lines: list[Any], advance: Callable[[int], None]) -> SparseBatch:
         return to_batch(lines, lookup)[0]
@@ -182,7 +181,7 @@ def build_from_vectors(
     return _build(
         vectors,
         out,
-        settings,
+        options,
         source,
         lambda line: line.document,
         convert,
@@ -219,7 +218,7 @@ def _vocabulary(
 def _build(
     path: Path | str,
     out: Path | str,
-    settings: dict[str, Any],
+    options: BuildOptions,
     source: Iterable[T],
     document_of: Callable[[T], Document],
     encode: Callable[[list[T], Callable[[int], None]], SparseBatch],
@@ -229,7 +228,7 @@ def _build(
     report: BuildReport,
 ) -> BuildReport:
     """Feed the builder in chunks of ``size``, passing over what it holds already."""
-    with _open_builder(Path(out), settings) as builder:
+    with _open_builder(Path(out), options) as builder:
         safe = report.resumed = builder.documents
         if safe > total:
             raise IncompatibleError(
@@ -286,28 +285,28 @@ def _check_place(out: Path, resume: bool) -> None:
         raise InputError(f"{out}: must be absent or an empty directory")
 
 
-def _open_builder(out: Path, settings: dict[str, Any]) -> IndexBuilder:
+def _open_builder(out: Path, options: BuildOptions) -> IndexBuilder:
     if not (out / BUILDING_FILE).exists():
-        return IndexBuilder.create(out, **settings)
+        return IndexBuilder.create(out, options)
     builder = IndexBuilder.resume(out)
     try:
-        _require_same_settings(out, builder.manifest, settings)
+        _require_same_options(out, builder.manifest, options)
     except BaseException:
         builder.close()
         raise
     return builder
 
 
-def _require_same_settings(out: Path, manifest: IndexManifest, settings: dict[str, Any]) -> None:
-    encoder = settings["encoder"] or {}
+def _require_same_options(out: Path, manifest: IndexManifest, options: BuildOptions) -> None:
+    encoder = options.encoder or {}
     noted = manifest.encoder or {}
     pairs = {
         "encoder": (noted.get("fingerprint"), encoder.get("fingerprint")),
         "quantization": (noted.get("quantization"), encoder.get("quantization")),
-        "shards": (manifest.shard_count, settings["shards"]),
-        "vocabulary size": (manifest.vocabulary_size, settings["vocabulary_size"]),
-        "document scale": (manifest.document_scale, settings["document_scale"]),
-        "query scale": (manifest.query_scale, settings["query_scale"]),
+        "shards": (manifest.shard_count, options.shards),
+        "vocabulary size": (manifest.vocabulary_size, options.vocabulary_size),
+        "document scale": (manifest.document_scale, options.document_scale),
+        "query scale": (manifest.query_scale, options.query_scale),
     }
     for name, (there, here) in pairs.items():
         if there != here:
@@ -315,7 +314,7 @@ def _require_same_settings(out: Path, manifest: IndexManifest, settings: dict[st
                 f"{out}: the unfinished build has {name} {there}, now it is {here}; "
                 "resume with the same settings or build elsewhere"
             )
-    if manifest.vocabulary != settings["vocabulary"]:
+    if manifest.vocabulary != options.vocabulary:
         raise IncompatibleError(
             f"{out}: the unfinished build has another vocabulary; "
             "resume with the same file or build elsewhere"

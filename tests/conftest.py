@@ -17,7 +17,7 @@ import torch
 
 from csplade.core.document import Document
 from csplade.core.vectors import SparseBatch
-from csplade.index import Index, IndexBuilder
+from csplade.index import BuildOptions, Index, IndexBuilder
 
 if TYPE_CHECKING:
     from csplade.service.settings import Settings
@@ -131,9 +131,7 @@ def text_index(encoder, tiny_model, tmp_path_factory) -> Path:
     """48 texts in two shards, encoded by the tiny model."""
     path = tmp_path_factory.mktemp("text-index") / "index"
     identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
-    builder = IndexBuilder.create(
-        path, vocabulary_size=encoder.vocabulary_size, encoder=identity, shards=2
-    )
+    builder = IndexBuilder.create(path, BuildOptions(encoder.vocabulary_size, identity, shards=2))
     documents = [
         Document(f"d{i}", text, f"Title {i}", {"number": i}) for i, text in enumerate(TEXTS)
     ]
@@ -165,7 +163,7 @@ def random_queries() -> list[dict[int, float]]:
 def vector_index(tmp_path_factory) -> Path:
     """300 random vectors in three shards, no encoder."""
     path = tmp_path_factory.mktemp("vector-index") / "index"
-    builder = IndexBuilder.create(path, vocabulary_size=VOCABULARY, encoder=None, shards=3)
+    builder = IndexBuilder.create(path, BuildOptions(VOCABULARY, shards=3))
     builder.add(
         [Document(f"v{i}", "") for i in range(300)],
         SparseBatch.from_rows(random_rows(300, 40, seed=1)),
@@ -179,7 +177,7 @@ def string_index(tmp_path_factory) -> Path:
     """Two documents keyed by token strings."""
     path = tmp_path_factory.mktemp("string-index") / "index"
     vocabulary = ["iron", "river", "sun"]
-    builder = IndexBuilder.create(path, vocabulary_size=3, encoder=None, vocabulary=vocabulary)
+    builder = IndexBuilder.create(path, BuildOptions(3, vocabulary=vocabulary))
     builder.add(
         [Document("a", ""), Document("b", "")],
         SparseBatch.from_rows([([0, 1], [1.0, 2.0]), ([2], [1.0])]),

@@ -1,10 +1,9 @@
-"""An open index on a torch device: the segments' own arrays copied as they lie, searched there,
-exact as on the CPU.
+"""Search on a torch device: the segments' own arrays, copied as they are, exact as on the CPU.
 
 Segments of a shard whose ordinals follow on each other become one run of blocks, so a batch of
 queries costs a few launches per shard however many segments there are. Nothing is converted; only
-offsets into joined arrays are moved up. Answers of runs and shards merge as keys on the device, and
-everything comes back in one copy.
+offsets into joined arrays are moved up. Answers of runs and shards merge as ranking keys on the
+device, and everything returns to the host in one copy.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from ...kernels.runtime.transfer import Clock, fetch, upload, upload_into
 from ...kernels.score.api import Postings, Queries
 from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
 from ...kernels.select.api import merge_keys
+from .searcher import Mask, SearchResult
 from .snapshot import OpenSegment, Shard
 
 DTYPES = {
@@ -39,44 +39,29 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a search found, on the host.
+class _Run:
+    """Segments with consecutive ordinals.
 
     Attributes:
-        keys: int64 [n, k], descending, see :mod:`.scorer`; row i holds ``counts[i]`` of them.
-        counts: int32 [n].
-        matched: int64 [n], living documents that share a term with the query.
-        postings: int64 [n], postings read.
-        timings: nanoseconds under "score", "select" and "merge"; on a GPU between events in its
-            stream.
-    """
-
-    keys: NDArray[np.int64]
-    counts: NDArray[np.int32]
-    matched: NDArray[np.int64]
-    postings: NDArray[np.int64]
-    timings: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Segments with consecutive ordinals; ``alive`` uint8 [blocks * block_size], None if nothing is
-    deleted.
+        postings: their blocks.
+        live: uint8 [blocks * block_size], 1 where a document is live; None if nothing is deleted.
+        first_ordinal: ordinal of the first block's first document.
+        shard: the shard's number.
     """
 
     postings: Postings
-    alive: Tensor | None
+    live: Tensor | None
     first_ordinal: int
     shard: int
 
 
-class DeviceIndex:
-    """Shards of one index on one device. Searching from several threads at once is safe.
+class DeviceSearcher:
+    """Shards of one index on one device. Safe to use from many threads at once.
 
     Attributes:
-        device: where it is.
-        nbytes: device memory of each part: "postings", "terms", "blocks", "alive".
-        shards: how many the index has, open here or not.
+        device: where they are.
+        nbytes: device memory in bytes of each part: "postings", "terms", "blocks", "live".
+        shard_count: how many shards the index has, open here or not.
     """
 
     def __init__(
@@ -84,10 +69,10 @@ class DeviceIndex:
         device: torch.device,
         runs: Sequence[_Run],
         nbytes: dict[str, int],
-        shards: int,
+        shard_count: int,
         workspace: int,
     ) -> None:
-        self.device, self.nbytes, self.shards = device, nbytes, shards
+        self.device, self.nbytes, self.shard_count = device, nbytes, shard_count
         self._runs, self._workspace = tuple(runs), workspace
 
     @classmethod
@@ -100,28 +85,28 @@ class DeviceIndex:
         *,
         workspace: int = WORKSPACE_BYTES,
         free: int | None = None,
-    ) -> DeviceIndex:
+    ) -> DeviceSearcher:
         """Copy shards to a device, if they fit.
 
         Args:
-            shards: open shards; they may be closed afterwards as far as this copy goes.
+            shards: open shards; the copy does not need them afterwards.
             block_size: documents of a full block.
             shard_count: how many shards the index has.
             device: "cuda", "cuda:1" ..., or "cpu" for the plain torch scorer.
             workspace: bytes that a search may take for sums and candidates.
-            free: bytes of memory to count on; None asks the device.
+            free: free bytes of device memory; None asks the device.
 
         Raises:
             InputError: no such device.
             UnavailableError: more bytes than are free.
         """
-        place = find_device(device)
+        place = torch.device(find_device(device))
         runs = [
             (shard.number, run)
             for shard in shards
             for run in _consecutive(shard.segments, block_size)
         ]
-        nbytes = {"postings": 0, "terms": 0, "blocks": 0, "alive": 0}
+        nbytes = {"postings": 0, "terms": 0, "blocks": 0, "live": 0}
         for _, run in runs:
             for one in run:
                 segment = one.segment
@@ -130,8 +115,8 @@ class DeviceIndex:
                 nbytes["blocks"] += (
                     segment.block_documents.nbytes + segment.block_term_indptr.nbytes
                 )
-            if any(len(one.alive) for one in run):
-                nbytes["alive"] += sum(len(one.segment) for one in run) * block_size
+            if any(len(one.live) for one in run):
+                nbytes["live"] += sum(len(one.segment) for one in run) * block_size
         if free is None and place.type == "cuda":
             free = torch.cuda.mem_get_info(place)[0]
         needed = sum(nbytes.values()) + workspace
@@ -141,14 +126,13 @@ class DeviceIndex:
             )
             raise UnavailableError(
                 f"the index needs {_gib(needed)} GiB on {place} ({parts}), {_gib(free)} GiB are "
-                "free; "
-                "serve fewer shards per device, build it with fewer documents or terms, or score "
-                "on the CPU"
+                "free; serve fewer shards per device, build it with fewer documents or terms, or "
+                "score on the CPU"
             )
         loaded = [
             _Run(
                 _join(run, block_size, place),
-                _alive(run, block_size, place),
+                _live(run, block_size, place),
                 run[0].manifest.first_ordinal,
                 number,
             )
@@ -156,33 +140,33 @@ class DeviceIndex:
         ]
         return cls(place, loaded, nbytes, shard_count, workspace)
 
-    def search(self, queries: ImpactBatch, k: int) -> Answers:
-        """The ``k`` best documents of each query; the queries are checked already.
+    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+        """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
+        clock = Clock(self.device)
+        found = self.search_tensors(Queries.from_impacts(queries, self.device), k, clock, mask)
+        return self.result(
+            *fetch(found.keys, found.counts, found.matched, found.postings), clock=clock
+        )
+
+    def search_tensors(
+        self, queries: Queries, k: int, clock: Clock, mask: Mask | None = None
+    ) -> Found:
+        """Search without leaving the device and without waiting for it.
 
         Args:
-            queries: as :meth:`.index.Index.search` takes them.
-            k: 1 to 10,000.
-        """
-        clock = Clock(self.device)
-        found = self.search_tensors(Queries.from_impacts(queries, self.device), k, clock)
-        keys, counts, matched, postings = fetch(
-            found.keys, found.counts, found.matched, found.postings
-        )
-        return Answers(keys, counts, matched, postings, stages(clock))
-
-    def search_tensors(self, queries: Queries, k: int, clock: Clock) -> Found:
-        """The same without leaving the device, nor waiting for it; ``clock`` gets the stages'
-        marks.
+            queries: checked, on the device.
+            k, mask: as for :meth:`search`.
+            clock: gets the marks of the stages.
         """
         found = [
             search_blocks(
                 queries,
                 run.postings,
                 k,
-                alive=run.alive,
+                alive=self._allowed(run, mask),
                 first_ordinal=run.first_ordinal,
                 shard=run.shard,
-                shards=self.shards,
+                shards=self.shard_count,
                 workspace=self._workspace,
                 mark=clock.mark,
             )
@@ -198,9 +182,32 @@ class DeviceIndex:
         clock.mark("merge")
         return found[0]
 
+    def result(
+        self,
+        keys: NDArray[np.int64],
+        counts: NDArray[np.int32],
+        matched: NDArray[np.int64],
+        postings: NDArray[np.int64],
+        *,
+        clock: Clock,
+    ) -> SearchResult:
+        """Return the result of :meth:`search_tensors` from its tensors, fetched to the host."""
+        ranked = [row[:count] for row, count in zip(keys, counts, strict=True)]
+        timings = {"score": 0, "select": 0, "merge": 0, **clock.read()}
+        return SearchResult.from_keys(ranked, self.shard_count, matched, postings, timings)
+
+    def _allowed(self, run: _Run, mask: Mask | None) -> Tensor | None:
+        """Return which of the run's places are live and inside the mask; None for all."""
+        if mask is None:
+            return run.live
+        places = run.postings.blocks * run.postings.block_size
+        inside = mask.shards[run.shard][run.first_ordinal : run.first_ordinal + places]
+        allowed = upload(np.pad(inside.astype(np.uint8), (0, places - len(inside))), self.device)
+        return allowed if run.live is None else allowed & run.live
+
 
 def queries_from_rows(terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries:
-    """Padded rows as compressed ones, without asking the device how many entries there are.
+    """Return padded rows as compressed ones, without waiting for the device.
 
     Args:
         terms: int32 [n, K], each row's terms first and ascending.
@@ -223,15 +230,8 @@ def queries_from_rows(terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries
     return Queries(indptr, joined[0], joined[1], -(-max(width, 1) // 16) * 16)
 
 
-def stages(clock: Clock) -> dict[str, int]:
-    """Nanoseconds of a search's stages, each of them named."""
-    return {"score": 0, "select": 0, "merge": 0, **clock.read()}
-
-
 def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[OpenSegment]]:
-    """Segments in groups within which every block begins ``block_size`` ordinals after the one
-    before.
-    """
+    """Return groups of segments whose blocks begin ``block_size`` ordinals after each other."""
     runs: list[list[OpenSegment]] = []
     following = -1
     for one in segments:
@@ -245,7 +245,7 @@ def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[
 
 
 def _join(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> Postings:
-    """The segments' arrays one after the other; offsets are moved up by what came before."""
+    """Return the segments' arrays joined, their offsets moved up by what precedes them."""
     rows = [0, *accumulate(len(one.segment.terms) for one in run)]
     places = [0, *accumulate(len(one.segment.locals) for one in run)]
     blocks = [0, *accumulate(len(one.segment) for one in run)]
@@ -259,9 +259,8 @@ def _join(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> 
     }
     joined: dict[str, Any] = {}
     for name, (firsts, added) in starts.items():
-        last_too = int(
-            added is not None
-        )  # an indptr has one entry more; the next segment's first one overwrites it
+        # An indptr has one entry more; the next segment's first one overwrites it.
+        last_too = int(added is not None)
         whole = torch.empty(firsts[-1] + last_too, dtype=DTYPES[name], device=device)
         for number, one in enumerate(run):
             part = whole[firsts[number] : firsts[number + 1] + last_too]
@@ -272,15 +271,15 @@ def _join(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> 
     return Postings(**joined, block_size=block_size)
 
 
-def _alive(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> Tensor | None:
-    if not any(len(one.alive) for one in run):
+def _live(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> Tensor | None:
+    """Return :attr:`_Run.live` of the segments."""
+    if not any(len(one.live) for one in run):
         return None
-    bytes_of = []
+    live = np.ones(sum(len(one.segment) for one in run) * block_size, dtype=np.uint8)
     for one in run:
-        alive = np.ones(len(one.segment) * block_size, dtype=np.uint8)
-        alive[: len(one.alive)] = one.alive
-        bytes_of.append(alive)
-    return upload(np.concatenate(bytes_of), device)
+        first = one.manifest.first_ordinal - run[0].manifest.first_ordinal
+        live[first : first + len(one.live)] = one.live
+    return upload(live, device)
 
 
 def _gib(size: int) -> str:

@@ -1,69 +1,78 @@
 """The oracle: scores every document from the vectors in the store, in plain NumPy int64.
 
-Slow, and nobody's relative: it shares no code with the scorers it judges.
+It is slow, and shares no scoring or selection code with the searchers that it judges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.documents import DocumentStore
+from ...core.vectors import ImpactBatch, offsets
+from .searcher import Mask, SearchResult
+from .snapshot import Shard
 
 CHUNK = 4096
 
-Ranked = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], int, int]
 
-
-def exhaustive(
-    stores: Mapping[int, DocumentStore],
-    queries: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]],
-    k: int,
-    vocabulary_size: int,
-) -> list[Ranked]:
-    """Rank all live documents for each query.
+class Oracle:
+    """Ranks all documents exhaustively.
 
     Args:
-        stores: one per shard, by its number.
-        queries: (terms, impacts) each.
-        k: how many to keep.
+        shards: the open shards; their stores are read, not their segments.
         vocabulary_size: terms are below it.
-
-    Returns:
-        For each query shards int32, ordinals int64, scores int64 by score descending, ordinal,
-        shard; how many live documents share a term with it; how many (document, term) pairs are
-        shared, those of deleted documents included.
     """
-    tables = []
-    for terms, impacts in queries:
-        table = np.zeros(vocabulary_size, dtype=np.int64)
-        table[terms] = impacts
-        tables.append(table)
-    found: list[list[tuple[NDArray[np.int64], ...]]] = [[] for _ in tables]
-    pairs = [0] * len(tables)
-    for shard, store in stores.items():
-        dead, documents = store.dead(), store.count()
-        for first in range(0, documents, CHUNK):
-            last = min(first + CHUNK, documents)
-            rows = store.vectors(first, last)
-            live = ~np.isin(np.arange(first, last), dead)
-            for q, table in enumerate(tables):
-                weights = table[rows.terms]
-                sums = np.concatenate([[0], np.cumsum(weights * rows.impacts)])
-                scores = (sums[rows.indptr[1:]] - sums[rows.indptr[:-1]]) * live
-                pairs[q] += int((weights > 0).sum())
-                hits = np.flatnonzero(scores)
-                found[q].append((np.full(len(hits), shard), hits + first, scores[hits]))
-    answers = []
-    for q, pieces in enumerate(found):
-        shards, ordinals, scores = (
-            np.concatenate([piece[i] for piece in pieces] + [np.empty(0, np.int64)])
-            for i in range(3)
+
+    def __init__(self, shards: Sequence[Shard], vocabulary_size: int) -> None:
+        self._shards, self._vocabulary_size = tuple(shards), vocabulary_size
+
+    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+        """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
+        started = time.perf_counter_ns()
+        tables = []
+        for terms, impacts in queries:
+            table = np.zeros(self._vocabulary_size, dtype=np.int64)
+            table[terms] = impacts
+            tables.append(table)
+        found: list[list[tuple[NDArray[np.int64], ...]]] = [[] for _ in tables]
+        postings = np.zeros(len(tables), dtype=np.int64)
+        for shard in self._shards:
+            deleted, documents = shard.store.deleted(), shard.store.count()
+            for first in range(0, documents, CHUNK):
+                last = min(first + CHUNK, documents)
+                rows = shard.store.vectors(first, last)
+                allowed = ~np.isin(np.arange(first, last), deleted)
+                if mask is not None:
+                    allowed &= mask.shards[shard.number][first:last]
+                for q, table in enumerate(tables):
+                    weights = table[rows.terms]
+                    sums = np.concatenate([[0], np.cumsum(weights * rows.impacts)])
+                    scores = (sums[rows.indptr[1:]] - sums[rows.indptr[:-1]]) * allowed
+                    postings[q] += int((weights > 0).sum())
+                    hits = np.flatnonzero(scores)
+                    found[q].append((np.full(len(hits), shard.number), hits + first, scores[hits]))
+        matched = np.zeros(len(tables), dtype=np.int64)
+        ranked = []
+        for q, pieces in enumerate(found):
+            shards, ordinals, scores = _columns(pieces)
+            order = np.lexsort((shards, ordinals, -scores))[:k]
+            ranked.append((shards[order], ordinals[order], scores[order]))
+            matched[q] = len(scores)
+        shards, ordinals, scores = _columns(ranked)
+        return SearchResult(
+            offsets([len(one[0]) for one in ranked]),
+            shards.astype(np.int32),
+            ordinals,
+            scores.astype(np.int32),
+            matched,
+            postings,
+            {"score": time.perf_counter_ns() - started, "select": 0, "merge": 0},
         )
-        order = np.lexsort((shards, ordinals, -scores))[:k]
-        answers.append(
-            (shards[order].astype(np.int32), ordinals[order], scores[order], len(scores), pairs[q])
-        )
-    return answers
+
+
+def _columns(pieces: Sequence[tuple[NDArray[np.int64], ...]]) -> list[NDArray[np.int64]]:
+    """Return the three columns of all pieces, joined."""
+    return [np.concatenate([np.empty(0, np.int64), *(one[i] for one in pieces)]) for i in range(3)]

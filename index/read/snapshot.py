@@ -1,9 +1,8 @@
-"""A shard opened for searching: its segments in memory, its document store, and which documents are
-alive.
-"""
+"""A shard opened for searching: its segments in memory, its store, which documents are live."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +13,30 @@ from ...core.errors import CorruptError
 from ..storage.documents import DocumentStore
 from ..storage.manifest import IndexManifest, SegmentManifest, ShardManifest
 from ..storage.segment import Segment, read_segment
-
-ALL_ALIVE = np.zeros(0, dtype=np.uint8)
+from ..storage.tombstones import live_documents
 
 
 @dataclass(frozen=True)
 class OpenSegment:
-    """A segment with its place in the shard; ``alive``: a byte per document, none if nothing is
-    deleted.
+    """A segment with its place in the shard.
+
+    Attributes:
+        segment: its postings.
+        manifest: its place and its file.
+        live: uint8 [documents], empty if nothing is deleted.
     """
 
     segment: Segment
     manifest: SegmentManifest
-    alive: NDArray[np.uint8]
+    live: NDArray[np.uint8]
+
+    def allowed(self, mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+        """Return which documents are live and inside the shard's mask, as :attr:`live`."""
+        if mask is None:
+            return self.live
+        first = self.manifest.first_ordinal
+        allowed = mask[first : first + self.manifest.documents].astype(np.uint8)
+        return allowed & self.live if len(self.live) else allowed
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,15 @@ class Shard:
             if store.count() != shard.documents:
                 raise CorruptError(
                     f"{store.path}: {store.count()} documents, the manifest says "
-                    f"{shard.documents}; "
-                    "bring back the file or build the index again"
+                    f"{shard.documents}; restore the file or build the index again"
                 )
-            dead = store.dead()
+            deleted = store.deleted()
             segments = tuple(
-                OpenSegment(read_segment(directory, one), one, _alive(one, dead))
+                OpenSegment(
+                    read_segment(directory, one),
+                    one,
+                    live_documents(one.first_ordinal, one.documents, deleted),
+                )
                 for one in shard.segments
             )
         except BaseException:
@@ -69,26 +82,23 @@ class Shard:
         """Blocks in all segments."""
         return sum(len(one.segment) for one in self.segments)
 
+    @property
+    def documents(self) -> int:
+        """Ordinals given out, deleted documents included."""
+        return sum(one.manifest.documents for one in self.segments)
+
+    def allowed(self, mask: NDArray[np.bool_] | None) -> list[NDArray[np.uint8]]:
+        """Return :meth:`OpenSegment.allowed` of every segment; ``mask`` is bool [documents]."""
+        return [one.allowed(mask) for one in self.segments]
+
     def parts(
-        self, first: int, last: int
+        self, first: int, last: int, allowed: Sequence[NDArray[np.uint8]]
     ) -> list[tuple[Segment, int, int, int, NDArray[np.uint8]]]:
-        """Blocks ``first`` to ``last - 1`` of the shard as the scorer takes them, segment by
-        segment.
-        """
+        """Return blocks ``first`` to ``last - 1`` of the shard as the CPU kernel takes them."""
         found, start = [], 0
-        for one in self.segments:
+        for one, inside in zip(self.segments, allowed, strict=True):
             begin, end = max(first - start, 0), min(last - start, len(one.segment))
             if begin < end:
-                found.append((one.segment, one.manifest.first_ordinal, begin, end, one.alive))
+                found.append((one.segment, one.manifest.first_ordinal, begin, end, inside))
             start += len(one.segment)
         return found
-
-
-def _alive(segment: SegmentManifest, dead: NDArray[np.int64]) -> NDArray[np.uint8]:
-    inside = dead - segment.first_ordinal
-    inside = inside[(inside >= 0) & (inside < segment.documents)]
-    if not inside.size:
-        return ALL_ALIVE
-    alive = np.ones(segment.documents, dtype=np.uint8)
-    alive[inside] = 0
-    return alive

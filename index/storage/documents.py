@@ -1,4 +1,4 @@
-"""The document store of a shard: one SQLite file, the truth from which segments are derived."""
+"""The document store of a shard: one SQLite file, from which segments are derived."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
+from ...core.vectors import offsets
 
 STORE_FILE = "documents.sqlite"
-# SQLite's names of errors that are the disk's or another process's and leave the file as it was.
+# SQLite's names of errors of the disk or of another process, which leave the file as it was.
 OUT_OF_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
 OUTSIDE = (
     "SQLITE_IOERR",
@@ -30,16 +31,15 @@ OUTSIDE = (
     "SQLITE_PERM",
 )
 
-# Vectors have a table of their own, so that deriving segments does not read through the texts.
-# Shard 0 keeps in arrivals how many documents the whole index has been given: what other shards
-# hold beyond that is torn.
+# Vectors have their own table, so that deriving segments does not read the texts. Shard 0 keeps in
+# arrivals how many documents the whole index was given: what other shards hold beyond is torn.
 SCHEMA = """
 CREATE TABLE documents (
     ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
     metadata TEXT NOT NULL, clipped INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX live_id ON documents (id) WHERE deleted = 0;
-CREATE INDEX dead ON documents (ordinal) WHERE deleted = 1;
+CREATE INDEX tombstones ON documents (ordinal) WHERE deleted = 1;
 CREATE TABLE vectors (ordinal INTEGER PRIMARY KEY, terms BLOB NOT NULL, impacts BLOB NOT NULL);
 CREATE TABLE arrivals (count INTEGER NOT NULL);
 INSERT INTO arrivals VALUES (0);
@@ -48,7 +48,7 @@ INSERT INTO arrivals VALUES (0);
 
 @dataclass(frozen=True)
 class Rows:
-    """Stored vectors: row i owns ``indptr[i]:indptr[i + 1]`` of terms int32 and impacts uint8."""
+    """Stored vectors: row i owns ``indptr[i]:indptr[i + 1]`` of terms and impacts."""
 
     indptr: NDArray[np.int64]
     terms: NDArray[np.int32]
@@ -56,9 +56,7 @@ class Rows:
 
 
 class DocumentStore:
-    """One connection, shared by threads under a lock. Every commit is on the disk before it
-    returns.
-    """
+    """One connection, shared by threads under a lock; a commit is on the disk when it returns."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -67,7 +65,7 @@ class DocumentStore:
 
     @classmethod
     def create(cls, directory: Path) -> DocumentStore:
-        """Make an empty store; one that was made but holds no schema yet (a crash) is completed."""
+        """Create an empty store; complete one that a crash left without its schema."""
         path = directory / STORE_FILE
         store = cls(path, sqlite3.connect(path, check_same_thread=False, isolation_level=None))
         with store._errors():
@@ -82,11 +80,11 @@ class DocumentStore:
         """Open an existing store for reading.
 
         Raises:
-            CorruptError: missing or no SQLite file.
+            CorruptError: missing, or not a SQLite file.
         """
         path = directory / STORE_FILE
         if not path.is_file():
-            raise CorruptError(f"{path}: missing; bring back the file or build the index again")
+            raise CorruptError(f"{path}: missing; restore the file or build the index again")
         # A store in write-ahead mode needs a writable directory for its -shm file, unless declared
         # immutable.
         mode = "mode=ro" if os.access(directory, os.W_OK) else "immutable=1"
@@ -102,7 +100,7 @@ class DocumentStore:
         return store
 
     def close(self) -> None:
-        """Close the connection; the last one to close folds the write-ahead log into the file."""
+        """Close the connection; the last one to close moves the write-ahead log into the file."""
         self._connection.close()
 
     @contextmanager
@@ -116,21 +114,21 @@ class DocumentStore:
             name = getattr(error, "sqlite_errorname", "")
             if name.startswith(OUT_OF_SPACE):
                 raise UnavailableError(
-                    f"{self.path}: no space left to write ({error}); free some, then go on with "
+                    f"{self.path}: no space left to write ({error}); free some, then continue with "
                     "`csplade index build --resume`"
                 ) from error
             if name.startswith(OUTSIDE):
                 raise UnavailableError(
-                    f"{self.path}: {error} ({name}); look at the disk, permissions and other "
+                    f"{self.path}: {error} ({name}); check the disk, permissions and other "
                     "processes"
                 ) from error
             raise CorruptError(
-                f"{self.path}: {error}; bring back the file or build the index again"
+                f"{self.path}: {error}; restore the file or build the index again"
             ) from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside are durable together when the block ends, or none of them is there."""
+        """Make all writes inside durable together when the block ends, or none of them."""
         with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -156,32 +154,28 @@ class DocumentStore:
                 )
             except sqlite3.IntegrityError:
                 raise InputError(
-                    f"document id {document.id!r} is there twice; ids must be unique"
+                    f"document id {document.id!r} occurs twice; ids must be unique"
                 ) from None
             self._connection.execute(
                 "INSERT INTO vectors VALUES (?, ?, ?)", (ordinal, terms, impacts)
             )
 
     def set_arrivals(self, count: int) -> None:
-        """Note inside a transaction how many documents the index holds once it commits (shard 0
-        only).
-        """
+        """Set, inside a transaction, how many documents the index holds (shard 0 only)."""
         self._connection.execute("UPDATE arrivals SET count = ?", (count,))
 
     def arrivals(self) -> int:
-        """Documents the index has been given (shard 0 only)."""
+        """Return how many documents the index was given (shard 0 only)."""
         return int(self._read("SELECT count FROM arrivals")[0][0])
 
     def truncate(self, ordinals: int) -> None:
-        """Remove every document from this ordinal on: the rest of an addition that never was
-        acknowledged.
-        """
+        """Remove every document from this ordinal on: they were never acknowledged."""
         with self.transaction():
             self._connection.execute("DELETE FROM documents WHERE ordinal >= ?", (ordinals,))
             self._connection.execute("DELETE FROM vectors WHERE ordinal >= ?", (ordinals,))
 
     def live_ids(self, ids: Sequence[str]) -> list[str]:
-        """Those of the ids that a live document has."""
+        """Return those of the ids that a live document has."""
         found = self._read(
             "SELECT id FROM documents WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
@@ -189,20 +183,20 @@ class DocumentStore:
         return [one for (one,) in found]
 
     def count(self) -> int:
-        """Ordinals given out, deleted documents included."""
+        """Return how many ordinals were given out, deleted documents included."""
         return int(self._read("SELECT coalesce(max(ordinal) + 1, 0) FROM documents")[0][0])
 
     def clipped(self) -> int:
-        """Document impacts cut to 255."""
+        """Return how many document impacts were cut to 255."""
         return int(self._read("SELECT coalesce(sum(clipped), 0) FROM documents")[0][0])
 
-    def dead(self) -> NDArray[np.int64]:
-        """Ordinals of deleted documents, ascending."""
+    def deleted(self) -> NDArray[np.int64]:
+        """Return the ordinals of deleted documents, ascending."""
         found = self._read("SELECT ordinal FROM documents WHERE deleted = 1 ORDER BY ordinal")
         return np.array([ordinal for (ordinal,) in found], dtype=np.int64)
 
     def documents(self, ordinals: Sequence[int]) -> list[Document]:
-        """The documents, in the order asked for.
+        """Return the documents, in the order given.
 
         Raises:
             InputError: an ordinal that was never given out.
@@ -215,7 +209,7 @@ class DocumentStore:
         ]
 
     def ids(self, ordinals: Sequence[int]) -> list[str]:
-        """The documents' own ids, in the order asked for; their texts are not read.
+        """Return the documents' own ids, in the order given, without reading their texts.
 
         Raises:
             InputError: an ordinal that was never given out.
@@ -235,9 +229,7 @@ class DocumentStore:
             raise InputError(f"{self.path}: no document has ordinal {missing.args[0]}") from None
 
     def vectors(self, first: int, last: int) -> Rows:
-        """Vectors of ordinals ``first`` to ``last - 1``; an ordinal without a vector has an empty
-        row.
-        """
+        """Return the vectors of ordinals ``first`` to ``last - 1``; missing ones are empty."""
         found = self._read(
             "SELECT ordinal, terms, impacts FROM vectors WHERE ordinal >= ? AND ordinal < ? ORDER "
             "BY ordinal",
@@ -247,13 +239,13 @@ class DocumentStore:
         if found:
             lengths[[row[0] - first for row in found]] = [len(row[2]) for row in found]
         return Rows(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            offsets(lengths),
             np.frombuffer(b"".join(row[1] for row in found), dtype="<i4"),
             np.frombuffer(b"".join(row[2] for row in found), dtype=np.uint8),
         )
 
     def problems(self) -> list[str]:
-        """What SQLite's own check and the store's rules find wrong; empty when all is well."""
+        """Return what SQLite's own check and the store's rules find wrong."""
         result = [str(row[0]) for row in self._read("PRAGMA quick_check(10)")]
         found = [] if result == ["ok"] else result
         (documents, vectors) = self._read(

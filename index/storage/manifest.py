@@ -1,6 +1,4 @@
-"""The manifests: what an index is (index.json) and what a shard holds (shard.json), checksums
-inside.
-"""
+"""The manifests: what an index is (index.json) and what a shard holds (shard.json)."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ class ShardManifest:
         content = read_checked(path)
         if content.pop("index") != index_checksum or content["shard"] != shard:
             raise CorruptError(
-                f"{path}: belongs to another shard or index; bring back the right directory"
+                f"{path}: belongs to another shard or index; restore the right directory"
             )
         return cls(
             **content | {"segments": tuple(SegmentManifest(**one) for one in content["segments"])}
@@ -147,7 +145,7 @@ class IndexManifest:
         return None if self.encoder is None else self.encoder.get("fingerprint")
 
     def shard_directory(self, root: Path, shard: int) -> Path:
-        """Where a shard lives below the index directory."""
+        """Return the directory of a shard."""
         return root / f"shard-{shard:04d}"
 
     def write(self, path: Path) -> str:
@@ -168,8 +166,7 @@ class IndexManifest:
 
     @classmethod
     def open(cls, root: Path | str, shards: Sequence[int] | None = None) -> IndexManifest:
-        """Read the manifest of a finished index with all its shards', or those of some (no segment
-        is read).
+        """Read the manifest of a finished index with those of all or some of its shards.
 
         Raises:
             CorruptError: no index, an unfinished one, one of another format version, or a broken
@@ -198,9 +195,7 @@ class IndexManifest:
 
 
 def write_checked(path: Path, content: dict[str, Any]) -> str:
-    """Write JSON with the SHA-256 of its content inside, whole or not at all; returns that
-    checksum.
-    """
+    """Write JSON with the SHA-256 of its content inside; return that checksum."""
     checksum = _checksum(content)
     with write_aside(path) as file:
         json.dump({**content, "checksum": checksum}, file, indent=1, ensure_ascii=False)
@@ -218,12 +213,10 @@ def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
     except FileNotFoundError:
-        raise CorruptError(
-            f"{path}: missing; build the index again or bring back the file"
-        ) from None
+        raise CorruptError(f"{path}: missing; restore the file or build the index again") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise CorruptError(
-            f"{path}: torn, it is no whole manifest; build the index again"
+            f"{path}: torn, it is not a complete manifest; build the index again"
         ) from None
     if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise CorruptError(

@@ -1,10 +1,10 @@
-"""Segments: an immutable run of blocks as one .safetensors file that can be mapped as it lies."""
+"""Segments: an immutable run of blocks as one .safetensors file, its arrays aligned."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ...core.errors import CorruptError, InputError
 from ...core.files import write_aside
+from ...core.vectors import offsets
 from ...kernels.score.reference import Block
+from .documents import DocumentStore
 from .manifest import FORMAT_VERSION, SegmentManifest
 
-# Tensors start on this boundary of the file, so that a mapping of it can be read with aligned
-# loads.
+# Tensors start on this boundary of the file, so that they can be read with aligned loads.
 ALIGNMENT = 64
 DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
@@ -30,11 +31,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Segment:
-    """Blocks one after another. Block b owns term rows ``block_term_indptr[b]:block_term_indptr[b +
-    1]``.
+    """Blocks one after another.
 
     Attributes:
-        block_term_indptr: int64 [B + 1].
+        block_term_indptr: int64 [B + 1], block b owns term rows
+            ``block_term_indptr[b]:block_term_indptr[b + 1]``.
         indptr: int64 [T + 1], term row t owns postings ``indptr[t]:indptr[t + 1]``.
         block_documents: int32 [B], documents in each block.
         terms: int32 [T], strictly ascending inside a block.
@@ -53,7 +54,7 @@ class Segment:
         return len(self.block_documents)
 
     def block(self, number: int) -> Block:
-        """One block (views)."""
+        """Return one block (views)."""
         first, last = self.block_term_indptr[number], self.block_term_indptr[number + 1]
         return Block(
             self.terms[first:last],
@@ -66,18 +67,11 @@ class Segment:
     @classmethod
     def from_blocks(cls, blocks: Sequence[Block]) -> Segment:
         """Join blocks, each with an ``indptr`` from 0."""
-        postings = np.concatenate([[0], np.cumsum([len(block.locals) for block in blocks])])
+        starts = offsets([len(block.locals) for block in blocks])
+        moved = [block.indptr[:-1] + start for block, start in zip(blocks, starts, strict=False)]
         return cls(
-            np.concatenate([[0], np.cumsum([len(block.terms) for block in blocks])]).astype(
-                np.int64
-            ),
-            np.concatenate(
-                [
-                    block.indptr[:-1] + start
-                    for block, start in zip(blocks, postings[:-1].tolist(), strict=True)
-                ]
-                + [postings[-1:]]
-            ).astype(np.int64),
+            offsets([len(block.terms) for block in blocks]),
+            np.concatenate([*moved, starts[-1:]]),
             np.array([block.documents for block in blocks], dtype=np.int32),
             np.concatenate([block.terms for block in blocks]),
             np.concatenate([block.locals for block in blocks]),
@@ -103,9 +97,7 @@ class Segment:
 def make_block(
     indptr: NDArray[np.int64], terms: NDArray[np.int32], impacts: NDArray[np.uint8]
 ) -> Block:
-    """Turn document vectors (rows as in ImpactBatch) into a block: one sort of packed integers
-    transposes.
-    """
+    """Return the block of these document vectors, transposed by one sort of packed integers."""
     documents = len(indptr) - 1
     keys = terms.astype(np.int64) << 24
     keys |= np.repeat(np.arange(documents, dtype=np.int64) << 8, np.diff(indptr))
@@ -122,8 +114,32 @@ def make_block(
     )
 
 
+def derive_segment(
+    store: DocumentStore,
+    first: int,
+    last: int,
+    block_size: int,
+    count: Callable[[int], None] = lambda _: None,
+) -> Segment:
+    """Return the segment of ordinals ``first`` to ``last - 1`` from their stored vectors.
+
+    Args:
+        store: of the shard.
+        first, last: the ordinals.
+        block_size: documents of a full block.
+        count: called with the number of documents after each block.
+    """
+    blocks = []
+    for start in range(first, last, block_size):
+        stop = min(start + block_size, last)
+        rows = store.vectors(start, stop)
+        blocks.append(make_block(rows.indptr, rows.terms, rows.impacts))
+        count(stop - start)
+    return Segment.from_blocks(blocks)
+
+
 def write_segment(path: Path, segment: Segment, first_ordinal: int) -> SegmentManifest:
-    """Write a segment whole or not at all; the same segment always gives the same bytes.
+    """Write a segment completely or not at all; the same segment always gives the same bytes.
 
     Raises:
         OSError: the disk is full or the directory cannot be written.
@@ -162,21 +178,23 @@ def write_segment(path: Path, segment: Segment, first_ordinal: int) -> SegmentMa
 
 
 def read_segment(directory: Path, manifest: SegmentManifest) -> Segment:
-    """Read a segment into memory and check size and checksum of the very bytes that will be served.
+    """Read a segment into memory and check size and checksum of the bytes that will be served.
 
     Raises:
         CorruptError: missing, cut short, altered, or not what the manifest says.
     """
     path = directory / manifest.file
-    mend = "`csplade index verify --repair` derives it again from the document store"
+    remedy = "`csplade index verify --repair` derives it again from the document store"
     try:
         raw = np.fromfile(path, dtype=np.uint8)
     except FileNotFoundError:
-        raise CorruptError(f"{path}: missing; {mend}") from None
+        raise CorruptError(f"{path}: missing; {remedy}") from None
     if len(raw) != manifest.bytes:
-        raise CorruptError(f"{path}: {len(raw)} bytes, the manifest says {manifest.bytes}; {mend}")
+        raise CorruptError(
+            f"{path}: {len(raw)} bytes, the manifest says {manifest.bytes}; {remedy}"
+        )
     if hashlib.sha256(raw.data).hexdigest() != manifest.sha256:
-        raise CorruptError(f"{path}: altered, its SHA-256 differs from the manifest's; {mend}")
+        raise CorruptError(f"{path}: altered, its SHA-256 differs from the manifest's; {remedy}")
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header = json.loads(raw[8:start].tobytes())
     arrays: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...core.errors import InputError
+from ...core.vectors import first_bad_weight
 from ...engine.local import Kind, Vector, Work
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Limits
@@ -104,8 +105,7 @@ def _vector(
             f"{field} has {len(terms)} terms, at most {limits.query_terms} are allowed"
         )
     weights = np.fromiter(vector.values, np.float32, len(vector.values))
-    if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))).size:
-        where = bad[0]
+    if (where := first_bad_weight(weights)) is not None:
         raise InputError(
             f"query.vector.values[{where}] is {weights[where]}, must be finite and > 0"
         )

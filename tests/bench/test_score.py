@@ -8,7 +8,7 @@ from csplade.bench import distribution, synthetic
 from csplade.bench import peers as scorers
 from csplade.bench import score as bench_score
 from csplade.core.errors import CspladeError, InputError
-from csplade.index import Index
+from csplade.index import Index, verify
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_synthetic_collection_is_as_stated(index):
     with Index.open(index) as opened:
         assert opened.manifest.documents == 700
         assert 38 < opened.manifest.postings / 700 < 42
-        assert opened.verify(sample=5).ok
+        assert verify(opened, sample=5).ok
         counts = np.zeros(distribution.VOCABULARY)
         for _, _, block in opened.blocks():
             counts[block.terms] += np.diff(block.indptr)

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from csplade.core.errors import InputError
-from csplade.core.vectors import MAX_DOCUMENT_IMPACT, SparseBatch
+from csplade.core.vectors import (
+    MAX_DOCUMENT_IMPACT,
+    ImpactBatch,
+    SparseBatch,
+    first_bad_weight,
+    offsets,
+)
 
 
 def test_rows_are_sorted_by_term():
@@ -63,3 +69,28 @@ def test_quantize_rounds_to_even_and_counts_clips():
     assert impacts.impacts[3:].tolist() == [255, 255]
     assert impacts.clipped == 1
     assert impacts.impacts.dtype == np.int32
+
+
+@pytest.mark.parametrize("lengths", [[], [3], [0, 2, 0], np.array([True, False, True])])
+def test_offsets_are_running_sums(lengths):
+    found = offsets(lengths)
+    assert found.dtype == np.int64
+    assert found.tolist() == [sum(map(int, lengths[:i])) for i in range(len(lengths) + 1)]
+
+
+def test_the_first_bad_weight_is_found():
+    assert first_bad_weight(np.float32([1e-45, 1.0, 3e38])) is None
+    assert first_bad_weight(np.empty(0, np.float32)) is None
+    for bad in (0.0, -1.0, np.nan, np.inf, -np.inf):
+        assert first_bad_weight(np.float32([1.0, bad, bad])) == 1
+
+
+def test_join_keeps_rows_as_they_are():
+    rows = [([5, 9], [1, 2]), ([], []), ([0], [3])]
+    rows = [(np.array(terms, np.int32), np.array(values)) for terms, values in rows]
+    impacts, weights = ImpactBatch.join(rows, 0.5), SparseBatch.join(rows)
+    assert impacts.indptr.tolist() == weights.indptr.tolist() == [0, 2, 2, 3]
+    assert impacts.terms.tolist() == weights.terms.tolist() == [5, 9, 0]
+    assert (impacts.impacts.tolist(), impacts.scale) == ([1, 2, 3], 0.5)
+    assert (impacts.impacts.dtype, weights.weights.dtype) == (np.int32, np.float32)
+    assert len(ImpactBatch.join([], 1.0)) == len(SparseBatch.join([])) == 0

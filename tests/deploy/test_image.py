@@ -19,7 +19,7 @@ import yaml
 
 from csplade.core.document import Document
 from csplade.core.vectors import SparseBatch
-from csplade.index import IndexBuilder
+from csplade.index import BuildOptions, IndexBuilder
 from csplade.service import settings as config
 
 ROOT = Path(__file__).parents[2]
@@ -276,7 +276,7 @@ def test_the_steps_of_installation_work_and_what_they_make_serves(tmp_path):
     assert run("python", "-m", "pip", "check").returncode == 0
     probe = json.loads(FINAL.all("HEALTHCHECK")[0].partition("CMD ")[2])
     index = tmp_path / "index"
-    builder = IndexBuilder.create(index, vocabulary_size=10, encoder=None)
+    builder = IndexBuilder.create(index, BuildOptions(10))
     row = (np.array([1, 2]), np.array([1.0, 2.0], np.float32))
     builder.add([Document("a", "")], SparseBatch.from_rows([row]))
     builder.finish()

@@ -1,10 +1,12 @@
 """Random vectors, queries and documents, and indexes built of them."""
 
+import sqlite3
+
 import numpy as np
 
 from csplade.core.document import Document
 from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
-from csplade.index import IndexBuilder
+from csplade.index import BuildOptions, IndexBuilder
 
 VOCABULARY = 200
 
@@ -26,12 +28,24 @@ def random_queries(rng, count, *, highest=40):
         np.sort(rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False))
         for _ in range(count)
     ]
-    return ImpactBatch(
-        np.cumsum([0] + [len(row) for row in rows]).astype(np.int64),
-        np.concatenate([*rows, np.empty(0)]).astype(np.int32),
-        rng.integers(1, 4096, sum(len(row) for row in rows)).astype(np.int32),
-        QUERY_SCALE,
-    )
+    return ImpactBatch.join([(row, rng.integers(1, 4096, len(row))) for row in rows], QUERY_SCALE)
+
+
+def delete(path, shard, ordinals):
+    """Mark documents as deleted in the store of a shard."""
+    with sqlite3.connect(path / f"shard-{shard:04d}" / "documents.sqlite") as store:
+        store.executemany(
+            "UPDATE documents SET deleted = 1 WHERE ordinal = ?", [(int(one),) for one in ordinals]
+        )
+    store.close()
+
+
+def assert_same(found, truth):
+    """The results agree in every number and type, times aside."""
+    for name in ("indptr", "shards", "ordinals", "scores", "matched", "postings"):
+        mine, theirs = getattr(found, name), getattr(truth, name)
+        assert mine.dtype == theirs.dtype, name
+        np.testing.assert_array_equal(mine, theirs, err_msg=name)
 
 
 def documents(first, last):
@@ -45,8 +59,8 @@ def documents(first, last):
 
 def make_index(path, vectors, *, batch=50, **settings):
     """Build an index of these vectors with small blocks; documents are id-0, id-1, ..."""
-    small = {"vocabulary_size": VOCABULARY, "encoder": None, "block_size": 32, "segment_blocks": 3}
-    with IndexBuilder.create(path, **small | settings) as builder:
+    small = {"vocabulary_size": VOCABULARY, "block_size": 32, "segment_blocks": 3}
+    with IndexBuilder.create(path, BuildOptions(**small | settings)) as builder:
         for first in range(0, len(vectors), batch):
             last = min(first + batch, len(vectors))
             builder.add(documents(first, last), vectors.take(np.arange(first, last)))

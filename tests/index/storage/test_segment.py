@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from csplade.core.errors import CorruptError, InputError
-from csplade.index import Index, repair
+from csplade.index import Index, repair, verify
 from csplade.index.storage.manifest import IndexManifest
 from csplade.index.storage.segment import Segment, make_block, read_segment
 
@@ -108,7 +108,7 @@ def test_damaged_segments_are_refused_and_repaired(index_copy, damage):
     assert repair(index_copy) == [file]
     assert file.read_bytes() == before
     with Index.open(index_copy) as index:
-        assert index.verify().ok
+        assert verify(index).ok
     assert repair(index_copy) == []
 
 

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from csplade.core.document import Document
 from csplade.core.errors import CorruptError, InputError, UnavailableError
 from csplade.core.vectors import SparseBatch
-from csplade.index import Index, IndexBuilder
+from csplade.index import BuildOptions, Index, IndexBuilder, verify
 from csplade.index.storage.documents import DocumentStore
 
 from .. import helpers
@@ -24,7 +25,7 @@ CHILD = """
 import os, signal, sys
 import numpy as np
 from csplade.core.document import Document
-from csplade.index import IndexBuilder
+from csplade.index import BuildOptions, IndexBuilder
 from csplade.core.vectors import SparseBatch
 
 path, fatal = sys.argv[1], int(sys.argv[2])
@@ -40,7 +41,7 @@ rng = np.random.default_rng(11)
 rows = [(rng.choice(200, 12, replace=False), rng.integers(1, 255, 12) * 0.02) for _ in range(120)]
 sys.setprofile(count)
 small = {"block_size": 16, "segment_blocks": 2}
-builder = IndexBuilder.create(path, vocabulary_size=200, encoder=None, shards=2, **small)
+builder = IndexBuilder.create(path, BuildOptions(200, shards=2, **small))
 for first in range(0, 120, 40):
     documents = [Document(f"d{i}", f"text {i}") for i in range(first, first + 40)]
     builder.add(documents, SparseBatch.from_rows(rows[first:first + 40]))
@@ -68,9 +69,8 @@ def complete(path):
     if (path / "index.json").exists():
         return
     if not (path / "building.json").exists():
-        IndexBuilder.create(
-            path, vocabulary_size=200, encoder=None, shards=2, block_size=16, segment_blocks=2
-        ).close()
+        options = BuildOptions(200, shards=2, block_size=16, segment_blocks=2)
+        IndexBuilder.create(path, options).close()
     with IndexBuilder.resume(path) as builder:
         assert builder.documents in (0, 40, 80, 120)  # additions are whole or absent
         for first in range(builder.documents, 120, 40):
@@ -114,7 +114,7 @@ def test_killed_at_any_point_resumes_to_the_same_bytes(tmp_path):
 
 def test_an_addition_that_reached_only_some_shards_is_taken_back(tmp_path):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 9)
-    with IndexBuilder.create(path, vocabulary_size=200, encoder=None, shards=3) as builder:
+    with IndexBuilder.create(path, BuildOptions(200, shards=3)) as builder:
         builder.add(helpers.documents(0, 4), vectors.take(np.arange(4)))
     store = DocumentStore.create(path / "shard-0001")
     with store.transaction():
@@ -126,11 +126,11 @@ def test_an_addition_that_reached_only_some_shards_is_taken_back(tmp_path):
         builder.finish()
     with Index.open(path) as index:
         assert index.fetch([1, 1], [1, 2]) == [helpers.documents(i, i + 1)[0] for i in (4, 7)]
-        assert index.verify().ok
+        assert verify(index).ok
 
 
 def test_two_builders_are_kept_apart(tmp_path):
-    builder = IndexBuilder.create(tmp_path / "index", vocabulary_size=9, encoder=None)
+    builder = IndexBuilder.create(tmp_path / "index", BuildOptions(9))
     with pytest.raises(InputError, match="another process is building"):
         IndexBuilder.resume(tmp_path / "index")
     builder.close()
@@ -140,13 +140,11 @@ def test_two_builders_are_kept_apart(tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_duplicate_ids_are_refused_and_the_builder_goes_on(tmp_path, shards):
     vectors = helpers.random_vectors(np.random.default_rng(0), 4)
-    with IndexBuilder.create(
-        tmp_path / "index", vocabulary_size=200, encoder=None, shards=shards
-    ) as builder:
+    with IndexBuilder.create(tmp_path / "index", BuildOptions(200, shards=shards)) as builder:
         builder.add(helpers.documents(0, 4), vectors)
         with pytest.raises(InputError, match="'id-2' is in the index already"):
             builder.add([Document("id-9", "x"), Document("id-2", "x")], vectors.take(np.arange(2)))
-        with pytest.raises(InputError, match="'new' is there twice"):
+        with pytest.raises(InputError, match="'new' occurs twice"):
             builder.add([Document("new", "x"), Document("new", "x")], vectors.take(np.arange(2)))
         assert builder.documents == 4
         builder.add(helpers.documents(4, 6), vectors.take(np.arange(2)))
@@ -173,16 +171,16 @@ def one(terms, weights):
         (Document("a", "x"), one([3, 3], [1.0, 1.0]), "document 'a': terms must ascend strictly"),
         (Document("", "x"), one([3], [1.0]), "document id '' must be a non-empty string"),
         (Document(7, "x"), one([3], [1.0]), "document id 7 must be a non-empty string"),
-        (Document("a", "\ud800"), one([3], [1.0]), "document id 'a': text is no valid Unicode"),
+        (Document("a", "\ud800"), one([3], [1.0]), "document id 'a': text is not valid Unicode"),
         (
             Document("a", "x", metadata={"m": {1}}),
             one([3], [1.0]),
-            "document id 'a': metadata is no JSON",
+            "document id 'a': metadata is not JSON",
         ),
     ],
 )
 def test_broken_documents_are_refused(tmp_path, document, vector, message):
-    with IndexBuilder.create(tmp_path / "index", vocabulary_size=9, encoder=None) as builder:
+    with IndexBuilder.create(tmp_path / "index", BuildOptions(9)) as builder:
         with pytest.raises(InputError, match=message):
             builder.add([document], vector)
         with pytest.raises(InputError, match="1 documents but 2 vectors"):
@@ -192,25 +190,25 @@ def test_broken_documents_are_refused(tmp_path, document, vector, message):
 
 
 def test_directories_and_settings_that_cannot_be_built(collection, tmp_path):
-    sound = {"vocabulary_size": 9, "encoder": None}
+    sound = BuildOptions(9)
     with pytest.raises(InputError, match="must be absent or an empty directory"):
-        IndexBuilder.create(collection[0], **sound)
+        IndexBuilder.create(collection[0], sound)
     with pytest.raises(InputError, match="complete, there is nothing to resume"):
         IndexBuilder.resume(collection[0])
     with pytest.raises(InputError, match="no build to resume"):
         IndexBuilder.resume(tmp_path)
     for change, message in (
-        ({"shards": 0}, "shards is 0, allowed 1 to 9999"),
-        ({"vocabulary_size": 0}, "vocabulary_size is 0"),
-        ({"block_size": 16385}, "block_size is 16385"),
-        ({"document_scale": float("nan")}, "document_scale is nan"),
-        ({"vocabulary": ["a"]}, "vocabulary has 1 entries, but vocabulary_size is 9"),
+        ({"shards": 0}, "shards: 0 is out of range; allowed 1 to 9999"),
+        ({"vocabulary_size": 0}, "vocabulary_size: 0 is out of range"),
+        ({"block_size": 16385}, "block_size: 16385 is out of range"),
+        ({"document_scale": float("nan")}, "document_scale: nan is out of range"),
+        ({"vocabulary": ["a"]}, "vocabulary: has 1 entries; vocabulary_size is 9"),
     ):
         with pytest.raises(InputError, match=message):
-            IndexBuilder.create(tmp_path / "new", **sound | change)
-    IndexBuilder.create(tmp_path / "cut", **sound).close()
-    with pytest.raises(InputError, match="go on with --resume"):
-        IndexBuilder.create(tmp_path / "cut", **sound)
+            IndexBuilder.create(tmp_path / "new", replace(sound, **change))
+    IndexBuilder.create(tmp_path / "cut", sound).close()
+    with pytest.raises(InputError, match="continue with --resume"):
+        IndexBuilder.create(tmp_path / "cut", sound)
 
 
 class FileSizeLimit:
@@ -232,7 +230,7 @@ class FileSizeLimit:
 @pytest.mark.parametrize("shards", [1, 2])
 def test_full_disk_while_adding_leaves_nothing_half_written(tmp_path, shards):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 100)
-    builder = IndexBuilder.create(path, vocabulary_size=200, encoder=None, shards=shards)
+    builder = IndexBuilder.create(path, BuildOptions(200, shards=shards))
     builder.add(helpers.documents(0, 10), vectors.take(np.arange(10)))
     big = [Document(f"big-{i}", "x" * 50_000) for i in range(90)]
     with (
@@ -248,12 +246,12 @@ def test_full_disk_while_adding_leaves_nothing_half_written(tmp_path, shards):
         builder.finish()
     with Index.open(path) as index:
         assert index.manifest.documents == 100
-        assert index.verify().ok
+        assert verify(index).ok
 
 
 def test_full_disk_while_writing_segments_leaves_no_segment(tmp_path):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 400)
-    builder = IndexBuilder.create(path, vocabulary_size=200, encoder=None)
+    builder = IndexBuilder.create(path, BuildOptions(200))
     builder.add(helpers.documents(0, 400), vectors)
     with (
         FileSizeLimit(10_000),
@@ -267,7 +265,7 @@ def test_full_disk_while_writing_segments_leaves_no_segment(tmp_path):
         assert builder.documents == 400
         builder.finish()
     with Index.open(path) as index:
-        assert index.verify().ok
+        assert verify(index).ok
 
 
 def test_manifest_and_progress(tmp_path):
@@ -281,15 +279,8 @@ def test_manifest_and_progress(tmp_path):
     )
     path = tmp_path / "a" / "index"
     seen = []
-    with IndexBuilder.create(
-        path,
-        vocabulary_size=200,
-        encoder=encoder,
-        shards=3,
-        vocabulary=vocabulary,
-        document_scale=0.02,
-        block_size=10,
-    ) as builder:
+    options = BuildOptions(200, encoder, shards=3, vocabulary=vocabulary, block_size=10)
+    with IndexBuilder.create(path, options) as builder:
         builder.add(helpers.documents(0, 71), vectors)
         manifest = builder.finish(lambda done, total: seen.append((done, total)))
     assert seen[-1] == (71, 71)

@@ -15,7 +15,7 @@ import pytest
 from csplade.client.client import Client, ServiceError
 from csplade.core.document import Document
 from csplade.engine.collection import Collection
-from csplade.index import Index, IndexBuilder
+from csplade.index import BuildOptions, Index, IndexBuilder
 
 NAME = "faults"
 QUERIES = ["rivers in winter", "birds at sea", "iron and stone", "maps by night"]
@@ -46,9 +46,7 @@ def second(tiny_model_of, tmp_path_factory) -> Version:
     encoder = Encoder.from_pretrained(model, device="cpu")
     path = tmp_path_factory.mktemp("second-index") / "index"
     identity = {"fingerprint": encoder.fingerprint, "model": str(model), "manifest": {}}
-    builder = IndexBuilder.create(
-        path, vocabulary_size=encoder.vocabulary_size, encoder=identity, shards=2
-    )
+    builder = IndexBuilder.create(path, BuildOptions(encoder.vocabulary_size, identity, shards=2))
     texts = [f"Page {i}: {query}" for i in range(12) for query in QUERIES]
     builder.add(
         [Document(f"p{i}", text) for i, text in enumerate(texts)], encoder.encode_document(texts)

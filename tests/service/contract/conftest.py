@@ -11,7 +11,7 @@ import pytest
 
 from csplade.client.client import AsyncClient, Client
 from csplade.core.document import Document
-from csplade.index import IndexBuilder
+from csplade.index import BuildOptions, IndexBuilder
 from csplade.service.grpc.server import running
 
 LIMITS = {
@@ -92,7 +92,7 @@ def one_shard_index(encoder, tiny_model, tmp_path_factory):
     """Twenty texts in one shard: on Ray, encoder and shard share a replica."""
     path = tmp_path_factory.mktemp("one-shard-index") / "index"
     identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
-    builder = IndexBuilder.create(path, vocabulary_size=encoder.vocabulary_size, encoder=identity)
+    builder = IndexBuilder.create(path, BuildOptions(encoder.vocabulary_size, identity))
     texts = [f"iron and energy, page {i}" for i in range(20)]
     builder.add(
         [Document(f"t{i}", text) for i, text in enumerate(texts)], encoder.encode_document(texts)

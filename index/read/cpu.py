@@ -1,0 +1,108 @@
+"""Search on the CPU: compiled scoring of block ranges in a pool of threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.ranking_key import best_keys
+from ...core.vectors import ImpactBatch
+from ...kernels.score.cpu import Workspace, score_segments
+from .searcher import Mask, SearchResult
+from .snapshot import Shard
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Documents times queries. Fewer are scored in less time than handing them to threads takes.
+THREADED_FROM = 16_384
+
+
+class CpuSearcher:
+    """Searches shards in memory. Safe to use from many threads at once.
+
+    Args:
+        shards: the open shards.
+        block_size: documents of a full block.
+        shard_count: how many shards the index has, open here or not.
+        threads: how many threads score.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], block_size: int, shard_count: int, threads: int
+    ) -> None:
+        self.threads = threads
+        self._shards = {shard.number: shard for shard in shards}
+        self._block_size, self._shard_count = block_size, shard_count
+        self._workspace = Workspace()
+        self._pool = ThreadPoolExecutor(threads, "csplade-score") if threads > 1 else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+        """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
+        started = time.perf_counter_ns()
+        count = len(queries)
+        tasks = self._tasks(count)
+        # The kernels are compiled for one layout only, and vectors from a message are read-only.
+        terms = np.require(queries.terms, requirements=["C", "A", "W"])
+        impacts = np.require(queries.impacts, requirements=["C", "A", "W"])
+        allowed = {
+            number: shard.allowed(None if mask is None else mask.shards[number])
+            for number, shard in self._shards.items()
+        }
+
+        def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
+            q, shard, first, last = task
+            span = slice(queries.indptr[q], queries.indptr[q + 1])
+            return score_segments(
+                self._shards[shard].parts(first, last, allowed[shard]),
+                self._block_size, shard, self._shard_count,
+                terms[span], impacts[span], k, self._workspace,
+            )  # fmt: skip
+
+        documents = sum(shard.documents for shard in self._shards.values())
+        answers = self._map(score, tasks, count * documents)
+        scored = time.perf_counter_ns()
+        matched = np.zeros(count, dtype=np.int64)
+        postings = np.zeros(count, dtype=np.int64)
+        by_query: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
+        for (q, _, _, _), (keys, hits, read) in zip(tasks, answers, strict=True):
+            by_query[q].append(best_keys(keys, k))
+            matched[q] += hits
+            postings[q] += read
+        selected = time.perf_counter_ns()
+        ranked = [
+            keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query
+        ]
+        timings = {
+            "score": scored - started,
+            "select": selected - scored,
+            "merge": time.perf_counter_ns() - selected,
+        }
+        return SearchResult.from_keys(ranked, self._shard_count, matched, postings, timings)
+
+    def _tasks(self, queries: int) -> list[tuple[int, int, int, int]]:
+        """Return (query, shard, first block, last block) tasks, enough to occupy every thread."""
+        pieces = -(-self.threads // max(queries, 1))
+        tasks = []
+        for q in range(queries):
+            for shard in self._shards.values():
+                cuts = min(pieces, shard.blocks)
+                edges = [shard.blocks * i // cuts for i in range(cuts + 1)] if cuts else []
+                tasks += [(q, shard.number, first, last) for first, last in pairwise(edges)]
+        return tasks
+
+    def _map(self, function: Callable[[T], R], tasks: Sequence[T], documents: int) -> list[R]:
+        if self._pool is None or len(tasks) < 2 or documents < THREADED_FROM:
+            return [function(task) for task in tasks]
+        return list(self._pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))

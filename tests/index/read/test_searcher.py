@@ -1,0 +1,94 @@
+"""Masks mean the same to every searcher, and together with tombstones."""
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from csplade.core.errors import InputError
+from csplade.index import Index, Mask
+
+from .. import helpers
+
+
+def lengths(index):
+    return {number: shard.documents for number, shard in index.shards.items()}
+
+
+def test_masked_searches_agree_with_the_oracle_and_with_the_whole_ranking(tmp_path_factory):
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        count=st.integers(1, 150),
+        levels=st.sampled_from([1, 255]),
+        shards=st.integers(1, 3),
+        block_size=st.sampled_from([1, 7, 64]),
+        segment_blocks=st.sampled_from([1, 2, 100]),
+        deleted=st.sampled_from([0.0, 0.3]),
+        allowed=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
+        k=st.sampled_from([1, 9, 10_000]),
+    )
+    def check(seed, count, levels, shards, block_size, segment_blocks, deleted, allowed, k):
+        rng = np.random.default_rng(seed)
+        path = helpers.make_index(
+            tmp_path_factory.mktemp("case") / "index",
+            helpers.random_vectors(rng, count, levels=levels),
+            shards=shards,
+            block_size=block_size,
+            segment_blocks=segment_blocks,
+        )
+        for shard in range(shards):
+            held = len(range(shard, count, shards))
+            helpers.delete(path, shard, np.flatnonzero(rng.random(held) < deleted))
+        queries = helpers.random_queries(rng, 3)
+        with Index.open(path, threads=2) as index:
+            mask = Mask({one: rng.random(held) < allowed for one, held in lengths(index).items()})
+            truth = index.oracle(queries, k, mask)
+            helpers.assert_same(index.search(queries, k, mask), truth)
+            whole = index.search(queries, 10_000)
+            index.to("cpu")
+            helpers.assert_same(index.search(queries, k, mask), truth)
+        np.testing.assert_array_equal(truth.postings, whole.postings)
+        for i in range(len(queries)):
+            hits = zip(*whole.row(i), strict=True)
+            inside = [one for one in hits if mask.shards[int(one[0])][one[1]]]
+            assert list(zip(*truth.row(i), strict=True)) == inside[:k]
+            assert truth.matched[i] == len(inside)
+        shutil.rmtree(path)
+
+    check()
+
+
+def test_one_mask_serves_many_threads_and_queries(collection):
+    path, _ = collection
+    queries = helpers.random_queries(np.random.default_rng(3), 20)
+    with Index.open(path, threads=4) as index:
+        mask = Mask({one: np.arange(held) % 3 == 0 for one, held in lengths(index).items()})
+        helpers.assert_same(index.search(queries, 9, mask), index.oracle(queries, 9, mask))
+
+
+@pytest.mark.parametrize("torch_device", [False, True])
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ({0: np.ones(200, bool)}, r"mask: has shards \[0\]; needed are \[0, 1\]"),
+        (
+            {0: np.ones(200, bool), 1: np.ones(199, bool)},
+            r"mask: shard 1 is bool \[199\]; needed is bool \[200\]",
+        ),
+        (
+            {0: np.ones(200, bool), 1: np.ones(200, np.uint8)},
+            r"mask: shard 1 is uint8 \[200\]; needed is bool \[200\]",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_are_rejected(collection, shards, message, torch_device):
+    queries = helpers.random_queries(np.random.default_rng(3), 1)
+    with Index.open(collection[0], threads=1) as index:
+        if torch_device:
+            index.to("cpu")
+        for search in (index.search, index.oracle):
+            with pytest.raises(InputError, match=message):
+                search(queries, 5, Mask(shards))
