@@ -20,7 +20,8 @@ import torch
 
 from ..core.errors import UnavailableError
 from ..core.machine import peak_bytes
-from ..kernels.head.api import head, head_reference
+from ..kernels.head.api import head
+from ..kernels.head.reference import head_reference
 
 WAYS = ("tensors", "csplade", "naive")
 

@@ -23,8 +23,9 @@ from ..core.errors import CspladeError
 from ..core.ranking_key import LAST_ARRIVAL
 from ..core.vectors import ImpactBatch
 from ..kernels.runtime.transfer import Clock, fetch
-from ..kernels.score.api import Postings, Queries, choose_path
+from ..kernels.score.api import choose_backend
 from ..kernels.score.search import Found, search_blocks
+from ..kernels.score.types import Postings, Queries
 from . import distribution
 from .synthetic_device import collection
 from .timing import Ceilings, graph_of, hardware, wall_milliseconds
@@ -75,7 +76,7 @@ class DeviceReport:
 
     collection: str
     hardware: str
-    path: str
+    backend: str
     documents: int
     postings: int
     index_bytes: int
@@ -115,7 +116,7 @@ class DeviceReport:
             self.collection,
             f"{self.postings:,} postings, {self.index_bytes / 2**30:.2f} GiB, made in "
             f"{self.seconds_to_make:.1f} s; "
-            f"queries of {self.query_terms} terms, top {self.k}, path {self.path}",
+            f"queries of {self.query_terms} terms, top {self.k}, backend {self.backend}",
             f"{self.checked} queries equal plain torch's exhaustive answer; three repeats gave "
             "the same bytes",
             f"{self.hardware}; copy {self.ceilings.copy / 1e12:.3f} TB/s read and written",
@@ -133,7 +134,7 @@ def run(
     seed: int = 7,
     batches: Sequence[int] = BATCHES,
     rounds: int = ROUNDS,
-    path: str | None = None,
+    backend: str | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> DeviceReport:
     """Make a collection on the device and time searches in it.
@@ -146,7 +147,7 @@ def run(
         device: "cuda", "cuda:1" ..., or "cpu" for the plain torch scorer (tiny collections only).
         batches: sizes of batches.
         rounds: batches of each size.
-        path: of :func:`.search_blocks`; None for the fastest.
+        backend: of :func:`.search_blocks`; None takes the fastest.
         progress: called with a stage, steps done and steps in all.
 
     Raises:
@@ -166,7 +167,7 @@ def run(
         return distribution.queries(count, query_terms, seed + 1 + number, chances)
 
     def search(queries: Queries, mark: Callable[[str], None] = lambda stage: None) -> Found:
-        return search_blocks(queries, postings, k, path=path, mark=mark)
+        return search_blocks(queries, postings, k, backend=backend, mark=mark)
 
     checked = draw(CHECKED, 0)
     _check(search(Queries.from_impacts(checked, place)), checked, postings, k)
@@ -187,7 +188,7 @@ def run(
     return DeviceReport(
         distribution.describe(documents, mean_terms, seed, vocabulary) + f", made on {place.type}",
         hardware(place),
-        path or choose_path(postings),
+        backend or choose_backend(postings),
         documents,
         read_total,
         postings.nbytes,

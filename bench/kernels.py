@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels.head.api import head, head_reference
-from ..kernels.score.api import Postings, Queries, choose_path, score_blocks
+from ..kernels.head.api import head
+from ..kernels.head.reference import head_reference
+from ..kernels.score.api import choose_backend, score_blocks
+from ..kernels.score.types import Postings, Queries
 from ..kernels.select.api import select_blocks
 from ..kernels.topk.api import topk
 from . import distribution
@@ -231,15 +233,15 @@ def _score_cases(device: torch.device, sizes: Sizes, ceilings: Ceilings) -> Iter
     postings, batches = _inputs(device, sizes)
     by_term = _ByTerm.of(postings, distribution.VOCABULARY)
     matrix = by_term.matrix()
-    fastest = choose_path(postings)
+    fastest = choose_backend(postings)
     for count, queries in batches.items():
         read = int(score_blocks(queries, postings).postings.sum())
         ways: dict[str, Callable[[], Any]] = {
             f"csplade ({fastest})": partial(score_blocks, queries, postings)
         }
-        if fastest == "shared":
+        if fastest == "gluon":
             ways["csplade, plain global atomics"] = partial(
-                score_blocks, queries, postings, path="portable"
+                score_blocks, queries, postings, backend="triton"
             )
         rows = list(_rows(queries))
         ways["index_add_ per term"] = partial(by_term.index_add, [(t.tolist(), w) for t, w in rows])

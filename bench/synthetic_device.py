@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.score.api import Postings
-from ..kernels.score.reference import MAX_BLOCK_DOCUMENTS
+from ..kernels.score.types import MAX_BLOCK_DOCUMENTS, Postings
 from .distribution import DOCUMENT_IMPACTS, probabilities
 
 

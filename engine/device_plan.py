@@ -13,7 +13,7 @@ from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
 from ..index.read.device import queries_from_rows
 from ..kernels.runtime.transfer import Clock, fetch
-from ..kernels.select.reference import check_k
+from ..kernels.select.types import check_k
 from ..model import Encoder
 from ..model.encoder import Encoded
 from ..model.tokens import Kind, Tokens

@@ -1,1 +1,1 @@
-"""Floor 1: tensors in, tensors out. No text, no files, no network."""
+"""Turn arrays into arrays on any device: no text, no files, no network."""

@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
+from ..kernels.impacts import quantize
 from ..kernels.runtime.transfer import Clock, fetch, upload
 from ..kernels.topk.api import topk
-from ..kernels.topk.impacts import quantize
 from . import golden
 from .checkpoint import presets
 from .checkpoint.layout import EMBEDDED, find

@@ -22,8 +22,8 @@ from ...core.device import find_device
 from ...core.errors import UnavailableError
 from ...core.vectors import ImpactBatch
 from ...kernels.runtime.transfer import Clock, fetch, upload, upload_into
-from ...kernels.score.api import Postings, Queries
 from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
+from ...kernels.score.types import Postings, Queries
 from ...kernels.select.api import merge_keys
 from .searcher import Mask, SearchResult
 from .snapshot import OpenSegment, Shard
@@ -163,7 +163,7 @@ class DeviceSearcher:
                 queries,
                 run.postings,
                 k,
-                alive=self._allowed(run, mask),
+                mask=self._allowed(run, mask),
                 first_ordinal=run.first_ordinal,
                 shard=run.shard,
                 shards=self.shard_count,

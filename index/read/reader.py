@@ -14,8 +14,8 @@ from ...core.device import find_device
 from ...core.document import Document
 from ...core.errors import IncompatibleError, InputError
 from ...core.vectors import ImpactBatch
-from ...kernels.score.reference import Block, check_queries
-from ...kernels.select.reference import check_k
+from ...kernels.score.types import Block, check_queries
+from ...kernels.select.types import check_k
 from ..storage.documents import DocumentStore
 from ..storage.manifest import IndexManifest
 from .cpu import CpuSearcher

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...core.errors import CorruptError, InputError
 from ...core.files import write_aside
 from ...core.vectors import offsets
-from ...kernels.score.reference import Block
+from ...kernels.score.types import Block
 from .documents import DocumentStore
 from .manifest import FORMAT_VERSION, SegmentManifest
 

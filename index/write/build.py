@@ -25,7 +25,7 @@ from ...core.vectors import (
     first_bad_weight,
     offsets,
 )
-from ...kernels.score.reference import MAX_BLOCK_DOCUMENTS
+from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
 from ..storage.documents import DocumentStore
 from ..storage.manifest import (
     BUILDING_FILE,

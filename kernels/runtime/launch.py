@@ -1,32 +1,35 @@
-"""launch: what the Triton kernels of this package share.
+"""Share one Triton among the kernels: what is installed, in which mode, on which devices.
 
-Triton is optional: a CPU build of torch brings none, and then ``triton`` and ``tl`` are None here
-and :func:`jit` leaves its function as it is. Kernel modules begin with ``from __future__ import
-annotations`` (so that ``tl.constexpr`` stays a string) and take ``triton``, ``tl`` and ``jit`` from
-here. They import everywhere and launch where :func:`use_triton` says so.
+Triton is optional: a CPU build of torch does not install it. Then ``triton`` and ``tl`` are None
+and :func:`jit` returns its function unchanged. Kernel modules begin with ``from __future__ import
+annotations`` (so that ``tl.constexpr`` stays a string) and import ``triton``, ``tl`` and ``jit``
+from here. They import on every machine and launch where :func:`use_triton` allows it.
 
-A process is in one of two modes, settled when triton is first imported, because triton decorates
-its own library (``tl.sum``, ``tl.sort``) at that moment too:
+A process runs kernels in one of two modes. Triton fixes the mode when it is first imported, because
+it decorates its own library (``tl.sum``, ``tl.sort``) at that moment:
 
-- compiled, the usual one: kernels run on CUDA tensors and can be compiled ahead of time for other
+- compiled, the default: kernels run on CUDA tensors and can be compiled ahead of time for other
   devices;
-- interpreted, with ``TRITON_INTERPRET=1`` in the environment: kernels run on CPU tensors, slowly,
+- interpreted, with ``TRITON_INTERPRET=1`` in the environment: kernels run slowly on CPU tensors,
   for tests.
 
-``tests/conftest.py`` chooses interpreted where there is no CUDA device, before anything imports
-triton. Tests call an op's Triton function by name with tensors on ``kernel_device`` (a fixture of
-``tests/kernels``), so the same test checks the interpreter on one machine and the card on another.
-What compiles ahead of time needs the compiled mode, so a test that does runs it in a process of its
-own with :func:`compiled_environment`. Gluon kernels have no interpreter.
+``tests/conftest.py`` selects the interpreted mode where there is no CUDA device, before anything
+imports triton. Tests call the Triton function of an op by name with tensors on ``kernel_device`` (a
+fixture of ``tests/kernels``), so the same test checks the interpreter on one machine and the GPU on
+another. Compiling ahead of time needs the compiled mode: tests do it in a subprocess with
+:func:`compiled_environment`. Gluon kernels have no interpreter.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 try:
@@ -37,110 +40,101 @@ except ImportError:
 
 __all__ = [
     "INTERPRETED",
-    "MAX_CAPABILITY",
-    "AotCase",
+    "MIN_CAPABILITY",
+    "YES",
+    "Support",
     "capability",
     "compiled_environment",
     "jit",
     "tl",
     "triton",
+    "triton_support",
     "use_triton",
 ]
 
-MAX_CAPABILITY = 999
+log = logging.getLogger(__name__)
+
+# The oldest compute capability for which the kernels are compiled and checked: A100.
+MIN_CAPABILITY = 80
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 INTERPRETED = triton is not None and bool(triton.knobs.runtime.interpret)
 
 
+@dataclass(frozen=True)
+class Support:
+    """Say whether an implementation can take an input; true when it can.
+
+    Attributes:
+        reason: why it cannot, in words; "" when it can.
+    """
+
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+
+YES = Support()
+
+
 def jit(function: Function) -> Any:
-    """``triton.jit`` where there is triton; else the function as it is, which nobody launches."""
+    """Return ``triton.jit(function)``, or the function unchanged where Triton is not installed."""
     return function if triton is None else triton.jit(function)
 
 
+def triton_support(device: torch.device) -> Support:
+    """Say whether Triton kernels can run on tensors of this device in this process."""
+    if triton is None:
+        return Support("triton is not installed")
+    if device.type not in ("cpu", "cuda"):
+        return Support(f"kernels run on CUDA devices, not on {device.type}")
+    if INTERPRETED:
+        return YES if device.type == "cpu" else Support("this process interprets kernels")
+    if device.type == "cpu":
+        return Support("kernels run on the CPU only with TRITON_INTERPRET=1")
+    return _gpu_support(device.index if device.index is not None else torch.cuda.current_device())
+
+
+@functools.cache
+def _gpu_support(index: int) -> Support:
+    name = torch.cuda.get_device_name(index)
+    if torch.version.hip:
+        return Support(f"{name} is an AMD GPU; kernels are built for NVIDIA GPUs")
+    found = capability(torch.device("cuda", index))
+    if found < MIN_CAPABILITY:
+        return Support(f"{name} is sm_{found}; kernels need sm_{MIN_CAPABILITY} or newer")
+    return YES
+
+
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an op's public function launches Triton kernels for this tensor: it is on CUDA and
-    kernels are compiled.
-    """
-    return tensor.is_cuda and triton is not None and not INTERPRETED
+    """Return whether the public function of an op launches Triton kernels for this tensor.
 
-
-def capability(tensor: Tensor) -> int:
-    """Compute capability of the tensor's device as one number, 90 for 9.0; 0 for the CPU, where
-    kernels are interpreted.
+    It does on a CUDA device that runs them. On another GPU the op runs in plain torch, and the log
+    says why, once per device.
     """
     if not tensor.is_cuda:
-        return 0
-    import torch
+        return False
+    support = triton_support(tensor.device)
+    if not support:
+        _warn(str(tensor.device), support.reason)
+    return bool(support)
 
-    major, minor = torch.cuda.get_device_capability(tensor.device)
+
+@functools.cache
+def _warn(device: str, reason: str) -> None:
+    log.warning("%s: plain torch replaces the Triton kernels: %s", device, reason)
+
+
+def capability(device: torch.device) -> int:
+    """Return the compute capability of a device as one number, 90 for 9.0; 0 for the CPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
 
 def compiled_environment() -> dict[str, str]:
-    """The environment for a process of its own in which kernels are compiled and not interpreted."""
+    """Return the environment of a subprocess in which kernels are compiled, not interpreted."""
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-
-
-@dataclass(frozen=True)
-class AotCase:
-    """One kernel with everything that settles its machine code, so that it compiles without a GPU.
-
-    Every op module lists its kernels as ``AOT: list[AotCase]``, in the configurations in which they
-    are launched.
-
-    Attributes:
-        name: ``op/kernel/what sets this case apart``, unique.
-        kernel: the function under ``@jit`` or ``@gluon.jit``.
-        signature: argument to Triton type, all arguments in order: ``*bf16``, ``i32``, ``fp32``,
-            ``constexpr``, ...
-        constexprs: value of each argument whose type is ``constexpr``.
-        num_warps: warps per program.
-        num_stages: depth of software pipelining.
-        aligned: pointers and integers known to be divisible by 16, as a launch would find out by
-            itself.
-        expects: beginnings of SASS instructions that must appear, by capability; key 0 stands for
-            all the others.
-        min_capability: the oldest device this case is launched on, 80 for sm_80.
-        max_capability: the newest one.
-    """
-
-    name: str
-    kernel: Any
-    signature: Mapping[str, str]
-    constexprs: Mapping[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-    aligned: tuple[str, ...] = ()
-    expects: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    min_capability: int = 80
-    max_capability: int = MAX_CAPABILITY
-
-    def expected(self, capability: int) -> tuple[str, ...]:
-        """Beginnings of instructions that must appear in the machine code for this capability."""
-        return self.expects.get(capability, self.expects.get(0, ()))
-
-    @property
-    def attrs(self) -> dict[tuple[int, ...], list[list[Any]]]:
-        """``aligned`` as Triton's compiler takes it."""
-        names = list(self.signature)
-        return {(names.index(name),): [["tt.divisibility", 16]] for name in self.aligned}
-
-    def compile(self, capability: int) -> Any:
-        """Triton's compiled kernel for a capability: ``asm["cubin"]``, ``metadata.shared`` and so
-        on; in compiled mode only.
-        """
-        from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource
-
-        source: Any = ASTSource
-        if self.kernel.is_gluon():
-            from triton.experimental.gluon._runtime import GluonASTSource
-
-            source = GluonASTSource
-        return triton.compile(
-            source(self.kernel, dict(self.signature), dict(self.constexprs), self.attrs),
-            target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": self.num_warps, "num_stages": self.num_stages},
-        )

@@ -1,6 +1,4 @@
-"""Between host and device: stages timed without stopping, arrays copied up, and all results fetched
-in one copy.
-"""
+"""Copy arrays between host and device, and time the stages on a device without waiting for it."""
 
 from __future__ import annotations
 
@@ -12,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Host memory that stays pinned while an array of any size is copied to a GPU.
+# Bytes of pinned host memory through which an array of any size is copied to a GPU.
 STAGING_BYTES = 64 * 2**20
 
 
 class Clock:
-    """Nanoseconds between marks: CUDA events on a GPU, so that nothing waits for them; the host's
-    clock elsewhere.
+    """Measure nanoseconds between marks: by CUDA events on a GPU, by the host's clock elsewhere.
+
+    Marking never waits for the device.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -27,11 +26,11 @@ class Clock:
         self._marks: list[tuple[str, Any]] = [("", self._now())]
 
     def mark(self, stage: str) -> None:
-        """End a stage that began at the mark before; marks of one name add up."""
+        """End the stage that began at the previous mark; marks of one name add up."""
         self._marks.append((stage, self._now()))
 
     def read(self) -> dict[str, int]:
-        """Nanoseconds by stage. On a GPU only after the work was waited for."""
+        """Return nanoseconds by stage. On a GPU, synchronize with the work first."""
         stages: dict[str, int] = {}
         for (_, start), (stage, end) in zip(self._marks, self._marks[1:], strict=False):
             spent = round(start.elapsed_time(end) * 1e6) if self._cuda else end - start
@@ -47,16 +46,12 @@ class Clock:
 
 
 def upload(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    """A small host array on a device; the host does not wait for the copy (a GPU driver stages
-    pageable memory at once).
-    """
+    """Copy a small host array to a device; the host does not wait for the copy."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
 def upload_into(target: Tensor, array: NDArray[Any]) -> None:
-    """Fill a device tensor from a host array of the same bytes, piece by piece through pinned
-    memory.
-    """
+    """Fill a device tensor from a host array of the same size, in pieces through pinned memory."""
     source = torch.from_numpy(array.view(np.uint8))
     into = target.view(torch.uint8)
     if not target.is_cuda:
@@ -69,24 +64,22 @@ def upload_into(target: Tensor, array: NDArray[Any]) -> None:
     copied = [torch.cuda.Event() for _ in range(2)]
     for turn, first in enumerate(range(0, len(source), STAGING_BYTES)):
         piece = source[first : first + STAGING_BYTES]
-        copied[
-            turn % 2
-        ].synchronize()  # the buffer's last piece has left it; at once for an event never recorded
+        # The previous copy from this buffer is complete; an unrecorded event returns at once.
+        copied[turn % 2].synchronize()
         staged = pinned[turn % 2][: len(piece)]
         staged.copy_(piece)
         into[first : first + len(piece)].copy_(staged, non_blocking=True)
         copied[turn % 2].record()
-    torch.cuda.synchronize(target.device)  # pinned buffers are given back
+    torch.cuda.synchronize(target.device)  # the pinned buffers are freed on return
 
 
 def fetch(*tensors: Tensor) -> list[NDArray[Any]]:
-    """Copy tensors of one device to the host: one transfer and one synchronisation, however many
-    they are.
+    """Copy any number of tensors of one device to the host in one transfer.
 
     Returns:
         Arrays of the same shapes and dtypes, aligned.
     """
-    # Widest items first: then every array begins at a multiple of its item's size.
+    # Widest items first, so that every array begins at a multiple of its item's size.
     order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
     packed = (
         torch.cat([tensors[i].contiguous().view(-1).view(torch.uint8) for i in order]).cpu().numpy()

@@ -1,11 +1,12 @@
-"""The CPU scorer: numba, term at a time inside one block at a time, selection fused, exact.
+"""Score on the CPU with numba: term at a time inside one block at a time, selection fused, exact.
 
-A block's int32 accumulators (64 KB) stay in the core's own cache while its postings stream by, and
-the k-th best score so far decides which documents are looked at again. Kernels hold no GIL and
-touch no shared state.
+The int32 sums of a block (64 KB) stay in the cache of one core while its postings stream by, and
+the k-th best score so far decides which documents are looked at again. Kernels release the GIL and
+share no state.
 
 A candidate is one int64 key that sorts as hits rank: the score above 32 bits that hold 2^32 - 1
-minus the arrival number (ordinal * shards + shard), so equal scores go by ordinal, then by shard.
+minus the arrival number (ordinal * shards + shard), so equal scores are ordered by ordinal, then by
+shard.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from numpy.typing import NDArray
 
 from ...core.ranking_key import LAST_ARRIVAL
 from ...core.vectors import MAX_QUERY_TERMS
+from .types import HostPostings
 
-# Documents looked at together when a block is scanned: one maximum decides about a chunk, then a
-# piece of it.
-CHUNK = 64
-PIECE = 8
+# Documents whose maximum decides whether a scan looks closer, first at a chunk, then at a piece.
+CHUNK_DOCUMENTS = 64
+PIECE_DOCUMENTS = 8
 # Buckets of the histogram that finds the k-th best score.
 BUCKETS = 2048
-# While one term's postings are added up, the first AHEAD of the next term's are fetched, a LINE at
-# a time: the hardware's own prefetcher sees a run of postings only after it has begun.
-AHEAD = 256
-LINE = 32
+# Postings of the next term that are prefetched while those of one term are added, and postings per
+# cache line: the hardware prefetcher detects a run of postings only after it has begun.
+PREFETCH_POSTINGS = 256
+LINE_POSTINGS = 32
 COUNT, THRESHOLD, MATCHED, POSTINGS = range(4)
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """numba.njit with the GIL released and the machine code kept on disk where possible."""
+    """Return numba.njit with the GIL released and the machine code cached on disk if possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError:  # numba found no place for its cache: compile anew in each process
+        except RuntimeError:  # no writable folder for the cache: each process compiles
             return numba.njit(signature, nogil=True)(function)
 
     return decorate
@@ -50,7 +51,7 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 @intrinsic
 def prefetch(context: Any, array: Any, place: Any) -> Any:
-    """Ask for the cache line of ``array[place]``; a place outside of the array does no harm."""
+    """Prefetch the cache line of ``array[place]``; a place outside of the array is harmless."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -59,7 +60,7 @@ def prefetch(context: Any, array: Any, place: Any) -> Any:
             "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         )
         address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        # To be read (0), kept near the core (3), as data (1).
+        # A read (0) with high temporal locality (3) of data (1).
         builder.call(function, [address, *(ir.Constant(number, value) for value in (0, 3, 1))])
         return context.get_dummy_value()
 
@@ -68,11 +69,10 @@ def prefetch(context: Any, array: Any, place: Any) -> Any:
 
 @compiled("int64(int64[::1], int64, int64)")
 def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
-    """Keep the k best of ``count > k`` candidates in place, order kept; returns the k-th best
-    score.
+    """Keep the k best of ``count > k`` candidates in place and in order; return the k-th score.
 
-    Candidates stand in ascending arrival, so among equal scores the first ones are the ones to
-    keep. The k-th best score is found by histograms of ever finer buckets.
+    Candidates are in ascending arrival, so of equal scores the first ones are kept. Histograms of
+    ever finer buckets find the k-th best score.
     """
     histogram = np.empty(BUCKETS, np.int64)
     low, high = keys[0] >> 32, keys[0] >> 32
@@ -114,17 +114,16 @@ def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
 def score_blocks(  # type: ignore[no-untyped-def]
     first_block, last_block, block_size, first_key, key_step,
     block_documents, block_term_indptr, terms, indptr, locals_, impacts,
-    query_terms, query_impacts, k, alive,
+    query_terms, query_impacts, k, mask,
     sums, runs, keys, state,
 ):  # fmt: skip
-    """Score one query against some blocks of a segment, adding to the candidates and counts it was
-    handed.
+    """Score one query against some blocks of a segment; add to ``keys`` and ``state``.
 
-    ``first_key`` is the low half of the key of the segment's first document, ``key_step`` less with
-    each next one. ``sums`` is all zero on entry and on return. ``alive`` is empty or has a byte per
-    document of the segment. ``runs`` has room for every query term, ``keys`` for 2 k + block_size
+    ``first_key`` is the low half of the key of the first document of the segment, ``key_step`` less
+    with each next one. ``sums`` is all zero on entry and on return. ``mask`` is empty or has a byte
+    per document of the segment. ``runs`` holds every query term, ``keys`` 2 k + block_size
     candidates; ``state`` is count, threshold, matched, postings. Only scores above the threshold
-    can enter: an equal one comes later and loses its tie.
+    become candidates: an equal one arrives later and loses the tie.
     """
     count, threshold, matched, postings = (
         state[COUNT],
@@ -158,7 +157,9 @@ def score_blocks(  # type: ignore[no-untyped-def]
         for run in range(found):
             if run + 1 < found:
                 first = runs[run + 1, 0]
-                for p in range(first, min(first + AHEAD, runs[run + 1, 1]), LINE):
+                for p in range(
+                    first, min(first + PREFETCH_POSTINGS, runs[run + 1, 1]), LINE_POSTINGS
+                ):
                     prefetch(locals_, p)  # type: ignore[call-arg]
                     prefetch(impacts, p)
             impact = np.int32(runs[run, 2])
@@ -169,27 +170,26 @@ def score_blocks(  # type: ignore[no-untyped-def]
             postings += len(places)
 
         documents = np.int64(block_documents[block])
-        if len(alive):
+        if len(mask):
             for d in range(documents):
-                sums[d] *= np.int32(alive[block * block_size + d])
-        # The fixed lengths and the int32 sums let the compiler turn the loops over 64 and 8 into
-        # vector code.
-        for start in range(0, documents, CHUNK):
-            chunk = sums[start : start + CHUNK]
+                sums[d] *= np.int32(mask[block * block_size + d] != 0)
+        # Fixed lengths and int32 sums let the compiler vectorize the loops over 64 and 8.
+        for start in range(0, documents, CHUNK_DOCUMENTS):
+            chunk = sums[start : start + CHUNK_DOCUMENTS]
             best = hits = np.int32(0)
-            for d in range(CHUNK):
+            for d in range(CHUNK_DOCUMENTS):
                 best = max(best, chunk[d])
                 hits = np.int32(hits + np.int32(chunk[d] > 0))
             matched += hits
             if best > threshold:
-                for first in range(0, CHUNK, PIECE):
-                    piece = chunk[first : first + PIECE]
+                for first in range(0, CHUNK_DOCUMENTS, PIECE_DOCUMENTS):
+                    piece = chunk[first : first + PIECE_DOCUMENTS]
                     best = np.int32(0)
-                    for d in range(PIECE):
+                    for d in range(PIECE_DOCUMENTS):
                         best = max(best, piece[d])
                     if best > threshold:
                         low = first_key - (block * block_size + start + first) * key_step
-                        for d in range(PIECE):
+                        for d in range(PIECE_DOCUMENTS):
                             keys[count] = (np.int64(piece[d]) << 32) | (low - d * key_step)
                             count += piece[d] > threshold
             chunk[:] = 0
@@ -205,7 +205,7 @@ def score_blocks(  # type: ignore[no-untyped-def]
 
 
 class Workspace(threading.local):
-    """Buffers of one thread, kept from query to query."""
+    """Keep the buffers of one thread from query to query."""
 
     def __init__(self) -> None:
         self.sums = np.zeros(0, dtype=np.int32)
@@ -214,8 +214,8 @@ class Workspace(threading.local):
         self.state = np.zeros(4, dtype=np.int64)
 
     def prepare(self, block_size: int, k: int) -> None:
-        """Make room for blocks of this size and this k, and start a new query."""
-        width = -(-block_size // CHUNK) * CHUNK
+        """Grow the buffers for blocks of this size and this k, and start a new query."""
+        width = -(-block_size // CHUNK_DOCUMENTS) * CHUNK_DOCUMENTS
         if len(self.sums) < width:
             self.sums = np.zeros(width, dtype=np.int32)
         if len(self.keys) < 2 * k + width:
@@ -224,7 +224,7 @@ class Workspace(threading.local):
 
 
 def score_segments(
-    parts: Sequence[tuple[Any, int, int, int, NDArray[np.uint8]]],
+    parts: Sequence[tuple[HostPostings, int, int, int, NDArray[np.uint8]]],
     block_size: int,
     shard: int,
     shards: int,
@@ -233,28 +233,28 @@ def score_segments(
     k: int,
     workspace: Workspace,
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Score one query against block ranges of one shard, given in ascending ordinals.
+    """Score one query against block ranges of one shard, in ascending ordinals.
 
     Args:
-        parts: (segment, its first ordinal, first block, last block, alive bytes of the segment or
-            none).
+        parts: (segment, its first ordinal, first block, block after the last, mask). The mask is
+            uint8, a byte per document of the segment, 0 for documents to exclude; empty keeps all.
         block_size: documents of a full block.
-        shard, shards: the shard's number and how many there are, for the keys.
-        terms, impacts: the query, int32 each.
+        shard, shards: number of the shard and of all shards, for the keys.
+        terms, impacts: int32, the query; checked already.
         k: how many of the best must be among the candidates.
-        workspace: this thread's buffers.
+        workspace: buffers of this thread.
 
     Returns:
-        keys int64 of at least the k best (all, if fewer match), in no order to rely on; how many
-        documents matched; postings read.
+        keys int64 of at least the k best (all, if fewer match), in unspecified order; documents
+        that matched; postings read.
     """
     workspace.prepare(block_size, k)
-    for segment, first_ordinal, first, last, alive in parts:
+    for segment, first_ordinal, first, last, mask in parts:
         score_blocks(
             first, last, block_size, LAST_ARRIVAL - (first_ordinal * shards + shard), shards,
             segment.block_documents, segment.block_term_indptr, segment.terms, segment.indptr,
             segment.locals, segment.impacts,
-            terms, impacts, k, alive,
+            terms, impacts, k, mask,
             workspace.sums, workspace.runs, workspace.keys, workspace.state,
         )  # fmt: skip
     count, _, matched, postings = workspace.state.tolist()

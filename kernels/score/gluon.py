@@ -1,21 +1,21 @@
-"""The fast path of ``score_blocks``: a block's 2^14 sums stay in shared memory, 64 KB of it, three
-programs to a Hopper multiprocessor. Needs Gluon (Triton 3.6 or later). No interpreter knows it;
-tests run its PTX on a machine of their own.
+"""Score blocks in Gluon: the 2^14 sums of a block stay in 64 KB of shared memory.
 
-A program (query, block) does what the portable kernel does. Postings go in by ``red.shared.add``:
-additions commute, so terms need no barrier between them, every warp takes whatever chunk is next,
-and loads run ahead of sums. Two barriers remain: after the zeros, before the first addition; after
-the last addition, before the sums are read.
+Three programs fit on a Hopper multiprocessor. Gluon comes with Triton 3.6 and later. It has no
+interpreter; tests run the compiled PTX on a machine written in Python.
 
-Gluon has shared-memory atomics of its own (``atomic_scatter_add``) only from Triton 3.8 on. Until
-then the instruction is written inline. It finds the sums at the start of the program's dynamic
-shared memory, which holds if nothing else is kept there: the kernel's reductions therefore stay
-inside a warp, and ``score_blocks`` refuses to give an answer if the compiler took more than the
-sums need.
+A program (query, block) does what the Triton kernel does. Postings are added by
+``red.shared.add``: additions commute, so terms need no barrier between them, every warp takes the
+next chunk, and loads run ahead of sums. Two barriers remain: between the zeros and the first
+addition, and between the last addition and the read of the sums.
 
-What limits it, counted for 40 M postings of 43 terms in 540 blocks on 132 multiprocessors, at 1.9
-GHz; nothing here was measured. Each multiprocessor takes 303 k postings, 9.5 k warp-wide additions.
-Bank conflicts make some 3.4 passes of each, 32 k in all: 17 us at one a clock, 34 us at one in two.
+Gluon has its own shared-memory atomics (``atomic_scatter_add``) only from Triton 3.8 on. Until then
+the instruction is inline assembly. It finds the sums at the start of the dynamic shared memory of
+the program, which holds if nothing else is kept there: the reductions of the kernel therefore stay
+inside a warp, and ``score_blocks`` raises an error if the compiler took more than the sums need.
+
+Limits, counted for 40 M postings of 43 terms in 540 blocks on 132 multiprocessors at 1.9 GHz;
+nothing here was measured. Each multiprocessor takes 303 k postings, 9.5 k warp-wide additions. Bank
+conflicts make some 3.4 passes of each, 32 k in all: 17 us at one a clock, 34 us at one in two.
 Instructions: some 175 per chunk, 1.4 k chunks, four issued a clock: 31 us. Reading the postings:
 121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query (540
 programs are 4.1 per multiprocessor, so one with 5 ends last), to which writing 35 MB of scores adds
@@ -28,18 +28,25 @@ from torch import Tensor
 
 from ...core.errors import UnavailableError
 from ...core.ranking_key import LAST_ARRIVAL
-from ..runtime.launch import INTERPRETED, AotCase, capability
-from .api import CHUNK, TILE, BlockScores, Postings, Queries
-from .reference import MAX_BLOCK_DOCUMENTS
-from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, alive_stride, empty_scores
+from ..runtime.aot import AotCase
+from ..runtime.launch import INTERPRETED, Support
+from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, empty_scores, mask_stride
+from .triton import supports as triton_supports
+from .types import (
+    CHUNK_POSTINGS,
+    MAX_BLOCK_DOCUMENTS,
+    TILE_DOCUMENTS,
+    BlockScores,
+    Postings,
+    Queries,
+)
 
 try:
     from triton.experimental import gluon
     from triton.experimental.gluon import language as gl
 
-    barrier = (
-        gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
-    )  # its name until Triton 3.6
+    # thread_barrier is its name until Triton 3.6.
+    barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 except ImportError:
     gluon = gl = barrier = None
 
@@ -50,7 +57,7 @@ jit = (lambda function: function) if gluon is None else gluon.jit
 
 @jit
 def add_shared(place, value):  # type: ignore[no-untyped-def]
-    """``sums[place] += value``, sums being int32 at the start of shared memory."""
+    """Add ``sums[place] += value``, where sums are int32 at the start of shared memory."""
     gl.inline_asm_elementwise(
         """{
         .reg .b32 address;
@@ -69,18 +76,16 @@ def add_shared(place, value):  # type: ignore[no-untyped-def]
 
 @jit
 def score_kernel(  # type: ignore[no-untyped-def]
-    starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, alive,
-    scores, tiles, matched, blocks, longest, alive_stride,
+    starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, mask,
+    scores, tiles, matched, blocks, longest, mask_stride,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
-    HAS_ALIVE: gl.constexpr, LAST: gl.constexpr,
+    HAS_MASK: gl.constexpr, LAST: gl.constexpr,
 ):  # fmt: skip
-    """Program (query, block). Queries run fastest, so that those of a batch find a block's postings
-    in the L2 cache.
-    """
+    """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()
     PARTS: gl.constexpr = WIDTH // (WARPS * TILE)
     # A row of either belongs to one warp: of chunks, neighbouring lanes hold neighbouring postings;
-    # of tiles, 16 bytes.
+    # of tiles, each lane holds 16 bytes.
     chunk_layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [WARPS, 1], [1, 0])
     tile_layout: gl.constexpr = gl.BlockedLayout([1, 4], [1, 32], [WARPS, 1], [1, 0])
     warp: gl.constexpr = gl.SliceLayout(1, chunk_layout)
@@ -113,8 +118,7 @@ def score_kernel(  # type: ignore[no-untyped-def]
         weight = gl.load(query_impacts + first + owner, mask=active, other=0)
         column = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, chunk_layout))[None, :]
         live = active[:, None] & (column < (length - skip)[:, None])
-        # Idle lanes add 0, each in a bank of its own: a predicate would cost every addition a
-        # branch.
+        # Idle lanes add 0, each in its own bank: a predicate costs every addition a branch.
         place = gl.load(
             (locals_ + start)[:, None] + column, mask=live, other=column.to(gl.uint16)
         ).to(gl.int32)
@@ -129,8 +133,8 @@ def score_kernel(  # type: ignore[no-untyped-def]
             + gl.arange(0, TILE, layout=gl.SliceLayout(0, tile_layout))[None, :]
         )
         score = sums.index(part).load(tile_layout)
-        if HAS_ALIVE:
-            keep = gl.load(alive + (query * alive_stride + block * WIDTH) + place)
+        if HAS_MASK:
+            keep = gl.load(mask + (query * mask_stride + block * WIDTH) + place)
             score = gl.where(keep != 0, score, 0)
         gl.store(scores + (query * blocks + block) * WIDTH + place, score)
         count += gl.sum((score > 0).to(gl.int32), 1)
@@ -143,20 +147,19 @@ def score_kernel(  # type: ignore[no-untyped-def]
     )
 
 
-def fits(postings: Postings) -> bool:
-    """Whether this path can take these postings: full-size blocks, Gluon there, compute capability
-    8.0 or above.
-    """
-    return (
-        gluon is not None
-        and not INTERPRETED
-        and postings.block_size == MAX_BLOCK_DOCUMENTS
-        and capability(postings.terms) >= 80
-    )
+def supports(postings: Postings) -> Support:
+    """Say whether this backend takes these postings: full-size blocks on a GPU, with Gluon."""
+    if gluon is None:
+        return Support("this Triton has no Gluon; it needs 3.6 or later")
+    if INTERPRETED or postings.device.type != "cuda":
+        return Support("Gluon kernels run only compiled, on a GPU")
+    if postings.block_size != MAX_BLOCK_DOCUMENTS:
+        return Support(f"blocks of {postings.block_size} documents; it needs {MAX_BLOCK_DOCUMENTS}")
+    return triton_supports(postings)
 
 
-def score_blocks(queries: Queries, postings: Postings, alive: Tensor | None) -> BlockScores:
-    """The shared path of ``score_blocks.score_blocks``.
+def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> BlockScores:
+    """Compute :func:`.api.score_blocks` in shared memory.
 
     Raises:
         UnavailableError: this Triton keeps something beside the sums in shared memory.
@@ -164,33 +167,35 @@ def score_blocks(queries: Queries, postings: Postings, alive: Tensor | None) -> 
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
     compiled = score_kernel[(len(queries), postings.blocks)](
-        plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts, postings.locals, postings.impacts,
-        found.matched if alive is None else alive,
-        found.scores, found.tiles, found.matched, postings.blocks, queries.longest, alive_stride(alive),
-        WIDTH=postings.width, TILE=TILE, CHUNK=CHUNK, TERMS=TERMS, HAS_ALIVE=alive is not None, LAST=LAST_ARRIVAL,
-        num_warps=WARPS,
+        plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
+        postings.locals, postings.impacts, found.matched if mask is None else mask,
+        found.scores, found.tiles, found.matched,
+        postings.blocks, queries.longest, mask_stride(mask),
+        WIDTH=postings.width, TILE=TILE_DOCUMENTS, CHUNK=CHUNK_POSTINGS, TERMS=TERMS,
+        HAS_MASK=mask is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
     )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
-            f"the shared-memory scorer takes {compiled.metadata.shared} bytes, must be "
-            f"{SHARED_BYTES}: this version of "
-            "Triton does not suit it; search with path='portable'"
+            f"score: the Gluon kernel takes {compiled.metadata.shared} bytes of shared memory, "
+            f"must be {SHARED_BYTES}; this Triton does not suit it; use backend='triton'"
         )
     return found
 
 
-AOT = [
-    AotCase(
-        name=f"score/shared/{'alive' if has_alive else 'all'}",
+def _score_case(has_mask: bool) -> AotCase:
+    constexprs = {
+        "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS, "CHUNK": CHUNK_POSTINGS,
+        "TERMS": TERMS, "HAS_MASK": has_mask, "LAST": LAST_ARRIVAL,
+    }  # fmt: skip
+    return AotCase(
+        name=f"score/gluon/{'mask' if has_mask else 'all'}",
         kernel=score_kernel,
-        signature=SCORE_SIGNATURE | dict.fromkeys(("WIDTH", "TILE", "CHUNK", "TERMS", "HAS_ALIVE", "LAST"), "constexpr"),
-        constexprs={
-            "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE, "CHUNK": CHUNK, "TERMS": TERMS,
-            "HAS_ALIVE": has_alive, "LAST": LAST_ARRIVAL,
-        },
+        signature=SCORE_SIGNATURE | dict.fromkeys(constexprs, "constexpr"),
+        constexprs=constexprs,
         num_warps=WARPS,
         aligned=ALIGNED,
-        expects={0: ("ATOMS.ADD", "LDS.128", "STS.128", "STG.E.128")},
+        expects={80: ("ATOMS.ADD", "LDS.128", "STS.128", "STG.E.128")},
     )
-    for has_alive in (False, True)
-]  # fmt: skip
+
+
+AOT = [] if gluon is None else [_score_case(False), _score_case(True)]

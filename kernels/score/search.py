@@ -1,6 +1,4 @@
-"""search_blocks: score and select together, in pieces that fit a workspace; nothing waits for the
-device.
-"""
+"""Score and select together, in pieces that fit a workspace; the host never waits."""
 
 from __future__ import annotations
 
@@ -12,24 +10,22 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ..select import api as selection
-from ..select.reference import check_k
+from ..select.types import check_k
 from . import api as scoring
-from .api import TILE, Postings, Queries
+from .types import MAX_BLOCKS, TILE_DOCUMENTS, Postings, Queries, check_mask
 
 # Scores of 8.8 M documents take 35 MB per query, so this holds some fifty queries at once.
 WORKSPACE_BYTES = 2 * 2**30
-# What the grid of a kernel allows in its second dimension.
-MAX_BLOCKS = 65_535
 
 
 @dataclass(frozen=True)
 class Found:
-    """Ranked documents of n queries, all on the device.
+    """Hold the ranked documents of n queries on their device.
 
     Attributes:
-        keys: int64 [n, k], descending, padded with 0: see ``select_keys``.
+        keys: int64 [n, k], descending, padded with 0: see ``core/ranking_key.py``.
         counts: int32 [n], keys that are not padding.
-        matched: int64 [n], living documents that share a term with the query.
+        matched: int64 [n], documents in the mask that share a term with the query.
         postings: int64 [n], postings read.
     """
 
@@ -40,14 +36,13 @@ class Found:
 
 
 def workspace_bytes(blocks: int, width: int, longest: int, k: int) -> int:
-    """Device memory that searching takes for one query over ``blocks`` blocks, given back after
-    each piece.
+    """Return the device memory of a search for one query over ``blocks`` blocks.
 
     ``blocks (4 width + width / 64 + 16 longest) + min(k, blocks width / 512) 4,104 + 24 k``: for
     540 blocks of 2^14, 48 terms and k = 1,000 that is 35.9 + 4.1 MB; for k = 10,000, 77 MB.
     """
     return scoring.bytes_per_query(blocks, width, longest) + selection.bytes_per_query(
-        blocks * width // TILE, k
+        blocks * width // TILE_DOCUMENTS, k
     )
 
 
@@ -56,43 +51,43 @@ def search_blocks(
     postings: Postings,
     k: int,
     *,
-    alive: Tensor | None = None,
+    mask: Tensor | None = None,
     first_ordinal: int = 0,
     shard: int = 0,
     shards: int = 1,
-    path: str | None = None,
+    backend: str | None = None,
     workspace: int = WORKSPACE_BYTES,
     mark: Callable[[str], None] = lambda stage: None,
 ) -> Found:
     """Find the k best documents of each query among some blocks, exactly.
 
-    The answers of several segments and shards merge by ``select_keys.merge_keys`` and by adding
-    ``matched`` and ``postings``. The same input gives the same bytes, on every path and with every
+    The answers of several segments and shards merge by ``select.api.merge_keys`` and by adding
+    ``matched`` and ``postings``. The same input gives the same bytes with every backend and every
     workspace.
 
     Args:
         queries: n queries on the device of the postings.
         postings: B blocks of one shard, of consecutive ordinals.
         k: 1 to 10,000; more than there are matches gives the matches.
-        alive: uint8 [B * block_size] or [n, B * block_size], 0 for documents to leave out; None
+        mask: uint8 [B * block_size] or [n, B * block_size], 0 for documents to exclude; None
             keeps all.
         first_ordinal: ordinal of the first block's first document.
         shard, shards: the postings' shard and how many there are, for the keys.
-        path: ``torch``, ``portable`` or ``shared``; None takes the fastest there is.
-        workspace: bytes that the pieces keep to; queries are taken in groups, and blocks too if one
-            query alone would take more. One query over one block is the least.
-        mark: called with "score" and "select" when the work of that stage was handed to the device.
+        backend: as for :func:`.api.score_blocks`.
+        workspace: bytes of a piece at most. Queries are taken in groups, and blocks too if one
+            query alone takes more; one query over one block is the smallest piece.
+        mark: called with "score" and "select" when the work of that stage is enqueued.
 
     Raises:
-        InputError: ``k``, ``alive``, ``path`` or the ordinals out of their bounds.
+        InputError: ``k``, ``mask``, ``backend`` or the ordinals are out of bounds.
     """
     check_k(k)
-    scoring.check_alive(alive, len(queries), postings)
+    check_mask(mask, len(queries), postings)
     last = (first_ordinal + postings.blocks * postings.block_size) * shards
     if not 0 <= shard < shards or first_ordinal < 0 or last > 2**32:
         raise InputError(
-            f"ordinals from {first_ordinal} in shard {shard} of {shards} reach {last}, keys hold "
-            f"up to {2**32}"
+            f"ordinals: from {first_ordinal} in shard {shard} of {shards} they reach {last}; keys "
+            f"hold up to {2**32}"
         )
     n, blocks = len(queries), postings.blocks
     if not n or not blocks:
@@ -109,18 +104,18 @@ def search_blocks(
     def piece(first_query: int, first_block: int) -> Found:
         last_query, last_block = min(first_query + group, n), min(first_block + step, blocks)
         places = slice(first_block * postings.block_size, last_block * postings.block_size)
-        living = None
-        if alive is not None:
-            living = (
-                alive[places]
-                if alive.ndim == 1
-                else alive[first_query:last_query, places].contiguous()
+        kept = None
+        if mask is not None:
+            kept = (
+                mask[places]
+                if mask.ndim == 1
+                else mask[first_query:last_query, places].contiguous()
             )
         scores = scoring.score_blocks(
             queries.between(first_query, last_query),
             postings.between(first_block, last_block),
-            alive=living,
-            path=path,
+            mask=kept,
+            backend=backend,
         )
         mark("score")
         keys, counts = selection.select_blocks(
@@ -129,7 +124,7 @@ def search_blocks(
             first_ordinal=first_ordinal + places.start,
             shard=shard,
             shards=shards,
-            path=None if path is None else "torch" if path == "torch" else "triton",
+            backend=backend and ("torch" if backend == "torch" else "triton"),
         )
         mark("select")
         return Found(keys, counts, scores.matched, scores.postings)
@@ -149,7 +144,7 @@ def search_blocks(
 
 
 def _join(parts: list[Found], k: int) -> Found:
-    """What several runs of blocks found for the same queries."""
+    """Merge what several runs of blocks found for the same queries."""
     if len(parts) == 1:
         return parts[0]
     keys, counts = selection.merge_keys([part.keys for part in parts], k)

@@ -1,12 +1,10 @@
-"""The Triton side of ``score_blocks``: the plan, which the fast path uses too, and the portable
-kernel.
+"""Score blocks in Triton: the plan, which the Gluon backend uses too, and the portable kernel.
 
-The plan, for query q, block b and the i-th term of q, at ``(q * B + b) * longest + i``: ``starts``
-int64, where the term's postings in the block begin; ``lengths`` int32, how many there are (0 if the
-block has no such term); ``ends`` int32, the chunks of ``CHUNK`` postings in terms 0 to i together.
-Chunk c of (q, b) thus belongs to the first term whose ``ends`` is above c, which counting the
-entries that are not finds (one step for 64 terms); all chunks are alike whatever the terms'
-lengths.
+The plan holds, for query q, block b and the i-th term of q, at ``(q * B + b) * longest + i``:
+``starts`` int64, where the postings of the term begin in the block; ``lengths`` int32, how many
+there are (0 if the block lacks the term); ``ends`` int32, the number of chunks of the terms 0 to i.
+Chunk c of (q, b) belongs to the first term whose ``ends`` is above c; counting the entries that are
+not above c finds it (one step for 64 terms). Chunks are alike whatever the lengths of the terms.
 """
 
 from __future__ import annotations
@@ -15,13 +13,22 @@ import torch
 from torch import Tensor
 
 from ...core.ranking_key import LAST_ARRIVAL
-from ..runtime.launch import AotCase, jit, tl
-from .api import CHUNK, TILE, BlockScores, Postings, Queries
-from .reference import MAX_BLOCK_DOCUMENTS
+from ..runtime.aot import AotCase
+from ..runtime.launch import Support, jit, tl, triton_support
+from .types import (
+    CHUNK_POSTINGS,
+    MAX_BLOCK_DOCUMENTS,
+    MAX_BLOCKS,
+    TILE_DOCUMENTS,
+    BlockScores,
+    Postings,
+    Queries,
+)
 
-# Query terms that the plan looks up together, and among which a chunk's term is found together.
+# Query terms that a program looks up, or searches for the term of a chunk, in one step.
 TERMS = 64
-# Chunks that a program of the portable kernel takes at a time, and its warps.
+PLAN_WARPS = 2
+# Chunks that a program of the portable kernel adds in one step, and its warps.
 ROWS = 8
 WARPS = 8
 
@@ -32,7 +39,7 @@ def plan_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, postings, blocks, longest,
     CHUNK: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """Program (query, block): see the module. Adds the postings it found to ``postings[query]``."""
+    """Fill the plan of (query, block); add the number of its postings to ``postings[query]``."""
     query, block = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     first_row = tl.load(block_term_indptr + block)
     rows = (tl.load(block_term_indptr + block + 1) - first_row).to(tl.int32)
@@ -70,15 +77,14 @@ def plan_kernel(  # type: ignore[no-untyped-def]
 
 @jit
 def score_kernel(  # type: ignore[no-untyped-def]
-    starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, alive,
-    scores, tiles, matched, blocks, longest, alive_stride,
-    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, TERMS: tl.constexpr,
-    ROWS: tl.constexpr, HAS_ALIVE: tl.constexpr, LAST: tl.constexpr,
+    starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, mask,
+    scores, tiles, matched, blocks, longest, mask_stride,
+    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
+    TERMS: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Program (query, block): zero its scores, add chunk by chunk with global atomics, then read
-    them back once.
+    """Zero the scores of (query, block), add chunk by chunk with global atomics, read them once.
 
-    No other program touches these scores, so the barriers order everything; the read goes past the
+    No other program writes these scores, so barriers order everything. The read bypasses the
     first-level cache, which atomics do not update.
     """
     query, block = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
@@ -114,9 +120,9 @@ def score_kernel(  # type: ignore[no-untyped-def]
     for tile in range(0, WIDTH // TILE):
         place = tile * TILE + tl.arange(0, TILE)
         score = tl.load(sums + place, cache_modifier=".cg")
-        if HAS_ALIVE:
+        if HAS_MASK:
             keep = tl.load(
-                alive + query * alive_stride + block * BLOCK_SIZE + place,
+                mask + query * mask_stride + block * BLOCK_SIZE + place,
                 mask=place < BLOCK_SIZE,
                 other=0,
             )
@@ -131,8 +137,10 @@ def score_kernel(  # type: ignore[no-untyped-def]
 
 
 class Plan:
-    """The plan's tensors, filled by ``plan_kernel``, which adds the postings it counts to ``read``
-    int64 [n].
+    """Hold the plan of a batch; ``plan_kernel`` fills it.
+
+    Args:
+        read: int64 [n]; the kernel adds the postings of each query to it.
     """
 
     def __init__(self, queries: Queries, postings: Postings, read: Tensor) -> None:
@@ -142,91 +150,100 @@ class Plan:
         self.lengths = torch.empty(shape, dtype=torch.int32, device=device)
         self.ends = torch.empty(shape, dtype=torch.int32, device=device)
         plan_kernel[(len(queries), postings.blocks)](
-            postings.block_term_indptr, postings.terms, postings.indptr, queries.indptr, queries.terms,
-            self.starts, self.lengths, self.ends, read, postings.blocks, queries.longest,
-            CHUNK=CHUNK, TERMS=TERMS, num_warps=2,
+            postings.block_term_indptr, postings.terms, postings.indptr,
+            queries.indptr, queries.terms, self.starts, self.lengths, self.ends, read,
+            postings.blocks, queries.longest,
+            CHUNK=CHUNK_POSTINGS, TERMS=TERMS, num_warps=PLAN_WARPS,
         )  # fmt: skip
 
 
 def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
-    """Room for the answer: scores and tiles, which a kernel fills whole, and counts at 0, to which
-    kernels add.
-    """
+    """Allocate the result: scores and tiles unfilled, counts at 0, because kernels add to them."""
     n, blocks, width = len(queries), postings.blocks, postings.width
     matched, read = torch.zeros((2, n), dtype=torch.int64, device=postings.device)
     return BlockScores(
         torch.empty((n, blocks, width), dtype=torch.int32, device=postings.device),
-        torch.empty((n, blocks * (width // TILE)), dtype=torch.int64, device=postings.device),
+        torch.empty(
+            (n, blocks * (width // TILE_DOCUMENTS)), dtype=torch.int64, device=postings.device
+        ),
         matched,
         read,
         postings.block_size,
     )
 
 
-def alive_stride(alive: Tensor | None) -> int:
-    """Bytes from one query's ``alive`` to the next one's; 0 where they share it."""
-    return 0 if alive is None or alive.ndim == 1 else alive.shape[1]
+def mask_stride(mask: Tensor | None) -> int:
+    """Return the bytes from the mask of one query to that of the next; 0 where they share one."""
+    return 0 if mask is None or mask.ndim == 1 else mask.shape[1]
 
 
-def score_blocks(queries: Queries, postings: Postings, alive: Tensor | None) -> BlockScores:
-    """The portable path of ``score_blocks.score_blocks``."""
+def supports(postings: Postings) -> Support:
+    """Say whether Triton kernels run on the device of these postings, and take so many blocks."""
+    if postings.blocks > MAX_BLOCKS:
+        return Support(f"{postings.blocks} blocks are more than the {MAX_BLOCKS} of a launch")
+    return triton_support(postings.device)
+
+
+def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> BlockScores:
+    """Compute :func:`.api.score_blocks` with global atomics."""
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
     score_kernel[(len(queries), postings.blocks)](
-        plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts, postings.locals, postings.impacts,
-        found.matched if alive is None else alive,
-        found.scores, found.tiles, found.matched, postings.blocks, queries.longest, alive_stride(alive),
-        BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE, CHUNK=CHUNK, TERMS=TERMS, ROWS=ROWS,
-        HAS_ALIVE=alive is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
+        plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
+        postings.locals, postings.impacts, found.matched if mask is None else mask,
+        found.scores, found.tiles, found.matched,
+        postings.blocks, queries.longest, mask_stride(mask),
+        BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE_DOCUMENTS,
+        CHUNK=CHUNK_POSTINGS, TERMS=TERMS, ROWS=ROWS, HAS_MASK=mask is not None,
+        LAST=LAST_ARRIVAL, num_warps=WARPS,
     )  # fmt: skip
     return found
 
 
-# Types of the arguments that the portable and the fast kernel share.
+# Types of the arguments that the Triton and the Gluon kernel share.
 SCORE_SIGNATURE = {
-    "starts": "*i64", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64", "query_impacts": "*i32",
-    "locals_": "*u16", "impacts": "*u8", "alive": "*u8", "scores": "*i32", "tiles": "*i64", "matched": "*i64",
-    "blocks": "i32", "longest": "i32", "alive_stride": "i64",
+    "starts": "*i64", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
+    "query_impacts": "*i32", "locals_": "*u16", "impacts": "*u8", "mask": "*u8",
+    "scores": "*i32", "tiles": "*i64", "matched": "*i64",
+    "blocks": "i32", "longest": "i32", "mask_stride": "i64",
 }  # fmt: skip
 ALIGNED = (
-    "starts",
-    "lengths",
-    "ends",
-    "locals_",
-    "impacts",
-    "alive",
-    "scores",
-    "tiles",
-    "longest",
-    "alive_stride",
-)
+    "starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles", "longest",
+    "mask_stride",
+)  # fmt: skip
+
+
+def _score_case(has_mask: bool) -> AotCase:
+    constexprs = {
+        "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS,
+        "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "ROWS": ROWS, "HAS_MASK": has_mask,
+        "LAST": LAST_ARRIVAL,
+    }  # fmt: skip
+    return AotCase(
+        name=f"score/triton/{'mask' if has_mask else 'all'}",
+        kernel=score_kernel,
+        signature=SCORE_SIGNATURE | dict.fromkeys(constexprs, "constexpr"),
+        constexprs=constexprs,
+        num_warps=WARPS,
+        aligned=ALIGNED,
+        expects={80: ("RED.E.ADD",), 90: ("REDG.E.ADD",)},
+    )
+
+
 AOT = [
     AotCase(
         name="score/plan",
         kernel=plan_kernel,
         signature={
-            "block_term_indptr": "*i64", "terms": "*i32", "indptr": "*i64", "query_indptr": "*i64", "query_terms": "*i32",
-            "starts": "*i64", "lengths": "*i32", "ends": "*i32", "postings": "*i64", "blocks": "i32", "longest": "i32",
-            "CHUNK": "constexpr", "TERMS": "constexpr",
+            "block_term_indptr": "*i64", "terms": "*i32", "indptr": "*i64",
+            "query_indptr": "*i64", "query_terms": "*i32",
+            "starts": "*i64", "lengths": "*i32", "ends": "*i32", "postings": "*i64",
+            "blocks": "i32", "longest": "i32", "CHUNK": "constexpr", "TERMS": "constexpr",
         },
-        constexprs={"CHUNK": CHUNK, "TERMS": TERMS},
-        num_warps=2,
+        constexprs={"CHUNK": CHUNK_POSTINGS, "TERMS": TERMS},
+        num_warps=PLAN_WARPS,
         aligned=("starts", "lengths", "ends", "longest"),
     ),
-    *(
-        AotCase(
-            name=f"score/portable/{'alive' if has_alive else 'all'}",
-            kernel=score_kernel,
-            signature=SCORE_SIGNATURE
-            | dict.fromkeys(("BLOCK_SIZE", "WIDTH", "TILE", "CHUNK", "TERMS", "ROWS", "HAS_ALIVE", "LAST"), "constexpr"),
-            constexprs={
-                "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE, "CHUNK": CHUNK, "TERMS": TERMS,
-                "ROWS": ROWS, "HAS_ALIVE": has_alive, "LAST": LAST_ARRIVAL,
-            },
-            num_warps=WARPS,
-            aligned=ALIGNED,
-            expects={80: ("RED.E.ADD",), 0: ("REDG.E.ADD",)},
-        )
-        for has_alive in (False, True)
-    ),
+    _score_case(False),
+    _score_case(True),
 ]  # fmt: skip

@@ -1,24 +1,23 @@
-"""select_keys, select_blocks, merge_keys: the best documents of each query, exact, in one fixed
-order, on one device.
+"""Select the best documents of each query: exact, in one fixed order, on one device.
 
 A candidate is one int64 key that sorts as hits rank: its score above 32 bits that hold 2^32 - 1
-minus the arrival number ``ordinal * shards + shard``. So greater is better, equal scores go by
-ordinal, then by shard; keys of any segments and shards merge by sorting; and since no two documents
-share a key, "the k greatest" is one set, whatever order programs ran in. 0 stands for "no hit". The
-CPU scorer packs the same keys.
+minus the arrival number ``ordinal * shards + shard``. So greater is better, equal scores are
+ordered by ordinal, then by shard; keys of any segments and shards merge by sorting; and no two
+documents share a key, so "the k greatest" is one set, whatever order programs ran in. 0 stands for
+"no hit". The CPU scorer packs the same keys.
 
 ``select_blocks`` reads each score at most once more. The scorer left the best score of every tile
-of 512 documents, with the tile's number below it as in a key. The k best documents lie in the k
-tiles with the greatest keys: were a document's tile not among them, k tiles would each hold a
-document with a higher score, or with the same score and a smaller ordinal, and it would not be
-among the best k. So:
+of 512 documents, with the number of the tile below it as in a key. The k best documents lie in the
+k tiles with the greatest keys: were the tile of one of them not among these, k tiles would each
+hold a document with a higher score, or with the same score and a smaller ordinal. So:
 
 1. pick the k greatest tile keys (one program per query; digit histograms, 17 k keys of 8 bytes for
-8.8 M documents);
+   8.8 M documents);
 2. in those tiles keep documents whose score is no less than that of the last tile picked: some
-   1,030 remain of 512,000 when k = 1,000, by a Poisson estimate; k * 512 in the worst case, which
-   is what there is room for;
-3. pick the k greatest of these; 4. sort them.
+   1,030 remain of 512,000 when k = 1,000, by a Poisson estimate; k * 512 in the worst case, for
+   which there is room;
+3. pick the k greatest of these;
+4. sort them.
 
 Bytes per query, beside the scores: tile keys 8 D / 512, read some 7 times from cache; 2,048 min(k,
 tiles) to expand them. For D = 8.8 M and k = 1,000: 1 MB and 2 MB, against 35 MB for one pass over
@@ -34,45 +33,48 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.ranking_key import LAST_ARRIVAL
-from ..runtime.launch import use_triton
-from ..score.api import TILE, BlockScores
-from .reference import check_k
+from ..runtime.launch import triton_support, use_triton
+from ..score.types import TILE_DOCUMENTS, BlockScores
+from . import triton as select_triton
+from .types import check_k
 
-PATHS = ("torch", "triton")
+BACKENDS = ("triton", "torch")
 
 
-def _check_path(path: str | None, tensor: Tensor) -> str:
-    if path is None:
+def _choose_backend(name: str | None, tensor: Tensor) -> str:
+    if name is None:
         return "triton" if use_triton(tensor) else "torch"
-    if path not in PATHS:
-        raise InputError(f"path is {path!r}, allowed {', '.join(PATHS)}")
-    return path
+    if name not in BACKENDS:
+        raise InputError(f"backend: {name!r} is unknown; allowed {', '.join(BACKENDS)}")
+    if name == "triton" and not (support := triton_support(tensor.device)):
+        raise InputError(f"backend: 'triton' cannot select here: {support.reason}; use 'torch'")
+    return name
 
 
 def bytes_per_query(tiles: int, k: int) -> int:
-    """Device memory that ``select_blocks`` takes for one query with ``tiles`` tiles."""
-    return min(k, tiles) * (8 * TILE + 8) + 3 * 8 * k
+    """Return the device memory of ``select_blocks`` for one query with ``tiles`` tiles."""
+    return min(k, tiles) * (8 * TILE_DOCUMENTS + 8) + 3 * 8 * k
 
 
 def select_keys(
-    keys: Tensor, k: int, counts: Tensor | None = None, *, path: str | None = None
+    keys: Tensor, k: int, counts: Tensor | None = None, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pick the k greatest keys of each row, in no order to rely on.
+    """Pick the k greatest keys of each row, in unspecified order.
 
     Args:
         keys: int64 [n, m], contiguous, >= 0; keys > 0 differ within a row.
         k: at least 1.
         counts: int32 [n], how many keys of each row are filled; None for all m.
-        path: ``torch`` or ``triton``; None takes triton on CUDA.
+        backend: ``torch`` or ``triton``; None takes triton on a GPU that runs it.
 
     Returns:
         best int64 [n, k], padded with 0; kept int32 [n], how many are not padding; least int64 [n],
-        a bound that exactly the picked keys reach among the row's keys (at least 1, not itself a
-        key).
-    """
-    if _check_path(path, keys) == "triton":
-        from . import triton as select_triton
+        at least 1, a bound that exactly the picked keys of the row reach (not itself a key).
 
+    Raises:
+        InputError: the backend is unknown or does not run here.
+    """
+    if _choose_backend(backend, keys) == "triton":
         return select_triton.select_keys(keys, k, counts)
     if counts is not None:
         keys = torch.where(
@@ -89,29 +91,27 @@ def select_blocks(
     first_ordinal: int = 0,
     shard: int = 0,
     shards: int = 1,
-    path: str | None = None,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k best documents of each query in some blocks; no host synchronisation.
+    """Return the k best documents of each query in some blocks; the host does not wait.
 
     Args:
-        scores: of ``score_blocks``; documents with score 0 are no hits.
+        scores: of ``score_blocks``; documents with score 0 are not hits.
         k: 1 to 10,000; more than there are matches gives the matches.
         first_ordinal: ordinal of the first block's first document.
         shard, shards: the blocks' shard and how many there are, for the keys.
-        path: as for ``select_keys``.
+        backend: as for ``select_keys``.
 
     Returns:
         keys int64 [n, k], descending, padded with 0; counts int32 [n], how many are not padding.
 
     Raises:
-        InputError: ``k`` out of range, or an unknown path.
+        InputError: ``k`` is out of range, or the backend is unknown or does not run here.
     """
     check_k(k)
     first_key = LAST_ARRIVAL - (first_ordinal * shards + shard)
-    if _check_path(path, scores.scores) == "torch":
+    if _choose_backend(backend, scores.scores) == "torch":
         return merge_keys([_every_key(scores, first_key, shards)], k)
-    from . import triton as select_triton
-
     tiles, _, least = select_triton.select_keys(scores.tiles, min(k, scores.tiles.shape[1]))
     candidates, counts = select_triton.expand_tiles(scores, tiles, least, first_key, shards)
     best, kept, _ = select_triton.select_keys(candidates, k, counts)
@@ -119,7 +119,7 @@ def select_blocks(
 
 
 def merge_keys(parts: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """The k greatest of all parts' keys, row by row; the order of the parts does not matter.
+    """Return the k greatest keys of all parts, row by row; the order of parts does not matter.
 
     Args:
         parts: int64 [n, any], padded with 0, from any segments and shards.
@@ -133,13 +133,13 @@ def merge_keys(parts: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
 
 
 def unpack_keys(keys: Tensor, shards: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Shards int32, ordinals int64 and scores int32 of keys; what it gives for a 0 means nothing."""
+    """Return shards int32, ordinals int64 and scores int32 of keys; for a 0 they mean nothing."""
     arrivals = LAST_ARRIVAL - (keys & LAST_ARRIVAL)
     return (arrivals % shards).to(torch.int32), arrivals // shards, (keys >> 32).to(torch.int32)
 
 
 def _every_key(scores: BlockScores, first_key: int, key_step: int) -> Tensor:
-    """int64 [n, B * block_size]: the key of every document, 0 where its score is."""
+    """Return int64 [n, B * block_size]: the key of every document, 0 where its score is 0."""
     n, blocks, _ = scores.scores.shape
     found = scores.scores[:, :, : scores.block_size].reshape(n, -1).to(torch.int64)
     arrivals = torch.arange(blocks * scores.block_size, device=found.device) * key_step

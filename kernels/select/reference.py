@@ -1,6 +1,4 @@
-"""select: the k best documents of each query, in one fixed order; merge: the same over blocks and
-shards.
-"""
+"""Rank by sorting: the plain versions of selecting in one block and merging blocks and shards."""
 
 from __future__ import annotations
 
@@ -11,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import InputError
-
-MAX_K = 10_000
+from .types import check_k
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Ranked documents of n queries: score descending, then ordinal ascending, then shard
-    ascending.
+    """Hold ranked documents of n queries: by score descending, then ordinal, then shard.
 
     Attributes:
         indptr: int64 [n + 1], query i owns rows ``indptr[i]:indptr[i + 1]``.
@@ -33,42 +29,34 @@ class Hits:
     scores: NDArray[np.int32]
 
 
-def check_k(k: int) -> None:
-    """Raise InputError unless ``k`` is 1 to 10,000."""
-    if not 1 <= k <= MAX_K:
-        raise InputError(f"k is {k}, allowed 1 to {MAX_K}")
-
-
 def select(
     scores: NDArray[np.int32],
     k: int,
     *,
-    alive: NDArray[np.bool_] | None = None,
+    mask: NDArray[np.uint8] | None = None,
     first_ordinal: int = 0,
     shard: int = 0,
 ) -> Hits:
-    """Pick the documents with score > 0 that rank among the first ``k`` of their query.
+    """Return the documents with score > 0 that rank among the first ``k`` of their query.
 
     Args:
         scores: int32 [n, documents] of one block.
         k: 1 to 10,000; more than there are matches gives the matches.
-        alive: bool [documents], False for documents to leave out; None keeps all.
+        mask: uint8 [documents], 0 for documents to exclude; None keeps all.
         first_ordinal: ordinal of the block's first document.
         shard: the block's shard.
 
     Raises:
-        InputError: an argument that breaks its rules.
+        InputError: an argument breaks its rules.
     """
     check_k(k)
     if scores.ndim != 2 or scores.dtype != np.int32:
         raise InputError(
-            f"scores must be int32 [queries, documents], is {scores.dtype} {list(scores.shape)}"
+            f"scores: {scores.dtype} {list(scores.shape)} must be int32 [queries, documents]"
         )
-    if alive is not None and (alive.dtype != np.bool_ or alive.shape != scores.shape[1:]):
-        raise InputError(
-            f"alive must be bool [{scores.shape[1]}], is {alive.dtype} {list(alive.shape)}"
-        )
-    keep = scores > 0 if alive is None else (scores > 0) & alive
+    if mask is not None and (mask.dtype != np.uint8 or mask.shape != scores.shape[1:]):
+        raise InputError(f"mask: {mask.dtype} {list(mask.shape)} must be uint8 [{scores.shape[1]}]")
+    keep = scores > 0 if mask is None else (scores > 0) & (mask != 0)
     queries, ordinals = np.nonzero(keep)
     found = scores[queries, ordinals]
     every = Hits(
@@ -81,21 +69,19 @@ def select(
 
 
 def merge(parts: Sequence[Hits], k: int) -> Hits:
-    """Rank the hits of several parts (blocks, segments, shards) together and keep each query's
-    first ``k``.
+    """Return the first ``k`` of each query over several parts: blocks, segments, shards.
 
     Args:
         parts: hits for the same n queries; their rows need not be in order.
         k: 1 to 10,000.
 
     Raises:
-        InputError: no parts, parts with different numbers of queries, or ``k`` out of range.
+        InputError: no parts, parts for different queries, or ``k`` is out of range.
     """
     check_k(k)
     if len({len(part.indptr) for part in parts}) != 1:
         raise InputError(
-            "merge needs parts for the same queries, got "
-            f"{[len(part.indptr) - 1 for part in parts]}"
+            f"parts: must be for the same queries, got {[len(part.indptr) - 1 for part in parts]}"
         )
     count = len(parts[0].indptr) - 1
     queries = np.concatenate([np.repeat(np.arange(count), np.diff(part.indptr)) for part in parts])

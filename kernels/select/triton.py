@@ -1,4 +1,4 @@
-"""The Triton side of ``select_keys`` and ``select_blocks``."""
+"""Pick the greatest keys and expand tiles in Triton."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from ...core.ranking_key import LAST_ARRIVAL
-from ..runtime.launch import AotCase, jit, tl
-from ..score.api import TILE, BlockScores
+from ..runtime.aot import AotCase
+from ..runtime.launch import jit, tl
+from ..score.types import MAX_BLOCK_DOCUMENTS, TILE_DOCUMENTS, BlockScores
 
-# Keys that a program looks at together, the bits of a key that it decides about in one pass (9
-# passes make 63), and its warps.
+# Keys that a program of the pick reads in one step, and its warps.
 KEYS = 2048
-DIGIT = 7
 WARPS = 16
+# Bits of a key that one pass of the pick decides; nine passes make 63.
+DIGIT = 7
 # Warps of a program that expands one tile.
 TILE_WARPS = 4
 
@@ -23,9 +24,7 @@ def pick_kernel(  # type: ignore[no-untyped-def]
     keys, counts, best, kept, least, width, k,
     HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
-    """Program (query): find the k-th greatest key by histograms of its digits, highest first, then
-    keep what is no less.
-    """
+    """Find the k-th greatest key of a query by histograms of its digits; keep the best."""
     query = tl.program_id(0).to(tl.int64)
     keys += query * width
     best += query * k
@@ -59,9 +58,8 @@ def pick_kernel(  # type: ignore[no-untyped-def]
         here = tl.sum(tl.where(bins == digit, histogram, 0), 0)
         need -= tl.sum(tl.where(bins == digit, reached - histogram, 0), 0)
         prefix = prefix | (digit.to(tl.int64) << shift)
-        shift = tl.where(
-            here == need, -DIGIT, shift - DIGIT
-        )  # all of this digit are wanted: no finer pass
+        # No finer pass where all keys with this digit are wanted.
+        shift = tl.where(here == need, -DIGIT, shift - DIGIT)
 
     floor = tl.maximum(prefix, 1)
     written = tl.zeros([], tl.int32)
@@ -82,9 +80,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     tiles, least, scores, candidates, counts, slots, capacity, stride, first_key, key_step,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Program (query, slot): append the keys of one picked tile's documents that may be among the
-    best.
-    """
+    """Append the keys of those documents of one picked tile that may be among the best."""
     query, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
     tile_key = tl.load(tiles + query * slots + slot)
     if tile_key > 0:
@@ -101,7 +97,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
 def select_keys(
     keys: Tensor, k: int, counts: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Triton path of ``select_keys.select_keys``."""
+    """Compute :func:`.api.select_keys`."""
     n, width = keys.shape
     best = torch.empty((n, k), dtype=torch.int64, device=keys.device)
     kept = torch.empty(n, dtype=torch.int32, device=keys.device)
@@ -117,20 +113,21 @@ def select_keys(
 def expand_tiles(
     scores: BlockScores, tiles: Tensor, least: Tensor, first_key: int, key_step: int
 ) -> tuple[Tensor, Tensor]:
-    """Keys of the documents in the picked tiles whose score may be among the best, in no order.
+    """Return keys of the documents in picked tiles that may be among the best, unordered.
 
     Returns:
         candidates int64 [n, slots * 512], of which the first counts int32 [n] are filled.
     """
     n, blocks, width = scores.scores.shape
     slots = tiles.shape[1]
-    candidates = torch.empty((n, slots * TILE), dtype=torch.int64, device=tiles.device)
+    candidates = torch.empty((n, slots * TILE_DOCUMENTS), dtype=torch.int64, device=tiles.device)
     counts = torch.zeros(n, dtype=torch.int32, device=tiles.device)
     if n and slots:
         expand_kernel[(n, slots)](
             tiles, least, scores.scores, candidates, counts,
-            slots, slots * TILE, blocks * width, first_key, key_step,
-            BLOCK_SIZE=scores.block_size, WIDTH=width, TILE=TILE, LAST=LAST_ARRIVAL, num_warps=TILE_WARPS,
+            slots, slots * TILE_DOCUMENTS, blocks * width, first_key, key_step,
+            BLOCK_SIZE=scores.block_size, WIDTH=width, TILE=TILE_DOCUMENTS, LAST=LAST_ARRIVAL,
+            num_warps=TILE_WARPS,
         )  # fmt: skip
     return candidates, counts
 
@@ -142,12 +139,13 @@ AOT = [
             kernel=pick_kernel,
             signature={
                 "keys": "*i64", "counts": "*i32", "best": "*i64", "kept": "*i32", "least": "*i64",
-                "width": "i32", "k": "i32", "HAS_COUNTS": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
+                "width": "i32", "k": "i32",
+                "HAS_COUNTS": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
             },
             constexprs={"HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT},
             num_warps=WARPS,
             aligned=("keys", "counts", "best", "kept", "least", "width"),
-            expects={0: ("ATOMS", "LDG.E.64" if has_counts else "LDG.E.128")},
+            expects={80: ("ATOMS", "LDG.E.64" if has_counts else "LDG.E.128")},
         )
         for has_counts in (False, True)
     ),
@@ -155,13 +153,17 @@ AOT = [
         name="select/expand",
         kernel=expand_kernel,
         signature={
-            "tiles": "*i64", "least": "*i64", "scores": "*i32", "candidates": "*i64", "counts": "*i32",
-            "slots": "i32", "capacity": "i32", "stride": "i64", "first_key": "i64", "key_step": "i32",
-            "BLOCK_SIZE": "constexpr", "WIDTH": "constexpr", "TILE": "constexpr", "LAST": "constexpr",
+            "tiles": "*i64", "least": "*i64", "scores": "*i32", "candidates": "*i64",
+            "counts": "*i32", "slots": "i32", "capacity": "i32", "stride": "i64",
+            "first_key": "i64", "key_step": "i32", "BLOCK_SIZE": "constexpr",
+            "WIDTH": "constexpr", "TILE": "constexpr", "LAST": "constexpr",
         },
-        constexprs={"BLOCK_SIZE": 1 << 14, "WIDTH": 1 << 14, "TILE": TILE, "LAST": LAST_ARRIVAL},
+        constexprs={
+            "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS,
+            "TILE": TILE_DOCUMENTS, "LAST": LAST_ARRIVAL,
+        },
         num_warps=TILE_WARPS,
         aligned=("tiles", "least", "scores", "candidates", "counts", "capacity", "stride"),
-        expects={0: ("ATOMG", "LDG.E.128")},
+        expects={80: ("ATOMG", "LDG.E.128")},
     ),
 ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""Keep the largest weights of each row, as terms in ascending order."""
+"""Keep the largest weights of each row."""

@@ -8,8 +8,8 @@ from csplade.bench import device as bench_device
 from csplade.bench import distribution
 from csplade.bench.synthetic_device import collection
 from csplade.core.errors import CspladeError
-from csplade.kernels.score.api import Queries
 from csplade.kernels.score.search import search_blocks
+from csplade.kernels.score.types import Queries
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,12 @@ def test_the_benchmark_runs_without_a_gpu():
         rounds=2,
         progress=lambda *step: steps.append(step),
     )
-    assert (report.documents, report.path, report.k, report.repeatable) == (300, "torch", 20, True)
+    assert (report.documents, report.backend, report.k, report.repeatable) == (
+        300,
+        "torch",
+        20,
+        True,
+    )
     assert [one.batch for one in report.batches] == [1, 3]
     assert all(
         one.device >= one.score > 0 and one.whole > 0 and one.graph is None

@@ -10,7 +10,8 @@ from csplade.bench import distribution
 from csplade.bench import kernels as bench_kernels
 from csplade.bench.synthetic_device import collection
 from csplade.kernels.runtime.launch import compiled_environment
-from csplade.kernels.score.api import Queries, score_blocks
+from csplade.kernels.score.api import score_blocks
+from csplade.kernels.score.types import Queries
 
 CPU = torch.device("cpu")
 
@@ -88,7 +89,7 @@ def test_compile_only_prints_the_table_and_what_must_be_there_is():
     assert {row["verdict"] for row in table.values()} == {"ok"}
     assert {row["spills"] for row in table.values()} == {"0"}
     assert all(
-        int(row["shared atomics"]) for name, row in table.items() if name.startswith("score/shared")
+        int(row["shared atomics"]) for name, row in table.items() if name.startswith("score/gluon")
     )
     assert all(int(row["tensor"]) for name, row in table.items() if name.startswith("head/pool"))
 

@@ -85,7 +85,7 @@ def test_an_empty_query_matches_nothing(engine):
 
 
 def test_bounds_are_named(engine):
-    with pytest.raises(InputError, match="k is 0"):
+    with pytest.raises(InputError, match="k: 0 is out of range"):
         engine.search(["iron"], 0)
     outside = SparseBatch.from_rows([([engine.encoder.vocabulary_size], [1.0])])
     with pytest.raises(InputError, match=str(engine.encoder.vocabulary_size)):

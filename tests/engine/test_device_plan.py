@@ -80,7 +80,7 @@ def test_every_number_is_the_same_as_apart(plain, together):
 
 
 def test_k_is_checked(together):
-    with pytest.raises(InputError, match="k is 0"):
+    with pytest.raises(InputError, match="k: 0 is out of range"):
         together.search(["iron"], 0)
 
 

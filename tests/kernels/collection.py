@@ -7,7 +7,7 @@ import torch
 
 from csplade.core.vectors import ImpactBatch
 from csplade.index.storage.segment import Segment, make_block
-from csplade.kernels.score.api import Postings
+from csplade.kernels.score.types import Postings
 
 
 class Collection:

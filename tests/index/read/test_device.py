@@ -138,7 +138,7 @@ def test_queries_are_checked_as_on_the_cpu(collection):
     )
     with Index.open(path, threads=1) as index:
         index.to("cpu")
-        with pytest.raises(InputError, match="k is 0"):
+        with pytest.raises(InputError, match="k: 0 is out of range"):
             index.search(query, 0)
 
 

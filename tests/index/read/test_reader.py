@@ -262,12 +262,12 @@ def test_wrong_arguments_are_refused(collection):
     queries = helpers.random_queries(np.random.default_rng(4), 1)
     with Index.open(path) as index:
         for k in (0, 10_001):
-            with pytest.raises(InputError, match=f"k is {k}, allowed 1 to 10000"):
+            with pytest.raises(InputError, match=f"k: {k} is out of range; allowed 1 to 10000"):
                 index.search(queries, k)
         outside = ImpactBatch(
             np.array([0, 1]), np.array([200], np.int32), np.ones(1, np.int32), QUERY_SCALE
         )
-        with pytest.raises(InputError, match="term 200, allowed 0 to 199"):
+        with pytest.raises(InputError, match="term 200 is out of range; allowed 0 to 199"):
             index.search(outside, 5)
         other = ImpactBatch(queries.indptr, queries.terms, queries.impacts, 0.5)
         with pytest.raises(IncompatibleError, match=r"scale 0.5, this index needs 0.00125"):

@@ -3,7 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from csplade.kernels.head.api import fused_head, head, head_reference
+from csplade.kernels.head.api import head
+from csplade.kernels.head.autograd import fused_head
+from csplade.kernels.head.reference import head_reference
 from csplade.kernels.head.triton import NO_TOKEN, Tile, pool, sum_rows
 from csplade.kernels.runtime.launch import INTERPRETED, capability
 
@@ -93,7 +95,7 @@ def test_gradient_of_an_equal_maximum_goes_to_the_first_token():
         ({"cu_seqlens": torch.zeros(0)}, r"\[B \+ 1\]"),
     ],
 )
-def test_refuses(change, message):
+def test_rejects(change, message):
     arguments = {
         "hidden": torch.zeros(4, 8),
         "weight": torch.zeros(3, 8),
@@ -169,7 +171,7 @@ def test_kernel_on_the_shapes_of_real_models(width, terms):
 def test_kernel_in_several_groups_of_tiles(kernel_device, tma, winners):
     hidden, weight, bias, offsets = problem([100, 3, 0, 147, 30], 40, 35, torch.float16)
     hidden, weight, bias = on(kernel_device, hidden, weight, bias)
-    if tma and 0 < capability(hidden) < 90:
+    if tma and 0 < capability(hidden.device) < 90:
         pytest.skip("this device has no tensor copy engine")
     owners = torch.repeat_interleave(torch.arange(5, dtype=torch.int32), offsets.diff()).to(
         kernel_device

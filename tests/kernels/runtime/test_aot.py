@@ -14,8 +14,7 @@ pytest.importorskip("triton")
 CASES = """
 import json
 import triton, triton.language as tl
-from csplade.kernels.runtime.aot import compile_all
-from csplade.kernels.runtime.launch import AotCase
+from csplade.kernels.runtime.aot import AotCase, compile_all
 
 @triton.jit
 def add(source, target, count, B: tl.constexpr):
@@ -44,10 +43,13 @@ def case(name, kernel, types, size, **more):
 floats = ("*bf16", "*bf16", "*fp32", "constexpr")
 adds = ("*i32", "*i32", "i32", "constexpr")
 cases = [
-    case("add", add, adds, 1024, expects={0: ("RED",)}, aligned=("source", "target")),
-    case("add that should use shared memory", add, adds, 1024, expects={0: ("ATOMS",), 80: ()}),
+    case("add", add, adds, 1024, expects={80: ("RED",)}, aligned=("source", "target")),
+    case("add that should use shared memory", add, adds, 1024, expects={80: (), 90: ("ATOMS",)}),
     case("product", product, floats, 64, expects={90: ("HGMMA",)}, min_capability=90),
-    case("too much for one warp", copy, ("*i32", "*i32", "constexpr"), 16384, num_warps=1, min_capability=90),
+    case(
+        "too much for one warp", copy, ("*i32", "*i32", "constexpr"), 16384,
+        num_warps=1, min_capability=90,
+    ),
     case("broken", broken, ("*i32", "constexpr"), 32),
 ]
 print(json.dumps([one.to_json() for one in compile_all(cases, (80, 90))]))
@@ -111,6 +113,17 @@ def test_a_kernel_that_does_not_compile_fails_alone(table):
     assert not table["broken", 90]["ok"]
 
 
-def test_cases_have_names_of_their_own():
+def test_cases_of_every_op_are_found_and_have_unique_names():
     names = [case.name for case in aot.cases()]
     assert names == sorted(set(names))
+    ops = {name.rpartition("/")[0] for name in names}
+    assert {"head/pool", "topk/pack", "score/triton", "score/gluon", "select/pick"} <= ops
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [(80, ("RED",)), (86, ("RED",)), (89, ("RED",)), (90, ("REDG",)), (100, ("REDG",)), (75, ())],
+)
+def test_expected_instructions_apply_from_a_capability_on(capability, expected):
+    case = aot.AotCase("case", None, {}, {}, expects={80: ("RED",), 90: ("REDG",)})
+    assert case.expected(capability) == expected

@@ -14,10 +14,11 @@ pytest.importorskip("triton")
 
 COMPILE = """
 import json, sys
-from csplade.kernels.head import api as head
-from csplade.kernels.topk import api as topk
+from csplade.kernels.head import triton as head
+from csplade.kernels.topk import triton as topk
 from csplade.kernels.runtime.aot import compile_all
-print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [int(sys.argv[1])])]))
+cases = [*head.AOT, *topk.AOT]
+print(json.dumps([one.to_json() for one in compile_all(cases, [int(sys.argv[1])])]))
 """
 
 
@@ -31,8 +32,8 @@ print(json.dumps([one.to_json() for one in compile_all([*head.AOT, *topk.AOT], [
     ],
 )
 def test_every_kernel_compiles_without_spills(capability, product):
-    from csplade.kernels.head import api as head
-    from csplade.kernels.topk import api as topk
+    from csplade.kernels.head import triton as head
+    from csplade.kernels.topk import triton as topk
 
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, str(capability)],

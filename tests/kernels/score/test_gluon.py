@@ -13,9 +13,10 @@ import torch
 
 from csplade.core.vectors import ImpactBatch
 from csplade.kernels.runtime.launch import INTERPRETED, compiled_environment
-from csplade.kernels.score.api import TILE, Queries, score_blocks
-from csplade.kernels.score.gluon import SHARED_BYTES, fits
+from csplade.kernels.score.api import score_blocks
+from csplade.kernels.score.gluon import SHARED_BYTES, supports
 from csplade.kernels.score.triton import Plan
+from csplade.kernels.score.types import TILE_DOCUMENTS, Queries
 
 from ..collection import Collection
 from .ptx import Fault, launch
@@ -66,14 +67,14 @@ def queries(postings):
     return Queries.from_impacts(ImpactBatch(indptr, terms, impacts, 1.0), "cpu")
 
 
-def run(text, shared, queries, postings, alive, **options):
+def run(text, shared, queries, postings, mask, **options):
     """What the machine leaves in scores, tiles and matched."""
     n, blocks, width = len(queries), postings.blocks, postings.width
     plan = Plan(queries, postings, torch.zeros(n, dtype=torch.int64))
     scores = np.full((n, blocks, width), -7, np.int32)
-    tiles = np.full((n, blocks * width // TILE), -7, np.int64)
+    tiles = np.full((n, blocks * width // TILE_DOCUMENTS), -7, np.int64)
     matched = np.zeros(n, np.int64)
-    stride = 0 if alive is None or alive.ndim == 1 else alive.shape[1]
+    stride = 0 if mask is None or mask.ndim == 1 else mask.shape[1]
     arrays = [
         plan.starts,
         plan.lengths,
@@ -85,7 +86,7 @@ def run(text, shared, queries, postings, alive, **options):
     ]
     launch(
         text, shared, (n, blocks),
-        [*(one.numpy() for one in arrays), matched if alive is None else alive.numpy(),
+        [*(one.numpy() for one in arrays), matched if mask is None else mask.numpy(),
          scores, tiles, matched, blocks, queries.longest, stride],
         **options,
     )  # fmt: skip
@@ -95,21 +96,21 @@ def run(text, shared, queries, postings, alive, **options):
 @pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
 @pytest.mark.parametrize(
     ("case", "capability", "grid"),
-    [("all", 90, (2, 3)), ("alive", 90, (0, 3)), ("alive", 80, (2, 3)), ("alive", 100, (2, 3))],
+    [("all", 90, (2, 3)), ("mask", 90, (0, 3)), ("mask", 80, (2, 3)), ("mask", 100, (2, 3))],
 )
 def test_compiled_code_gives_the_twin_s_bytes(compiled, postings, queries, case, capability, grid):
     text, shared = compiled[case, capability]
     assert shared == SHARED_BYTES
     queries = queries.between(*grid)
-    alive = None
-    if case == "alive":
+    mask = None
+    if case == "mask":
         kept = (
             np.random.default_rng(4).random((len(queries), postings.blocks * postings.block_size))
             < 0.7
         )
-        alive = torch.from_numpy(kept.astype(np.uint8))
-    truth = score_blocks(queries, postings, alive=alive, path="torch")
-    scores, tiles, matched = run(text, shared, queries, postings, alive, seed=capability)
+        mask = torch.from_numpy(kept.astype(np.uint8))
+    truth = score_blocks(queries, postings, mask=mask, backend="torch")
+    scores, tiles, matched = run(text, shared, queries, postings, mask, seed=capability)
     np.testing.assert_array_equal(scores, truth.scores)
     np.testing.assert_array_equal(tiles, truth.tiles)
     np.testing.assert_array_equal(matched, truth.matched)
@@ -137,5 +138,5 @@ def test_postings_outside_of_memory_are_a_fault(compiled, postings, queries):
         run(text, shared, queries.between(0, 1), short, None)
 
 
-def test_only_full_size_blocks_on_cuda_fit(postings):
-    assert not fits(postings)
+def test_postings_on_the_cpu_are_not_supported(postings):
+    assert "run only compiled, on a GPU" in supports(postings).reason

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from csplade.core.errors import InputError
 from csplade.core.vectors import ImpactBatch
-from csplade.kernels.score.reference import Block, check_queries, score
+from csplade.kernels.score.reference import score
+from csplade.kernels.score.types import Block, check_queries
 
 
 def to_block(dense):
@@ -62,6 +63,12 @@ def test_equals_the_dense_product(seed, documents, vocabulary, queries, density)
     shared = (left > 0).astype(int) @ (right > 0).T.astype(int)
     np.testing.assert_array_equal(found.matched, (shared > 0).sum(axis=1))
     np.testing.assert_array_equal(found.postings, shared.sum(axis=1))
+    for shape in ((documents,), (queries, documents)):
+        mask = rng.integers(0, 3, shape).astype(np.uint8)
+        masked = score(to_queries(left), to_block(right.astype(np.uint8)), mask)
+        np.testing.assert_array_equal(masked.scores, (left @ right.T) * (mask > 0))
+        np.testing.assert_array_equal(masked.matched, ((shared > 0) & (mask > 0)).sum(axis=1))
+        np.testing.assert_array_equal(masked.postings, found.postings)
 
 
 def test_widest_query_with_the_largest_impacts_does_not_overflow():
@@ -76,13 +83,13 @@ def test_widest_query_with_the_largest_impacts_does_not_overflow():
     [
         ([1, 1], [1, 1], "query 1: terms must ascend strictly, 1 follows 1"),
         ([3, 1], [1, 1], "terms must ascend strictly, 1 follows 3"),
-        ([1, 2], [1, 0], "query 1: impact of term 2 is 0, allowed 1 to 4095"),
-        ([1, 2], [4096, 1], "impact of term 1 is 4096, allowed 1 to 4095"),
-        ([-1, 2], [1, 1], "term -1, allowed 0 to 99"),
-        ([1, 100], [1, 1], "query 1: term 100, allowed 0 to 99"),
+        ([1, 2], [1, 0], "query 1: impact of term 2 is 0; allowed 1 to 4095"),
+        ([1, 2], [4096, 1], "impact of term 1 is 4096; allowed 1 to 4095"),
+        ([-1, 2], [1, 1], "term -1 is out of range; allowed 0 to 99"),
+        ([1, 100], [1, 1], "query 1: term 100 is out of range; allowed 0 to 99"),
     ],
 )
-def test_broken_queries_are_refused(terms, impacts, message):
+def test_broken_queries_are_rejected(terms, impacts, message):
     queries = ImpactBatch(
         np.array([0, 1, 3]),
         np.array([50, *terms], np.int32),
@@ -93,12 +100,18 @@ def test_broken_queries_are_refused(terms, impacts, message):
         check_queries(queries, 100)
 
 
-def test_more_than_2048_terms_are_refused():
-    with pytest.raises(InputError, match="query 0: 2049 terms, allowed at most 2048"):
+@pytest.mark.parametrize("mask", [np.ones(2, bool), np.ones(1, np.uint8)])
+def test_masks_that_do_not_fit_are_rejected(mask):
+    with pytest.raises(InputError, match=r"must be uint8 \[2\] or \[1, 2\]"):
+        score(to_queries(np.ones((1, 3), int)), to_block(np.ones((2, 3), np.uint8)), mask)
+
+
+def test_more_than_2048_terms_are_rejected():
+    with pytest.raises(InputError, match="query 0: 2049 terms; allowed at most 2048"):
         check_queries(to_queries(np.ones((1, 2049), int)))
 
 
-def test_wrong_dtypes_and_lengths_are_refused():
+def test_wrong_dtypes_and_lengths_are_rejected():
     ones = np.ones(2, np.int32)
     with pytest.raises(InputError, match="must be int32"):
         check_queries(ImpactBatch(np.array([0, 2]), np.array([0, 1]), ones, 1.0))
@@ -115,11 +128,11 @@ def test_wrong_dtypes_and_lengths_are_refused():
         ({"locals": np.array([1, 1, 0], np.uint16)}, "locals must ascend strictly"),
         ({"locals": np.array([0, 2, 0], np.uint16)}, "local number is >= the block's 2 documents"),
         ({"impacts": np.array([1, 0, 1], np.uint8)}, "an impact is 0"),
-        ({"impacts": np.array([1, 1, 1], np.int32)}, "impacts must be uint8"),
-        ({"documents": 16385}, "documents is 16385, allowed 0 to 16384"),
+        ({"impacts": np.array([1, 1, 1], np.int32)}, "impacts is int32 .*must be uint8"),
+        ({"documents": 16385}, "documents is 16385; allowed 0 to 16384"),
     ],
 )
-def test_broken_blocks_are_refused(change, message):
+def test_broken_blocks_are_rejected(change, message):
     sound = {
         "terms": np.array([2, 4], np.int32),
         "indptr": np.array([0, 2, 3], np.int64),

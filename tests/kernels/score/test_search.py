@@ -8,10 +8,11 @@ from csplade.core.errors import InputError
 from csplade.core.ranking_key import best_keys
 from csplade.core.vectors import ImpactBatch
 from csplade.kernels.score import triton as score_triton
-from csplade.kernels.score.api import TILE, Postings, Queries, score_blocks
+from csplade.kernels.score.api import score_blocks
 from csplade.kernels.score.cpu import Workspace, score_segments
 from csplade.kernels.score.reference import score
 from csplade.kernels.score.search import Found, search_blocks
+from csplade.kernels.score.types import TILE_DOCUMENTS, Postings, Queries
 from csplade.kernels.select.api import merge_keys, unpack_keys
 
 from ..collection import Collection
@@ -29,8 +30,8 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def on_cpu(collection, k, *, alive=None, parts=((0, None),), first_ordinal=0, shard=0, shards=1):
-    """What the numba scorer of the index finds: padded keys, counts, matched, postings. ``alive``:
+def on_cpu(collection, k, *, mask=None, parts=((0, None),), first_ordinal=0, shard=0, shards=1):
+    """What the numba scorer of the index finds: padded keys, counts, matched, postings. ``mask``:
     a byte per document.
     """
     queries = collection.queries
@@ -40,11 +41,9 @@ def on_cpu(collection, k, *, alive=None, parts=((0, None),), first_ordinal=0, sh
         segments = []
         for first, last in parts:
             segment = collection.segment(first, last)
-            living = (
-                NOTHING if alive is None else (alive if alive.ndim == 1 else alive[q])[first:last]
-            )
+            kept = NOTHING if mask is None else (mask if mask.ndim == 1 else mask[q])[first:last]
             segments.append(
-                (segment, first_ordinal + first, 0, len(segment), np.ascontiguousarray(living))
+                (segment, first_ordinal + first, 0, len(segment), np.ascontiguousarray(kept))
             )
         found, answer.matched[q], answer.postings[q] = score_segments(
             segments, collection.block_size, shard, shards, terms, impacts, k, Workspace()
@@ -64,11 +63,11 @@ def assert_same(found, truth):
     assert found.counts.dtype == torch.int32
 
 
-def padded(alive, collection, device):
+def padded(mask, collection, device):
     """Bytes per document -> bytes per place of every block."""
     places = -(-len(collection.documents) // collection.block_size) * collection.block_size
-    wide = np.ones((*alive.shape[:-1], places), np.uint8)
-    wide[..., : alive.shape[-1]] = alive
+    wide = np.ones((*mask.shape[:-1], places), np.uint8)
+    wide[..., : mask.shape[-1]] = mask
     return torch.from_numpy(wide).to(device)
 
 
@@ -101,26 +100,33 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("filtered", ["all alive", "tombstones", "a filter per query"])
+@pytest.mark.parametrize("filtered", ["all documents", "a shared mask", "a mask per query"])
 @pytest.mark.parametrize("case", CASES)
-def test_every_path_equals_the_cpu_scorer(kernel_device, case, filtered):
+def test_every_backend_equals_the_cpu_scorer(kernel_device, case, filtered):
     collection = Collection(**{"block_size": 2048, "seed": len(case)} | CASES[case])
     rng = np.random.default_rng(1)
-    alive = {
-        "all alive": None,
-        "tombstones": (rng.random(len(collection.documents)) < 0.6).astype(np.uint8),
-        "a filter per query": (rng.random((3, len(collection.documents))) < 0.6).astype(np.uint8),
+    mask = {
+        "all documents": None,
+        "a shared mask": (rng.random(len(collection.documents)) < 0.6).astype(np.uint8),
+        "a mask per query": (rng.random((3, len(collection.documents))) < 0.6).astype(np.uint8),
     }[filtered]
-    wide = None if alive is None else padded(alive, collection, kernel_device)
+    wide = None if mask is None else padded(mask, collection, kernel_device)
     queries, postings = (
         Queries.from_impacts(collection.queries, kernel_device),
         collection.postings(kernel_device),
     )
     for k in (9, 2_000):
-        truth = on_cpu(collection, k, alive=alive, first_ordinal=77, shard=2, shards=3)
-        for path in ("torch", "portable"):
+        truth = on_cpu(collection, k, mask=mask, first_ordinal=77, shard=2, shards=3)
+        for backend in ("torch", "triton"):
             found = search_blocks(
-                queries, postings, k, alive=wide, first_ordinal=77, shard=2, shards=3, path=path
+                queries,
+                postings,
+                k,
+                mask=wide,
+                first_ordinal=77,
+                shard=2,
+                shards=3,
+                backend=backend,
             )
             assert_same(found, truth)
 
@@ -131,7 +137,7 @@ def test_scores_are_the_reference_s_and_every_place_is_written(kernel_device):
     found = score_blocks(
         Queries.from_impacts(collection.queries, kernel_device),
         collection.postings(kernel_device),
-        path="portable",
+        backend="triton",
     )
     matched, read = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for b in range(len(segment)):
@@ -145,24 +151,24 @@ def test_scores_are_the_reference_s_and_every_place_is_written(kernel_device):
     np.testing.assert_array_equal(found.matched.cpu(), matched)
     np.testing.assert_array_equal(found.postings.cpu(), read)
     twin = score_blocks(
-        Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu"), path="torch"
+        Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu"), backend="torch"
     )
     assert torch.equal(found.tiles.cpu(), twin.tiles)
-    assert found.tiles.shape == (3, 3 * 1024 // TILE)
+    assert found.tiles.shape == (3, 3 * 1024 // TILE_DOCUMENTS)
 
 
-@pytest.mark.parametrize("dead", [0, 1])
-def test_nothing_alive_and_nothing_deleted(kernel_device, dead):
+@pytest.mark.parametrize("kept", [0, 1])
+def test_masks_of_all_and_of_nothing(kernel_device, kept):
     collection = Collection(block_size=512)
-    alive = torch.full((512,), 1 - dead, dtype=torch.uint8, device=kernel_device)
+    mask = torch.full((512,), kept, dtype=torch.uint8, device=kernel_device)
     queries, postings = (
         Queries.from_impacts(collection.queries, kernel_device),
         collection.postings(kernel_device),
     )
-    found = search_blocks(queries, postings, 5, alive=alive, path="portable")
-    assert_same(found, on_cpu(collection, 5, alive=np.full(300, 1 - dead, np.uint8)))
+    found = search_blocks(queries, postings, 5, mask=mask, backend="triton")
+    assert_same(found, on_cpu(collection, 5, mask=np.full(300, kept, np.uint8)))
     assert found.postings.sum() > 0
-    assert bool(found.matched.any()) == (not dead)
+    assert bool(found.matched.any()) == bool(kept)
 
 
 def test_the_widest_query_with_the_largest_impacts(kernel_device, monkeypatch):
@@ -180,7 +186,7 @@ def test_the_widest_query_with_the_largest_impacts(kernel_device, monkeypatch):
         Queries.from_impacts(collection.queries, kernel_device),
         collection.postings(kernel_device),
         10,
-        path="portable",
+        backend="triton",
     )
     assert_same(found, on_cpu(collection, 10))
     _, ordinals, scores = unpack_keys(found.keys[0, :3])
@@ -203,7 +209,7 @@ def test_segments_and_shards_merge_to_one_order(kernel_device):
             first_ordinal=first,
             shard=shard,
             shards=2,
-            path="portable",
+            backend="triton",
         )
         for shard in (1, 0)
         for first, last in cuts
@@ -227,16 +233,16 @@ def test_segments_and_shards_merge_to_one_order(kernel_device):
 @pytest.mark.parametrize("workspace", [1, 60_000])
 def test_pieces_of_any_size_give_the_same_bytes(kernel_device, workspace):
     collection = Collection(documents=1_000, block_size=400)
-    alive = (np.random.default_rng(3).random((3, 1_000)) < 0.5).astype(np.uint8)
+    mask = (np.random.default_rng(3).random((3, 1_000)) < 0.5).astype(np.uint8)
     found = search_blocks(
         Queries.from_impacts(collection.queries, kernel_device),
         collection.postings(kernel_device),
         25,
-        alive=padded(alive, collection, kernel_device),
+        mask=padded(mask, collection, kernel_device),
         workspace=workspace,
-        path="portable",
+        backend="triton",
     )
-    assert_same(found, on_cpu(collection, 25, alive=alive))
+    assert_same(found, on_cpu(collection, 25, mask=mask))
 
 
 def far(postings, tmp_path, device, shift):
@@ -261,7 +267,7 @@ def test_offsets_of_postings_past_2_to_the_31(kernel_device, tmp_path):
     collection = Collection(documents=40, block_size=20)
     postings = far(collection.postings(kernel_device), tmp_path, kernel_device, 2**31 + 3)
     found = search_blocks(
-        Queries.from_impacts(collection.queries, kernel_device), postings, 50, path="portable"
+        Queries.from_impacts(collection.queries, kernel_device), postings, 50, backend="triton"
     )
     assert_same(found, on_cpu(collection, 50))
     assert found.counts.sum() > 0
@@ -290,15 +296,19 @@ def test_bytes_and_devices_are_reported():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k is 0, allowed 1 to 10000"),
-        ({"path": "fast"}, "path is 'fast', allowed torch, portable, shared"),
-        ({"alive": torch.ones(7, dtype=torch.uint8)}, r"alive must be uint8 \[64\] or \[3, 64\]"),
-        ({"alive": torch.ones(64)}, "alive must be uint8"),
+        ({"k": 0}, "k: 0 is out of range; allowed 1 to 10000"),
+        ({"backend": "fast"}, "backend: 'fast' is unknown; allowed gluon, triton, torch"),
+        (
+            {"backend": "gluon"},
+            "'gluon' cannot score these postings: Gluon kernels run only compil",
+        ),
+        ({"mask": torch.ones(7, dtype=torch.uint8)}, r"must be uint8 \[64\] or \[3, 64\]"),
+        ({"mask": torch.ones(64)}, "must be uint8"),
         ({"shard": 1}, "in shard 1 of 1"),
         ({"first_ordinal": 2**32}, "keys hold up to"),
     ],
 )
-def test_broken_arguments_are_refused(arguments, message):
+def test_broken_arguments_are_rejected(arguments, message):
     collection = Collection(documents=60, block_size=64)
     queries, postings = Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu")
     with pytest.raises(InputError, match=message):
@@ -307,24 +317,24 @@ def test_broken_arguments_are_refused(arguments, message):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("path", ["portable", "shared"])
-def test_a_million_documents_and_a_hundred_runs(path):
+@pytest.mark.parametrize("backend", ["triton", "gluon"])
+def test_a_million_documents_and_a_hundred_runs(backend):
     collection = Collection(documents=1_000_000, queries=8, vocabulary=3_000, query_terms=60)
-    alive = (np.random.default_rng(5).random(1_000_000) < 0.9).astype(np.uint8)
-    wide = padded(alive, collection, "cuda")
+    mask = (np.random.default_rng(5).random(1_000_000) < 0.9).astype(np.uint8)
+    wide = padded(mask, collection, "cuda")
     queries, postings = (
         Queries.from_impacts(collection.queries, "cuda"),
         collection.postings("cuda"),
     )
-    truth = on_cpu(collection, 1_000, alive=alive)
+    truth = on_cpu(collection, 1_000, mask=mask)
     for _ in range(100):
-        assert_same(search_blocks(queries, postings, 1_000, alive=wide, path=path), truth)
+        assert_same(search_blocks(queries, postings, 1_000, mask=wide, backend=backend), truth)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("path", ["portable", "shared"])
-def test_offsets_of_scores_past_2_to_the_31(path):
+@pytest.mark.parametrize("backend", ["triton", "gluon"])
+def test_offsets_of_scores_past_2_to_the_31(backend):
     collection = Collection(documents=3, queries=1, document_terms=40, query_terms=40)
     one = collection.postings("cuda")
     rows, blocks, copies = len(one.terms), 700, 200
@@ -340,7 +350,7 @@ def test_offsets_of_scores_past_2_to_the_31(path):
     queries = Queries(
         starts, single.terms.repeat(copies), single.impacts.repeat(copies), single.longest
     )
-    found = search_blocks(queries, many, 2_100, path=path, workspace=2**35)
+    found = search_blocks(queries, many, 2_100, backend=backend, workspace=2**35)
     assert (found.counts == found.counts[0]).all()
     assert (found.keys == found.keys[0]).all()
     assert found.matched.tolist() == [blocks * int(on_cpu(collection, 3).matched[0])] * copies

@@ -50,12 +50,12 @@ def test_picks_the_greatest_and_a_bound_that_only_they_reach(kernel_device, scor
         expected = -np.sort(-held, axis=1)[:, :k]
         expected = np.pad(expected, ((0, 0), (0, k - expected.shape[1])))
         poisoned = np.where(filled, keys, 2**62)
-        for path in ("torch", "triton"):
+        for backend in ("torch", "triton"):
             best, kept, least = select_keys(
                 torch.from_numpy(poisoned).to(kernel_device),
                 k,
                 None if given is None else torch.from_numpy(given).to(kernel_device),
-                path=path,
+                backend=backend,
             )
             np.testing.assert_array_equal(best.cpu().sort(dim=1, descending=True).values, expected)
             np.testing.assert_array_equal(kept.cpu(), (expected > 0).sum(axis=1))
@@ -87,12 +87,12 @@ def test_keys_merge_whatever_their_order_and_unpack(kernel_device):
 
 def test_the_last_arrival_there_is(kernel_device):
     key = torch.tensor([[5 << 32]], device=kernel_device)
-    best, kept, _ = select_keys(key, 2, path="triton")
+    best, kept, _ = select_keys(key, 2, backend="triton")
     assert best.tolist() == [[5 << 32, 0]]
     assert kept.tolist() == [1]
     assert [one.tolist() for one in unpack_keys(best[0, :1], 2)] == [[1], [2**31 - 1], [5]]
 
 
-def test_an_unknown_path_is_refused():
-    with pytest.raises(InputError, match="path is 'fast', allowed torch, triton"):
-        select_keys(torch.zeros((1, 1), dtype=torch.int64), 1, path="fast")
+def test_an_unknown_backend_is_rejected():
+    with pytest.raises(InputError, match="backend: 'fast' is unknown; allowed triton, torch"):
+        select_keys(torch.zeros((1, 1), dtype=torch.int64), 1, backend="fast")

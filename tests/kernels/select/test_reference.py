@@ -32,19 +32,19 @@ def rows(hits):
 def test_blocks_merge_to_the_order_of_a_full_sort(seed, queries, documents, k, levels):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, levels + 1, (queries, documents)).astype(np.int32)
-    alive = rng.random(documents) < 0.8
+    mask = (rng.random(documents) < 0.8).astype(np.uint8)
     expected = [
         sorted(
-            ((int(s), d, 0) for d, s in enumerate(row) if s > 0 and alive[d]),
+            ((int(s), d, 0) for d, s in enumerate(row) if s > 0 and mask[d]),
             key=lambda hit: (-hit[0], hit[1]),
         )[:k]
         for row in scores
     ]
-    assert rows(select(scores, k, alive=alive)) == expected
+    assert rows(select(scores, k, mask=mask)) == expected
     cut = documents // 3
     parts = [
-        select(np.ascontiguousarray(scores[:, cut:]), k, alive=alive[cut:], first_ordinal=cut),
-        select(np.ascontiguousarray(scores[:, :cut]), k, alive=alive[:cut]),
+        select(np.ascontiguousarray(scores[:, cut:]), k, mask=mask[cut:], first_ordinal=cut),
+        select(np.ascontiguousarray(scores[:, :cut]), k, mask=mask[:cut]),
     ]
     assert rows(merge(parts, k)) == expected
 
@@ -56,15 +56,15 @@ def test_ties_go_by_ordinal_then_shard():
 
 
 @pytest.mark.parametrize("k", [0, -1, 10_001])
-def test_k_out_of_range_is_refused(k):
-    with pytest.raises(InputError, match=f"k is {k}, allowed 1 to 10000"):
+def test_k_out_of_range_is_rejected(k):
+    with pytest.raises(InputError, match=f"k: {k} is out of range; allowed 1 to 10000"):
         select(np.zeros((1, 1), np.int32), k)
 
 
-def test_wrong_shapes_are_refused():
-    with pytest.raises(InputError, match="scores must be int32"):
+def test_wrong_shapes_are_rejected():
+    with pytest.raises(InputError, match="must be int32"):
         select(np.zeros((1, 1)), 1)
-    with pytest.raises(InputError, match=r"alive must be bool \[3\]"):
-        select(np.zeros((1, 3), np.int32), 1, alive=np.ones(2, bool))
+    with pytest.raises(InputError, match=r"must be uint8 \[3\]"):
+        select(np.zeros((1, 3), np.int32), 1, mask=np.ones(2, np.uint8))
     with pytest.raises(InputError, match=r"same queries, got \[1, 2\]"):
         merge([select(np.zeros((n, 3), np.int32), 1) for n in (1, 2)], 5)

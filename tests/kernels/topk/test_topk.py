@@ -4,7 +4,9 @@ import torch
 
 from csplade.core.vectors import SparseBatch
 from csplade.kernels.runtime.launch import INTERPRETED, tl
-from csplade.kernels.topk.api import topk, topk_reference, topk_triton
+from csplade.kernels.topk.api import topk
+from csplade.kernels.topk.reference import topk_reference
+from csplade.kernels.topk.triton import topk_triton
 
 FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped")
 DENORMAL = float(np.float32(1e-45))
@@ -86,7 +88,7 @@ def test_widest_row():
         (torch.zeros(1, 262_145), 1, "262144"),
     ],
 )
-def test_refuses(weights, k, message):
+def test_rejects(weights, k, message):
     with pytest.raises(ValueError, match=message):
         topk(weights, k)
 
@@ -210,6 +212,6 @@ def test_without_a_scale_there_are_no_impacts():
 @pytest.mark.parametrize(
     ("scale", "maximum"), [(0.0, 255), (float("nan"), 255), (0.02, 0), (0.02, 4096)]
 )
-def test_refuses_impacts_out_of_range(scale, maximum):
-    with pytest.raises(ValueError, match=f"scale is {scale} and maximum is {maximum}"):
+def test_rejects_impacts_out_of_range(scale, maximum):
+    with pytest.raises(ValueError, match=f"scale: {scale} and maximum: {maximum}"):
         topk(torch.ones(1, 3), 2, scale=scale, maximum=maximum)

@@ -1,5 +1,6 @@
-"""impacts: weights to integers where they lie, the numbers of
-:meth:`csplade.core.vectors.SparseBatch.quantize`.
+"""Turn weights into impacts on their device.
+
+The numbers equal those of :meth:`csplade.core.vectors.SparseBatch.quantize`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from torch import Tensor
 
 
 def quantize(weights: Tensor, scale: float, maximum: int) -> tuple[Tensor, Tensor]:
-    """``impact = clip(rint(weight / scale), 1, maximum)`` where the weight is > 0, else 0; nothing
-    is waited for.
+    """Return ``clip(rint(weight / scale), 1, maximum)`` where the weight is > 0, else 0.
+
+    The host does not wait for the device.
 
     Args:
         weights: float32 [n, K], padded with 0.
@@ -18,11 +20,10 @@ def quantize(weights: Tensor, scale: float, maximum: int) -> tuple[Tensor, Tenso
         maximum: greatest impact.
 
     Returns:
-        impacts int32 [n, K], and how many of each row were above ``maximum`` and were cut to it,
-        int64 [n].
+        impacts int32 [n, K]; int64 [n], how many of each row were reduced to ``maximum``.
     """
-    # The divisor is a tensor on purpose: torch multiplies by the reciprocal of a plain number,
-    # which rounds differently.
+    # The divisor is a tensor: by a Python number torch multiplies with the reciprocal, which
+    # rounds differently.
     step = torch.full((), scale, dtype=torch.float64, device=weights.device)
     exact = torch.round(weights.to(torch.float64) / step)
     impacts = exact.clamp(1, maximum).where(weights > 0, 0).to(torch.int32)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
-from csplade.kernels.topk.impacts import quantize
+from csplade.kernels.impacts import quantize
 
 DEVICES = [
     "cpu",
