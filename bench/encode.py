@@ -20,7 +20,9 @@ import torch
 
 from ..core.errors import InputError
 from ..model import Encoder, Tokens
-from ..model.checkpoint.load import load_head, load_merged, resolve
+from ..model.checkpoint.head import load_head
+from ..model.checkpoint.layout import resolve
+from ..model.checkpoint.load import load_merged
 from ..model.prior import saturated
 from ..model.quantization import default_dtype
 
@@ -139,8 +141,9 @@ class _PlainLoop:
         self.lm = load_merged(directory, self.manifest, default_dtype("cpu"))
         kept = load_head(directory, self.manifest.vocabulary_size)
         self.bias = torch.full((self.manifest.vocabulary_size,), -torch.inf)
-        self.bias[kept.terms.long()] = kept.bias
-        self.folded, self.kept = kept.folded.long(), kept.rows >= 0
+        self.bias[torch.from_numpy(kept.terms).long()] = torch.from_numpy(kept.bias)
+        self.folded = torch.from_numpy(kept.folded).long()
+        self.kept = torch.from_numpy(kept.rows >= 0)
 
     @torch.inference_mode()
     def __call__(self, ids: list[Any], kind: str) -> list[tuple[Any, Any]]:

@@ -80,9 +80,9 @@ def certify(
 
     A checkpoint without one gets it here, by the preset that its files tell or that is given.
     """
-    from ..model import golden
+    from ..model.certify import certify as certify_model
 
-    manifest = golden.certify(model, preset=preset, tokenizer=tokenizer)
+    manifest = certify_model(model, preset=preset, tokenizer=tokenizer)
     typer.echo(
         f"{model}: {len(manifest.golden)} golden vectors, fingerprint {manifest.fingerprint}"
     )

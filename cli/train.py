@@ -347,7 +347,7 @@ def idf(
     as it is.
     """
     from ..ingest.jsonl import joined_text, read_corpus
-    from ..model import golden
+    from ..model.certify import certify as certify_model
     from ..model.checkpoint.layout import resolve
     from ..model.lexical import train_idf
     from .console import progress_bars
@@ -363,7 +363,7 @@ def idf(
 
         texts = (joined_text(document) for path in corpus for _, document, _ in read_corpus(path))
         train_idf(resolve(model), out, texts, counts=counts, prior=prior, progress=advance)
-    golden.certify(out)
+    certify_model(out)
     typer.echo(out)
 
 
@@ -381,12 +381,12 @@ def table(
     """Learn from teachers how much each term of a query matters. Takes minutes: no document is
     encoded.
     """
-    from ..model import golden
+    from ..model.certify import certify as certify_model
     from ..model.training.table import train_table
 
     with progress_bars("") as show:
         train_table(model, _sources(data), out, teacher, ridge=ridge, steps=steps, progress=show)
-    golden.certify(out)
+    certify_model(out)
     typer.echo(out)
 
 

@@ -15,8 +15,7 @@ from ..index.read.device import queries_from_rows
 from ..kernels.runtime.transfer import Clock, fetch
 from ..kernels.select.types import check_k
 from ..model import Encoder
-from ..model.encoder import Encoded
-from ..model.tokens import Kind, Tokens
+from ..model.tokens import Encoded, Kind, Tokens
 
 
 @dataclass(frozen=True)

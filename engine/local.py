@@ -22,8 +22,7 @@ from .batching import Batcher
 from .collection import Answer, Collection
 
 if TYPE_CHECKING:
-    from ..model.encoder import Encoded
-    from ..model.tokens import Tokens
+    from ..model.tokens import Encoded, Tokens
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.files import begun_with
-from ..model.checkpoint.load import load_tokenizer
 from ..model.checkpoint.manifest import FILE_NAME, Manifest
+from ..model.checkpoint.tokenizer import load_tokenizer
 from ..model.training.adapt import adapt
 from ..model.training.calibrate import calibrate
 from ..model.training.data import Collection
@@ -352,7 +352,7 @@ class Study:
         trainable = Trainable.load(model, self._schedule(1, 1e-4, 1))
         manifest = trainable.manifest
         tokenizer = load_tokenizer(model, manifest)
-        ending = [tokenizer.eos_token_id] if kind == "dense" else []
+        ending = [tokenizer.required_end()] if kind == "dense" else []
         collator = Collator(tokenizer, manifest, manifest.document_max_tokens, ending)
         encode = Representation(trainable, kind)
         with torch.inference_mode():

@@ -1,131 +1,77 @@
-"""The encoder: texts in, sparse vectors out, by the rules of its manifest and checked against its
-golden vectors.
+"""The encoder: texts in, sparse vectors out, by the rules of its manifest.
+
+Queries that are looked up in a table need neither torch nor transformers, so a model of that kind
+loads its network only when a document comes. What runs is compared with the golden vectors first.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
+from ..core.device import find_device
 from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
-from ..kernels.impacts import quantize
-from ..kernels.runtime.transfer import Clock, fetch, upload
-from ..kernels.topk.api import topk
 from . import golden
 from .checkpoint import presets
 from .checkpoint.layout import EMBEDDED, find
-from .checkpoint.load import load_network
 from .checkpoint.manifest import Manifest
 from .lexical import QueryTable, load_table
-from .network import SparseNetwork
-from .quantization import default_dtype, weight_bytes
-from .tokens import Kind, Tokens, tokenize
+from .tokens import Encoded, Kind, Tokens, tokenize
+
+if TYPE_CHECKING:
+    import torch
+
+    from .network import SparseNetwork
+    from .tensors import EncodedTensors, Progress
 
 log = logging.getLogger(__name__)
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-QUANTIZE_ABOVE = 2_000_000_000  # parameters
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Vectors of some texts and what making them took.
-
-    Attributes:
-        vectors: one row per text, in the order given.
-        tokens: int64 [n], tokens encoded.
-        dropped_tokens: int64 [n], cut by the token cap.
-        dropped_terms: int64 [n], positive weights cut by the term cap.
-        timings: nanoseconds by stage: tokenize, encode, sparsify.
-    """
-
-    vectors: SparseBatch
-    tokens: NDArray[np.int64]
-    dropped_tokens: NDArray[np.int64]
-    dropped_terms: NDArray[np.int64]
-    timings: dict[str, int]
-
-
-@dataclass(frozen=True)
-class EncodedTensors:
-    """Vectors of n texts where the encoder made them, padded to the term cap K.
-
-    Attributes:
-        terms: int32 [n, K], ascending in each row, then -1.
-        weights: float32 [n, K], > 0, then 0.
-        counts: int32 [n], terms that are there.
-        impacts: int32 [n, K], the weights as impacts, then 0; all 0 where no scale was given.
-        clipped: int32 [n], impacts that were above the greatest and were cut to it.
-        positive: int64 [n], positive weights before the term cap.
-        clock: times "encode" and "sparsify"; to be read when the work was waited for.
-    """
-
-    terms: Tensor
-    weights: Tensor
-    counts: Tensor
-    impacts: Tensor
-    clipped: Tensor
-    positive: Tensor
-    clock: Clock
-
-    def fetched(
-        self,
-        tokens: Tokens,
-        terms: NDArray[np.int32],
-        weights: NDArray[np.float32],
-        counts: NDArray[np.int32],
-        positive: NDArray[np.int64],
-    ) -> Encoded:
-        """The vectors of ``tokens``, once these tensors were copied to the host and so waited for."""
-        there = terms >= 0
-        return Encoded(
-            SparseBatch(
-                np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]
-            ),
-            np.array([len(ids) for ids in tokens.ids], dtype=np.int64),
-            tokens.dropped,
-            positive - counts,
-            {"encode": 0, "sparsify": 0, **self.clock.read()},
-        )
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 
 
 class Encoder:
-    """A sparse encoder. Make one with :meth:`from_pretrained`; encoding from several threads at
-    once is safe.
+    """A sparse encoder. Make one with :meth:`from_pretrained`; several threads may use it at once.
+
+    Attributes:
+        name: ``embedded``, or what the model was loaded by.
+        manifest: the rules.
+        preset: ``csplade.json``, ``given``, or the preset that the files told.
+        fingerprint: of the manifest; vectors of one fingerprint are comparable.
+        vocabulary_size: V.
+        device: where the network runs: ``cpu``, ``cuda:0`` ...
     """
 
     def __init__(
         self,
         name: str,
-        manifest: Manifest,
-        tokenizer: PreTrainedTokenizerFast,
-        network: SparseNetwork,
+        known: presets.Known,
+        *,
         device: str,
         quantization: str,
-        *,
-        preset: str,
-        table: QueryTable | None = None,
+        quantize_head: bool,
+        dtype: torch.dtype | None,
+        self_test: bool,
     ) -> None:
-        self.name, self.manifest, self.device, self.quantization = (
-            name,
-            manifest,
-            device,
-            quantization,
-        )
-        self.preset = preset
-        self.fingerprint = manifest.fingerprint
-        self.vocabulary_size = manifest.vocabulary_size
-        self._tokenizer, self._network, self._table = tokenizer, network, table
+        self.name, self.manifest, self.preset = name, known.manifest, known.preset
+        self.fingerprint = self.manifest.fingerprint
+        self.vocabulary_size = self.manifest.vocabulary_size
+        self._directory, self._tokenizer = known.directory, known.tokenizer
+        self.device, self._quantization = device, quantization
+        self._quantize_head, self._dtype, self._self_test = quantize_head, dtype, self_test
+        self._table: QueryTable | None = None
+        if self.manifest.query_encoder == "lexical":
+            self._table = load_table(self._directory, self.manifest, self._tokenizer)
+        self._loaded: SparseNetwork | None = None
+        self._loading = Lock()
 
     @classmethod
     def from_pretrained(
@@ -142,17 +88,20 @@ class Encoder:
         threads: int | None = None,
         self_test: bool = True,
     ) -> Encoder:
-        """Load a model and run its golden texts.
+        """Load a model and compare its golden vectors.
+
+        Where queries are looked up in a table, the network and its golden vectors wait until a
+        document comes or :meth:`load_network` is called; they raise the same errors then.
 
         Args:
             path_or_id: ``embedded``, a directory, or a hub id.
             device: ``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1`` ...
             quantization: ``auto``, ``none``, ``int8``, ``nf4`` or ``fp4``; auto is nf4 on CUDA
-                above 2 billion parameters.
+                where the weights do not fit well into free memory, else none.
             quantize_head: pack the LM head too, which saves memory and costs time and quality.
-            dtype: of the unquantized weights; the device's quick one by default.
-            manifest: how to use a checkpoint that has no ``csplade.json`` of its own; refused where
-                it has one.
+            dtype: of the unquantized weights; None for the one that is fast on the device.
+            manifest: how to use a checkpoint that has no ``csplade.json`` of its own; an error
+                where it has one.
             preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; told
                 by the checkpoint's files where they tell.
             tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its
@@ -168,53 +117,83 @@ class Encoder:
             UnavailableError: the base or the hub is out of reach, or the device cannot do the
                 quantization.
         """
+        if quantization not in ("auto", *QUANTIZATIONS):
+            raise InputError(
+                f"quantization is {quantization!r}, must be auto or one of "
+                f"{', '.join(QUANTIZATIONS)}"
+            )
         if threads is not None:
             if threads < 1:
                 raise InputError(f"threads is {threads}, must be at least 1")
+            import torch
+
             torch.set_num_threads(threads)
-        device = _device(device)
+        device = find_device(device)
         known = presets.read(path_or_id, manifest=manifest, preset=preset, tokenizer=tokenizer)
-        directory, manifest = known.directory, known.manifest
-        if quantization == "auto":
-            large = _weight_bytes(directory, manifest) > 2 * QUANTIZE_ABOVE  # two bytes a parameter
-            quantization = "nf4" if large and device.startswith("cuda") else "none"
-        network = load_network(
-            directory,
-            manifest,
+        encoder = cls(
+            "embedded" if known.directory == EMBEDDED else str(path_or_id),
+            known,
             device=device,
-            dtype=dtype or default_dtype(device),
             quantization=quantization,
             quantize_head=quantize_head,
+            dtype=dtype,
+            self_test=self_test,
         )
-        name = "embedded" if directory == EMBEDDED else str(path_or_id)
-        table = (
-            load_table(directory, manifest, known.tokenizer)
-            if manifest.query_encoder == "lexical"
-            else None
-        )
-        encoder = cls(
-            name,
-            manifest,
-            known.tokenizer,
-            network,
-            device,
-            quantization,
-            preset=known.preset,
-            table=table,
-        )
-        if self_test:
-            golden.check(encoder, quantization)
-            if not manifest.golden:
-                log.warning(
-                    "%s: preset %s, no golden vectors to test it by: run csplade model certify %s",
-                    *(name, known.preset, directory),
-                )
+        if encoder._table is None:
+            encoder.load_network()
+        elif self_test:
+            encoder._check_table()
+        if self_test and not encoder.manifest.golden:
+            log.warning(
+                "%s: preset %s, no golden vectors to test it by: run csplade model certify %s",
+                *(encoder.name, known.preset, known.directory),
+            )
         return encoder
+
+    def load_network(self) -> SparseNetwork:
+        """Load the network unless it is there, and compare its golden vectors.
+
+        Raises:
+            IncompatibleError, CorruptError, UnavailableError: as :meth:`from_pretrained`.
+        """
+        with self._loading:
+            if self._loaded is None:
+                from .checkpoint.load import load_network
+                from .quantization import default_dtype
+
+                network = load_network(
+                    self._directory,
+                    self.manifest,
+                    device=self.device,
+                    dtype=self._dtype or default_dtype(self.device),
+                    quantization=self.quantization,
+                    quantize_head=self._quantize_head,
+                )
+                if self._self_test:
+                    self._check_network(network)
+                self._loaded = network
+            return self._loaded
+
+    @property
+    def network(self) -> SparseNetwork:
+        """The network, loaded when it is first needed."""
+        return self._loaded or self.load_network()
+
+    @cached_property
+    def quantization(self) -> str:
+        """Of the network's weights: ``none``, ``int8``, ``nf4`` or ``fp4``."""
+        if self._quantization != "auto":
+            return self._quantization
+        from .quantization import choose_quantization
+
+        return choose_quantization(find(self._directory, self.manifest), self.device)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that the weights take in memory."""
-        return weight_bytes(self._network)
+        """Bytes that the network's weights take in memory."""
+        from .quantization import weight_bytes
+
+        return weight_bytes(self.network)
 
     @property
     def query_scale(self) -> float:
@@ -226,25 +205,23 @@ class Encoder:
         )
 
     def looks_up(self, kind: Kind) -> bool:
-        """Whether texts of this kind are looked up in a table, and no network runs for them."""
+        """Return whether texts of this kind are looked up in a table, without a network."""
         return kind == "query" and self._table is not None
 
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:
-        """Vectors of queries."""
+        """Return the vectors of queries."""
         return self.encode(texts, "query").vectors
 
     def encode_document(
-        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+        self, texts: Sequence[str], *, progress: Progress | None = None
     ) -> SparseBatch:
-        """Vectors of documents."""
+        """Return the vectors of documents."""
         return self.encode(texts, "document", progress=progress).vectors
 
     def encode(
-        self, texts: Sequence[str], kind: Kind, *, progress: Callable[[int], None] | None = None
+        self, texts: Sequence[str], kind: Kind, *, progress: Progress | None = None
     ) -> Encoded:
-        """Tokenize and encode; ``progress`` is called with the number of texts each finished batch
-        held.
-        """
+        """Tokenize and encode; ``progress`` is called with the number of texts of each batch."""
         started = time.perf_counter_ns()
         tokens = self.tokenize(texts, kind)
         spent = time.perf_counter_ns() - started
@@ -252,7 +229,7 @@ class Encoder:
         return replace(encoded, timings={"tokenize": spent, **encoded.timings})
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> Tokens:
-        """Token ids by the manifest's rules; cheap and safe to call from any thread."""
+        """Return token ids by the manifest's rules; cheap and safe to call from any thread."""
         if isinstance(texts, str):
             raise InputError("texts is one string, must be a list of strings")
         return tokenize(self._tokenizer, self.manifest, texts, kind)
@@ -263,13 +240,17 @@ class Encoder:
         kind: Kind,
         *,
         batch_tokens: int | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Encoded:
-        """Encode as :meth:`encode_tensors` does, and fetch the vectors in one copy."""
+        """Return the vectors of token ids, see :func:`.tensors.encode_tensors`."""
+        if self._table is not None and kind == "query":
+            encoded = self._table.encode(tokens)
+            if progress is not None:
+                progress(len(tokens))
+            return encoded
         made = self.encode_tensors(tokens, kind, batch_tokens=batch_tokens, progress=progress)
-        return made.fetched(tokens, *fetch(made.terms, made.weights, made.counts, made.positive))
+        return made.fetch(tokens)
 
-    @torch.inference_mode()
     def encode_tensors(
         self,
         tokens: Tokens,
@@ -277,90 +258,37 @@ class Encoder:
         *,
         impact_scale: float | None = None,
         batch_tokens: int | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> EncodedTensors:
-        """Encode in batches of like length, at most ``batch_tokens`` padded tokens each (one text
-        may be more).
+        """Return the vectors of token ids on the device, see :func:`.tensors.encode_tensors`.
 
-        On a GPU nothing is waited for: ``progress`` then tells what was handed to it. With
-        ``impact_scale`` there are impacts up to 4,095 in steps of that weight, the numbers of
+        With ``impact_scale`` there are impacts up to 4,095 in steps of that weight, the numbers of
         ``SparseBatch.quantize``.
         """
-        if self.looks_up(kind):
-            return self._look_up(tokens, impact_scale, progress)
-        cap = self.manifest.query_max_terms if kind == "query" else self.manifest.document_max_terms
-        network, texts = self._network, len(tokens)
-        width = min(cap, len(network.terms))
-        lengths = np.array([len(ids) for ids in tokens.ids], dtype=np.int64)
-        terms = torch.full((texts, width), -1, dtype=torch.int32, device=self.device)
-        weights = torch.zeros((texts, width), dtype=torch.float32, device=self.device)
-        impacts = torch.zeros((texts, width), dtype=torch.int32, device=self.device)
-        counts, clipped = torch.zeros((2, texts), dtype=torch.int32, device=self.device)
-        positive = torch.zeros(texts, dtype=torch.int64, device=self.device)
-        clock = Clock(self.device)
-        for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[self.device.split(":")[0]]):
-            padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int64)
-            for row, text in enumerate(batch):
-                padded[row, : lengths[text]] = tokens.ids[text]
-            dense = network(upload(padded, self.device), torch.from_numpy(lengths[batch]))
-            clock.mark("encode")
-            top = topk(dense, width, scale=impact_scale)
-            rows = upload(batch, self.device)
-            # Kept terms ascend with their columns, and the padding must come last.
-            order = torch.where(top.terms < 0, len(network.terms), top.terms).argsort(dim=1)
-            chosen = network.terms[top.terms.clamp(min=0)].where(top.terms >= 0, -1)
-            terms[rows] = chosen.gather(1, order)
-            weights[rows] = top.weights.gather(1, order)
-            impacts[rows] = top.impacts.gather(1, order)
-            counts[rows], clipped[rows], positive[rows] = (
-                top.counts,
-                top.clipped,
-                top.positive.to(torch.int64),
-            )
-            clock.mark("sparsify")
-            if progress is not None:
-                progress(len(batch))
-        return EncodedTensors(terms, weights, counts, impacts, clipped, positive, clock)
+        from . import tensors
 
-    def _look_up(
-        self, tokens: Tokens, impact_scale: float | None, progress: Callable[[int], None] | None
-    ) -> EncodedTensors:
-        """Queries without the model: all of the time is "sparsify"."""
-        assert self._table is not None
-        clock = Clock(self.device)
-        vectors, positive = self._table.look_up(tokens)
-        counts = np.diff(vectors.indptr)
-        there = np.arange(counts.max(initial=0)) < counts[:, None]
-        terms, weights = (
-            np.full(there.shape, -1, dtype=np.int32),
-            np.zeros(there.shape, dtype=np.float32),
+        if self._table is not None and kind == "query":
+            vectors, positive = self._table.look_up(tokens)
+            made = tensors.upload_vectors(
+                vectors, positive, device=self.device, impact_scale=impact_scale
+            )
+            if progress is not None:
+                progress(len(tokens))
+            return made
+        return tensors.encode_tensors(
+            self.network,
+            tokens,
+            self._term_cap(kind),
+            device=self.device,
+            impact_scale=impact_scale,
+            batch_tokens=batch_tokens,
+            progress=progress,
         )
-        terms[there], weights[there] = vectors.terms, vectors.weights
-        lying = upload(weights, self.device)
-        impacts, clipped = (
-            torch.zeros_like(lying, dtype=torch.int32),
-            torch.zeros(len(tokens), device=self.device),
-        )
-        if impact_scale is not None:
-            impacts, clipped = quantize(lying, impact_scale, MAX_QUERY_IMPACT)
-        made = EncodedTensors(
-            upload(terms, self.device),
-            lying,
-            upload(counts.astype(np.int32), self.device),
-            impacts,
-            clipped.to(torch.int32),
-            upload(positive, self.device),
-            clock,
-        )
-        clock.mark("sparsify")
-        if progress is not None:
-            progress(len(tokens))
-        return made
 
     def decode(
         self, vectors: SparseBatch, top_k: int | None = None
     ) -> list[list[tuple[str, float]]]:
-        """Each row as (token, weight), largest weight first, at most ``top_k``."""
+        """Return each row as (token, weight), largest weight first, at most ``top_k``."""
         decoded = []
         for terms, weights in vectors:
             order = np.lexsort((terms, -weights))[:top_k]
@@ -368,45 +296,45 @@ class Encoder:
         return decoded
 
     def token(self, term: int) -> str:
-        """How the tokenizer writes a term; ``<term>`` for an id that it does not name."""
+        """Return how the tokenizer writes a term; ``<term>`` for an id that it does not name."""
         if not 0 <= term < self.vocabulary_size:
             raise InputError(f"term is {term}, must be 0 to {self.vocabulary_size - 1}")
-        token: str | None = self._tokenizer.convert_ids_to_tokens([term])[0]
-        return token or f"<{term}>"
+        return self._tokenizer.token(term) or f"<{term}>"
 
-    def save_tokenizer(self, directory: Path) -> None:
-        """Write the tokenizer's files."""
-        self._tokenizer.save_pretrained(directory)
+    def tokens(self) -> list[str]:
+        """Return :meth:`token` of every term, in order."""
+        names = [f"<{term}>" for term in range(self.vocabulary_size)]
+        for token, term in self._tokenizer.vocabulary().items():
+            names[term] = token or names[term]
+        return names
 
     def vocabulary(self) -> dict[str, int]:
-        """Token string to term id."""
-        return self._tokenizer.get_vocab()
+        """Return the term id of each token string."""
+        return self._tokenizer.vocabulary()
 
+    def _term_cap(self, kind: Kind) -> int:
+        manifest = self.manifest
+        return manifest.query_max_terms if kind == "query" else manifest.document_max_terms
 
-def _by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
-    """Texts that have tokens, longest first, cut so that padded tokens stay within the budget."""
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    while len(order):
-        size = max(1, budget // int(lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
+    def _check_table(self) -> None:
+        assert self._table is not None
+        for text in self.manifest.golden:
+            if text.kind == "query":
+                found = self._table.encode(self.tokenize([text.text], "query")).vectors
+                golden.compare(text, found, model=self.name, quantization="none")
 
+    def _check_network(self, network: SparseNetwork) -> None:
+        from .tensors import encode_tensors
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in BATCH_TOKENS or (number and not (kind == "cuda" and number.isdigit())):
-        raise InputError(f"device is {name!r}, must be auto, cpu, cuda or cuda:NUMBER")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {name!r}, but torch sees no CUDA device; use cpu")
-    if number and int(number) >= torch.cuda.device_count():
-        raise InputError(
-            f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices"
-        )
-    return name
-
-
-def _weight_bytes(directory: Path, manifest: Manifest) -> int:
-    return sum(path.stat().st_size for path in find(directory, manifest).weight_files())
+        for text in self.manifest.golden:
+            if not self.looks_up(text.kind):
+                tokens = self.tokenize([text.text], text.kind)
+                made = encode_tensors(
+                    network, tokens, self._term_cap(text.kind), device=self.device
+                )
+                golden.compare(
+                    text,
+                    made.fetch(tokens).vectors,
+                    model=self.name,
+                    quantization=self.quantization,
+                )

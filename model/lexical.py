@@ -12,20 +12,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedTokenizerFast
 
 from ..core.errors import CorruptError, InputError
 from ..core.vectors import SparseBatch
+from .checkpoint.hashes import weights_hash
+from .checkpoint.head import load_head
 from .checkpoint.layout import TABLE_FILE, find, first_line
-from .checkpoint.load import load_head, load_tokenizer, weights_hash
 from .checkpoint.manifest import MAX_TERMS, Manifest
-from .tokens import Tokens, tokenize
+from .checkpoint.tokenizer import load_tokenizer
+from .tokenizer import Tokenizer
+from .tokens import Encoded, Tokens, tokenize
 
 CHUNK = 1000
 REPEATS = 4  # of one term in a query; the weight of more is clipped, and counted
@@ -78,10 +81,17 @@ class QueryTable:
             indptr, terms, np.concatenate([*values, np.empty(0)]).astype(np.float32)
         ), positive
 
+    def encode(self, tokens: Tokens) -> Encoded:
+        """Return the vectors of queries, all of the time as "sparsify"."""
+        started = time.perf_counter_ns()
+        vectors, positive = self.look_up(tokens)
+        spent = time.perf_counter_ns() - started
+        dropped_terms = positive - np.diff(vectors.indptr)
+        timings = {"encode": 0, "sparsify": spent}
+        return Encoded(vectors, tokens.lengths, tokens.dropped, dropped_terms, timings)
 
-def load_table(
-    directory: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast
-) -> QueryTable:
+
+def load_table(directory: Path, manifest: Manifest, tokenizer: Tokenizer) -> QueryTable:
     """The query table of a model directory; without a file of weights, every token but the special
     ones weighs 1.
 
@@ -92,9 +102,9 @@ def load_table(
     path, size = find(directory, manifest).table, manifest.vocabulary_size
     if path is None:
         weights = np.ones(size, dtype=np.float32)
-        weights[tokenizer.all_special_ids] = 0.0
+        weights[tokenizer.special_ids()] = 0.0
     elif path.suffix == ".json":
-        weights = _read_idf(path, tokenizer.get_vocab(), size)
+        weights = _read_idf(path, tokenizer.vocabulary(), size)
     else:
         weights = _read_tensor(path, size)
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -102,7 +112,7 @@ def load_table(
         raise CorruptError(
             f"{path}: the weight of term {term} is {weights[term]}, must be finite and at least 0"
         )
-    folded = load_head(directory, size).folded.numpy()
+    folded = load_head(directory, size).folded
     return QueryTable(weights, folded, manifest.query_max_terms, counts=manifest.query_counts)
 
 
@@ -154,7 +164,7 @@ def train_idf(
         manifest, query_prefix="", query_max_tokens=manifest.document_max_tokens
     )
     head = load_head(model, manifest.vocabulary_size)
-    folded = head.folded.numpy()
+    folded = head.folded
     found, total = np.zeros(manifest.vocabulary_size, dtype=np.int64), 0
     chunk: list[str] = []
 
@@ -176,8 +186,8 @@ def train_idf(
     if not total:
         raise InputError("the corpus has no texts to count")
     weights = np.log1p((total - found + 0.5) / (found + 0.5)).astype(np.float32)
-    weights[tokenizer.all_special_ids] = 0.0
-    weights[np.setdiff1d(np.arange(len(weights)), head.terms.numpy())] = 0.0
+    weights[tokenizer.special_ids()] = 0.0
+    weights[np.setdiff1d(np.arange(len(weights)), head.terms)] = 0.0
     return write_table(model, out, weights, manifest)
 
 

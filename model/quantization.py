@@ -10,13 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import InputError, UnavailableError
+from ..core.errors import UnavailableError
+from .checkpoint.layout import Checkpoint
 
 # bitsandbytes reports kernels that it could fetch from a hub, and at every product that it casts to
 # float16.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+# Share of a GPU's free memory that unpacked weights may take; index, workspace and activations need
+# the rest.
+UNPACKED_SHARE = 0.6
+
+
+def choose_quantization(checkpoint: Checkpoint, device: str) -> str:
+    """Return nf4 on a GPU whose free memory the weights in bfloat16 would fill, else none."""
+    if not device.startswith("cuda"):
+        return "none"
+    free, _total = torch.cuda.mem_get_info(device)
+    return "none" if 2 * checkpoint.parameters() <= UNPACKED_SHARE * free else "nf4"
 
 
 def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
@@ -30,13 +41,8 @@ def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
         device: where the layers will run; packing happens on the move to it.
 
     Raises:
-        InputError: an unknown name.
         UnavailableError: bitsandbytes is not there, or cannot do it on this device.
     """
-    if quantization not in QUANTIZATIONS:
-        raise InputError(
-            f"quantization is {quantization!r}, must be one of {', '.join(QUANTIZATIONS)}"
-        )
     if quantization == "none":
         return
     packed_nn = _bitsandbytes(quantization).nn

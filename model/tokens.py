@@ -1,6 +1,4 @@
-"""Texts to token ids by the manifest's rules: case, prefix, special tokens, cap. What the cap cuts
-is counted.
-"""
+"""Texts to token ids by the manifest's rules, and the vectors that are made of them."""
 
 from __future__ import annotations
 
@@ -10,16 +8,17 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
+from ..core.vectors import SparseBatch
 from .checkpoint.manifest import Manifest
+from .tokenizer import Tokenizer
 
 Kind = Literal["query", "document"]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of some texts.
+    """Token ids of n texts.
 
     Attributes:
         ids: int32 [length] per text; a text may have none.
@@ -32,37 +31,59 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [n], tokens of each text."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
     def take(self, rows: Sequence[int]) -> Tokens:
-        """The given texts, in the given order."""
+        """Return the given texts, in the given order."""
         return Tokens([self.ids[row] for row in rows], self.dropped[list(rows)])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
-        """All texts of all parts, in order."""
+        """Return all texts of all parts, in order."""
         return cls(
             [ids for part in parts for ids in part.ids],
             np.concatenate([part.dropped for part in parts]),
         )
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerFast, manifest: Manifest, texts: Sequence[str], kind: Kind
-) -> Tokens:
-    """Token ids of texts; an empty or blank text has none, whatever the prefix.
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of n texts and what making them took.
 
-    What the cap cuts comes off the end of the text; a special token that the tokenizer adds there
-    (SEP, EOS) stays. A query that is looked up in a table gets no special tokens.
+    Attributes:
+        vectors: one row per text, in the order given.
+        tokens: int64 [n], tokens encoded.
+        dropped_tokens: int64 [n], cut by the token cap.
+        dropped_terms: int64 [n], positive weights cut by the term cap.
+        timings: nanoseconds by stage: tokenize, encode, sparsify.
+    """
+
+    vectors: SparseBatch
+    tokens: NDArray[np.int64]
+    dropped_tokens: NDArray[np.int64]
+    dropped_terms: NDArray[np.int64]
+    timings: dict[str, int]
+
+
+def tokenize(tokenizer: Tokenizer, manifest: Manifest, texts: Sequence[str], kind: Kind) -> Tokens:
+    """Return the token ids of texts; an empty or blank text has none, whatever the prefix.
+
+    The cap cuts the end of the text; a special token that the tokenizer adds there (SEP, EOS)
+    stays. A query that is looked up in a table gets no special tokens.
     """
     prefix = manifest.query_prefix if kind == "query" else manifest.document_prefix
     cap = manifest.query_max_tokens if kind == "query" else manifest.document_max_tokens
-    said = [text.strip() for text in texts]
-    prepared = [prefix + (text.lower() if manifest.lowercase else text) for text in said]
+    stripped = [text.strip() for text in texts]
+    prepared = [prefix + (text.lower() if manifest.lowercase else text) for text in stripped]
     special = manifest.add_special_tokens and not (
         kind == "query" and manifest.query_encoder == "lexical"
     )
-    encoded = tokenizer(prepared, add_special_tokens=special)["input_ids"] if prepared else []
-    whole = [ids if text else [] for text, ids in zip(said, encoded, strict=True)]
-    closing = _closing(tokenizer) if special and any(len(row) > cap for row in whole) else 0
+    encoded = tokenizer.ids(prepared, special=special)
+    whole = [ids if text else [] for text, ids in zip(stripped, encoded, strict=True)]
+    closing = tokenizer.closing_tokens() if special and any(len(row) > cap for row in whole) else 0
     ids = [
         np.asarray(
             row if len(row) <= cap else row[: cap - closing] + row[len(row) - closing :],
@@ -72,13 +93,3 @@ def tokenize(
     ]
     dropped = np.array([max(0, len(row) - cap) for row in whole], dtype=np.int64)
     return Tokens(ids, dropped)
-
-
-def _closing(tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many special tokens the tokenizer adds after a text."""
-    bare, around = (tokenizer(text)["input_ids"] for text in ("", "a"))
-    opening = next(
-        (i for i, (one, other) in enumerate(zip(bare, around, strict=False)) if one != other),
-        len(bare),
-    )
-    return len(bare) - opening

@@ -60,8 +60,10 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from csplade.model import Manifest
-    from csplade.model.checkpoint.load import vocabulary_hash, weights_hash
-    from csplade.model.golden import TEXTS, certify
+    from csplade.model.certify import certify
+    from csplade.model.checkpoint.hashes import weights_hash
+    from csplade.model.checkpoint.tokenizer import read_tokenizer, vocabulary_hash
+    from csplade.model.golden import TEXTS
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -101,7 +103,7 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
             "query_max_terms": 256,
             "document_max_terms": 400,
             "vocabulary_size": len(wrapped),
-            "vocabulary_hash": vocabulary_hash(wrapped),
+            "vocabulary_hash": vocabulary_hash(read_tokenizer(directory)),
             **manifest_values,
         }
     )

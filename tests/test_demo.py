@@ -14,7 +14,7 @@ from csplade.index import Index
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.model.checkpoint.base import base_directory
-from csplade.model.checkpoint.load import EMBEDDED
+from csplade.model.checkpoint.layout import EMBEDDED
 from csplade.service import settings as config
 from csplade.service.grpc.server import running
 

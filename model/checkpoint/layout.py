@@ -9,6 +9,7 @@ of their own.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,21 @@ class Checkpoint:
         if self.table is not None and self.table not in files:
             files.append(self.table)
         return files
+
+    def parameters(self) -> int:
+        """Count the parameters in the weight files."""
+        return sum(_parameters(path) for path in self.weight_files() if path != self.table)
+
+
+def _parameters(path: Path) -> int:
+    if path.suffix != ".safetensors":
+        return path.stat().st_size // 2  # older files, most often of 16-bit weights
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        tensors: dict[str, Any] = json.loads(file.read(size))
+    return sum(
+        math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__"
+    )
 
 
 def resolve(path_or_id: str | Path) -> Path:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from ...core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
-from ...core.files import file_sha256
 from ..network import MaskedLMBody, SparseNetwork
 from ..quantization import quantize_linears
-from .layout import EMBEDDED as EMBEDDED
-from .layout import Checkpoint, find, first_line
-from .layout import resolve as resolve
+from .head import Head, load_head
+from .layout import find, first_line
 from .manifest import Manifest
 
 # peft asks transformers by a name that it is about to drop.
@@ -35,92 +25,12 @@ warnings.filterwarnings(
     "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
 )
 
-HEAD_FILE = "head.safetensors"
-
 
 def base_of(directory: Path, manifest: Manifest) -> Path:
     """Where the whole weights lie, those of the base for an adapter; raises as
     :func:`.checkpoint.find`.
     """
     return find(directory, manifest).weights
-
-
-def weights_hash(directory: Path, manifest: Manifest) -> str:
-    """SHA-256 over the names and contents of all weight files of a model, its base's source
-    included.
-    """
-    digest = hashlib.sha256(json.dumps(manifest.base, sort_keys=True).encode())
-    for path in sorted(directory.glob("*.safetensors")):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def foreign_weights_hash(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the names and contents of all weight files of a checkpoint without a manifest,
-    its base's included.
-    """
-    digest = hashlib.sha256()
-    for path in checkpoint.weight_files():
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def load_tokenizer(directory: Path, manifest: Manifest) -> PreTrainedTokenizerFast:
-    """The model's tokenizer, or its base's, checked against the manifest.
-
-    Raises:
-        CorruptError: no readable tokenizer there.
-        IncompatibleError: the tokenizer has another vocabulary, or tokens that the head has no term
-            for.
-    """
-    tokenizer = read_tokenizer(find(directory, manifest).tokenizer)
-    check_tokenizer(tokenizer, manifest, directory)
-    return tokenizer
-
-
-def check_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, manifest: Manifest, directory: Path
-) -> None:
-    """Raise IncompatibleError on another vocabulary than the manifest says, or tokens that the head
-    has no term for.
-    """
-    if (
-        manifest.vocabulary_hash
-        and (found := vocabulary_hash(tokenizer)) != manifest.vocabulary_hash
-    ):
-        raise IncompatibleError(
-            f"{directory}: tokenizer vocabulary {found[:12]}, manifest says "
-            f"{manifest.vocabulary_hash[:12]}"
-        )
-    largest = max(tokenizer.get_vocab().values())
-    if manifest.vocabulary_size and largest >= manifest.vocabulary_size:
-        raise IncompatibleError(
-            f"{directory}: the tokenizer has token id {largest}, the model "
-            f"{manifest.vocabulary_size} terms; "
-            "it is another model's tokenizer"
-        )
-
-
-def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer from its files.
-
-    Raises:
-        CorruptError: no readable tokenizer there.
-    """
-    try:
-        return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
-    except Exception as error:
-        raise CorruptError(
-            f"{source}: no tokenizer can be loaded: {first_line(error)}; where a checkpoint has "
-            "none, give its base's: "
-            "csplade model certify DIR --tokenizer BASE"
-        ) from None
-
-
-def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 over the (token, id) pairs of a tokenizer."""
-    pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
 
 
 def load_network(
@@ -219,12 +129,12 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
             f"the head has {len(rows)} terms, manifest vocabulary_size says "
             f"{manifest.vocabulary_size}"
         )
-    chosen = kept.terms.long()
-    if manifest.excluded_terms:
-        chosen = chosen[~torch.isin(chosen, torch.tensor(manifest.excluded_terms))]
-    bias = torch.zeros(len(rows)).index_add(0, kept.terms.long(), kept.bias)
+    terms = kept.terms[~np.isin(kept.terms, manifest.excluded_terms)]
+    bias = torch.zeros(len(rows))
+    bias[torch.from_numpy(kept.terms).long()] = torch.from_numpy(kept.bias)
     if output.bias is not None:
         bias = bias + output.bias.detach().float()
+    chosen = torch.from_numpy(terms).long()
     body = (
         _masked_body(model, output) if manifest.architecture == "masked_lm" else model.get_decoder()
     )
@@ -233,7 +143,7 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
         rows if len(chosen) == len(rows) else rows[chosen],
         bias[chosen],
         chosen.to(torch.int32),
-        replace(kept, terms=chosen).rows,
+        torch.from_numpy(replace(kept, terms=terms).rows),
         variant=manifest.variant,
         scale=manifest.logit_scale,
         shift=manifest.logit_shift,
@@ -257,52 +167,6 @@ def _masked_body(model: Any, output: torch.nn.Linear) -> MaskedLMBody:
             "here"
         )
     return body
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a model directory says about its head.
-
-    Attributes:
-        terms: int32 [Vk], the terms it keeps, ascending.
-        bias: float32 [Vk], added to their raw logits.
-        folded: int32 [V], the term that each token stands for (see :mod:`.folding`); not always a
-            kept one.
-    """
-
-    terms: torch.Tensor
-    bias: torch.Tensor
-    folded: torch.Tensor
-
-    @property
-    def rows(self) -> torch.Tensor:
-        """int64 [V]: row among the kept terms of each token's term, -1 where it is not kept."""
-        rows = torch.full((len(self.folded),), -1)
-        rows[self.terms.long()] = torch.arange(len(self.terms))
-        return rows[self.folded.long()]
-
-
-def load_head(directory: Path, vocabulary_size: int) -> Head:
-    """Read ``head.safetensors``; where there is none, all terms are kept without a bias and none is
-    folded.
-    """
-    path = directory / HEAD_FILE
-    all_terms = torch.arange(vocabulary_size, dtype=torch.int32)
-    if not path.is_file():
-        return Head(all_terms, torch.zeros(vocabulary_size), all_terms)
-    try:
-        tensors = load_file(path)
-        return Head(tensors["terms"], tensors["bias"].float(), tensors.get("folded", all_terms))
-    except Exception as error:
-        raise CorruptError(f"{path}: not readable: {error}") from None
-
-
-def save_head(directory: Path, head: Head) -> None:
-    """Write ``head.safetensors``: the bias as float16, the folding only if there is one."""
-    tensors = {"terms": head.terms.to(torch.int32), "bias": head.bias.to(torch.float16)}
-    if not torch.equal(head.folded, torch.arange(len(head.folded), dtype=head.folded.dtype)):
-        tensors["folded"] = head.folded.to(torch.int32)
-    save_file(tensors, directory / HEAD_FILE)
 
 
 def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:

@@ -57,6 +57,7 @@ class Manifest:
         weights_hash: SHA-256 over the weight files, base included.
         base: which published base the adapter belongs to (name, sha256 of its source file); empty
             for a whole model.
+        plain_tokenizer: ``tokenizer.json`` gives the tokens as it stands, without transformers.
         golden: self-test texts with their vectors.
     """
 
@@ -83,6 +84,7 @@ class Manifest:
     vocabulary_hash: str = ""
     weights_hash: str = ""
     base: dict[str, str] = field(default_factory=dict)
+    plain_tokenizer: bool = False
     golden: tuple[Golden, ...] = ()
 
     def __post_init__(self) -> None:
@@ -112,15 +114,12 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all but the golden vectors, which are measured, not chosen; kept in every
-        index.
+        """SHA-256 over all that is chosen; what certification measures is left out.
 
-        Keys that came after the first indexes were built count only where they say something new.
+        Every index keeps it.
         """
         values = self.to_dict(golden=False)
-        for name, default in _LATER.items():
-            if values[name] == default:
-                del values[name]
+        del values["plain_tokenizer"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self, *, golden: bool = True) -> dict[str, Any]:
@@ -175,12 +174,6 @@ _CHOICES = {
     "pooling": ("max",),
     "activation": ("log1p_relu", "log1p_log1p_relu"),
     "query_encoder": ("model", "lexical"),
-}
-_LATER = {
-    "query_encoder": "model",
-    "query_counts": False,
-    "lexical_prior": 0.0,
-    "excluded_terms": (),
 }
 _BOUNDS = {
     "lexical_prior": (0, 5),

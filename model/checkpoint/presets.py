@@ -18,18 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerFast
-
 from ...core.errors import IncompatibleError, InputError
+from ..tokenizer import Tokenizer
+from .hashes import foreign_weights_hash
 from .layout import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
-from .load import (
-    check_tokenizer,
-    foreign_weights_hash,
-    load_tokenizer,
-    read_tokenizer,
-    vocabulary_hash,
-)
 from .manifest import FILE_NAME, MAX_TERMS, Manifest
+from .tokenizer import check_tokenizer, load_tokenizer, read_tokenizer, vocabulary_hash
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +43,15 @@ class Preset:
 
     what: str
     architecture: Literal["causal_lm", "masked_lm"]
-    values: Callable[[Checkpoint, PreTrainedTokenizerFast], dict[str, Any]]
+    values: Callable[[Checkpoint, Tokenizer], dict[str, Any]]
     ids: tuple[str, ...] = ()
 
-    def manifest(self, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> Manifest:
+    def manifest(self, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Manifest:
         """The manifest of a checkpoint; sizes and hashes are left to :func:`read`."""
         return Manifest(architecture=self.architecture, **self.values(checkpoint, tokenizer))
 
 
-def _csplade(variant: str) -> Callable[[Checkpoint, PreTrainedTokenizerFast], dict[str, Any]]:
+def _csplade(variant: str) -> Callable[[Checkpoint, Tokenizer], dict[str, Any]]:
     return lambda checkpoint, tokenizer: {
         "variant": variant,
         "query_max_tokens": 64,
@@ -67,7 +61,7 @@ def _csplade(variant: str) -> Callable[[Checkpoint, PreTrainedTokenizerFast], di
     }
 
 
-def _lion(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _lion(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "variant": "bidirectional",
         "logit_scale": checkpoint.config["hidden_size"] ** -0.25,
@@ -79,7 +73,7 @@ def _lion(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[st
     }
 
 
-def _laconic(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _laconic(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "variant": "bidirectional",
         "query_prefix": "query: ",
@@ -91,7 +85,7 @@ def _laconic(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict
     }
 
 
-def _splade(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _splade(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
     tokens = _most_tokens(checkpoint, tokenizer)
     return {
         "variant": "bidirectional",
@@ -104,9 +98,7 @@ def _splade(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> dict[
     }
 
 
-def _sentence_transformers(
-    checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, Any]:
+def _sentence_transformers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
     pooling = checkpoint.pooling.get("pooling_strategy", "max")
     if pooling != "max":
         raise InputError(
@@ -131,12 +123,12 @@ def _sentence_transformers(
     }
 
 
-def _opensearch(activation: str) -> Callable[[Checkpoint, PreTrainedTokenizerFast], dict[str, Any]]:
+def _opensearch(activation: str) -> Callable[[Checkpoint, Tokenizer], dict[str, Any]]:
     return lambda checkpoint, tokenizer: {
         **_splade(checkpoint, tokenizer),
         "activation": activation,
         "query_encoder": "lexical",
-        "excluded_terms": tuple(sorted(set(tokenizer.all_special_ids))),
+        "excluded_terms": tuple(tokenizer.special_ids()),
     }
 
 
@@ -259,13 +251,13 @@ def _architecture(checkpoint: Checkpoint) -> str:
     )
 
 
-def _most_tokens(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> int:
+def _most_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int:
     """Tokens that positions and tokenizer allow, special tokens included."""
     config = checkpoint.config
     positions = config.get("max_position_embeddings") or MOST_TOKENS
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= config.get("pad_token_id", 1) + 1  # their positions begin after the padding's
-    stated = checkpoint.limits.get("max_seq_length") or tokenizer.model_max_length
+    stated = checkpoint.limits.get("max_seq_length") or tokenizer.max_tokens
     return int(min(positions, stated, MOST_TOKENS))
 
 
@@ -277,7 +269,7 @@ class Known:
     directory: Path
     preset: str
     manifest: Manifest
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Tokenizer
 
 
 def read(

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checkpoint.load import load_tokenizer
+from ..checkpoint.tokenizer import load_tokenizer
 from . import losses
 from .data import packed
 from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
@@ -56,16 +56,14 @@ def adapt(
     order = np.random.default_rng(schedule.seed).permutation(len(texts))
     needed, taken, collected = schedule.steps * schedule.batch * length, 0, []
     for text in order:
-        ids = tokenizer(
-            " " + (texts[text].lower() if manifest.lowercase else texts[text]),
-            add_special_tokens=False,
-        )
-        collected.append(ids["input_ids"])
-        taken += len(ids["input_ids"]) + 1
+        (ids,) = tokenizer.ids([" " + (texts[text].lower() if manifest.lowercase else texts[text])])
+        collected.append(ids)
+        taken += len(ids) + 1
         if taken > needed + length:
             break
-    rows = packed(iter(collected), length, tokenizer.eos_token_id)
-    blank = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.eos_token_id
+    end = tokenizer.required_end()
+    rows = packed(iter(collected), length, end)
+    blank = end if tokenizer.unknown is None else tokenizer.unknown
     trainer = _AdaptTrainer(
         model=network,
         args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
@@ -88,7 +86,7 @@ class _Collator:
         self.positions, self.blank = positions, blank
         self.masked = 0.0 if self.causal else masked
         self.random = np.random.default_rng(seed)
-        self.rows = trainable.head.rows.numpy()
+        self.rows = trainable.head.rows
 
     def __call__(self, examples: list[dict[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
         inputs = np.stack([example["ids"] for example in examples])

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...kernels.head.api import head
-from ..checkpoint.load import load_tokenizer
+from ..checkpoint.tokenizer import load_tokenizer
 from ..prior import K1, B
 from ..tokens import tokenize
 from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
@@ -60,7 +60,7 @@ def calibrate(
     chosen = random.permutation(len(texts))[: max(20_000, schedule.steps * schedule.batch)]
     tokenizer = load_tokenizer(model, manifest)
     ids = tokenize(tokenizer, manifest, [texts[i] for i in chosen], "document").ids
-    rows = trainable.head.rows.numpy()
+    rows = trainable.head.rows
     kept = [np.unique(rows[row]) for row in ids]
     frequency = np.bincount(np.concatenate(kept) + 1, minlength=len(network.terms) + 1)[1:]
     idf = np.log1p((len(ids) - frequency + 0.5) / (frequency + 0.5))

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedTokenizerFast
 
 from ..checkpoint.manifest import Manifest
+from ..tokenizer import Tokenizer
 from ..tokens import Kind, tokenize
 from .data import Collection
 from .mine import Mined
@@ -118,7 +118,7 @@ class Collator:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: Tokenizer,
         manifest: Manifest,
         document_tokens: int,
         ending: Sequence[int] = (),

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.errors import InputError
-from ..checkpoint.load import load_tokenizer
+from ..checkpoint.tokenizer import load_tokenizer
 from . import losses
 from .dev import DevSplit, WatchDev
 from .mine import Mined
@@ -122,7 +122,7 @@ def train_retrieval(
     if trainable.network.query_weights is not None:
         trainable.network.query_weights.requires_grad_(objective.train_table)
     tokenizer = load_tokenizer(model, trainable.manifest)
-    ending = [tokenizer.eos_token_id] if objective.representation == "dense" else []
+    ending = [tokenizer.required_end()] if objective.representation == "dense" else []
     collator = Collator(tokenizer, trainable.manifest, objective.document_tokens, ending)
     trainer = _RetrievalTrainer(
         model=trainable.network,
@@ -188,7 +188,8 @@ class Representation:
 
     def __init__(self, trainable: Trainable, kind: Literal["sparse", "dense"]) -> None:
         self.network, self.kind = trainable.network, kind
-        self.rows, self.counts = trainable.head.rows, trainable.manifest.query_counts
+        self.rows = torch.from_numpy(trainable.head.rows)
+        self.counts = trainable.manifest.query_counts
 
     def queries(self, texts: list[Tensor]) -> Tensor:
         """Vectors of queries; of a lexical query encoder, the table's weights of their terms."""

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import Stemmer
-import torch
 
 from ...core.errors import InputError
 from ..checkpoint import base
-from ..checkpoint.load import Head, load_tokenizer, save_head, vocabulary_hash
+from ..checkpoint.head import Head, save_head
 from ..checkpoint.manifest import Manifest
-from ..folding import fold_forms
+from ..checkpoint.tokenizer import read_tokenizer, vocabulary_hash
+from .folding import fold_forms
 
 
 def start(
@@ -45,7 +45,7 @@ def start(
         variant: attention of the encoder.
         layers: first layers of the base to keep.
         lowercase: fold case, and so keep no term with an upper-case letter.
-        fold: let the forms of a word share one term (see :mod:`..folding`; Snowball's English
+        fold: let the forms of a word share one term (see :mod:`.folding`; Snowball's English
             stemmer).
         minimum_documents: a term in fewer passages is not kept, nor is one without a letter or
             digit.
@@ -59,16 +59,14 @@ def start(
     if out.exists():
         raise InputError(f"{out}: exists already; choose another directory")
     source = base.pull()
-    tokenizer = load_tokenizer(source, Manifest())
-    vocabulary = len(tokenizer)
+    tokenizer = read_tokenizer(source)
+    vocabulary = len(tokenizer.vocabulary())
     texts, contents = iter(texts), []
     while batch := [" " + (text.lower() if lowercase else text) for text in islice(texts, 2000)]:
-        contents += [
-            np.unique(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]
-        ]
+        contents += [np.unique(ids) for ids in tokenizer.ids(batch)]
     if not contents:
         raise InputError("no texts to count terms in: give at least one corpus")
-    written = [str(tokenizer.decode([token])) for token in range(vocabulary)]
+    written = [tokenizer.text([token]) for token in range(vocabulary)]
     folded = np.arange(vocabulary, dtype=np.int32)
     if fold:
         stem = Stemmer.Stemmer("english").stemWord
@@ -101,9 +99,7 @@ def start(
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_head(
-        aside, Head(torch.from_numpy(terms), torch.from_numpy(bias), torch.from_numpy(folded))
-    )
+    save_head(aside, Head(terms.astype(np.int32), bias.astype(np.float32), folded))
     manifest.save(aside)
     aside.rename(out)
     return manifest

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from ...core.errors import InputError
-from ..checkpoint.load import load_head, load_tokenizer
+from ..checkpoint.head import load_head
 from ..checkpoint.manifest import Manifest
+from ..checkpoint.tokenizer import load_tokenizer
 from ..lexical import load_table, write_table
 from ..prior import saturated
+from ..tokenizer import Tokenizer
 from ..tokens import tokenize
 from .pairs import Source
 from .retrieval import check_teachers, combine_teachers
@@ -72,13 +73,13 @@ def train_table(
     mined = [one for source in sources for one in source.mined]
     weigh = combine_teachers(mined, teachers)
     tokenizer, head = load_tokenizer(model, manifest), load_head(model, manifest.vocabulary_size)
-    kept = head.terms.long()
+    kept = torch.from_numpy(head.terms).long()
     before = torch.from_numpy(load_table(model, manifest, tokenizer).weights)[kept]
 
     places, terms, shares, wanted, good, lengths = [], [], [], [], [], []
     pairs = 0
     for number, (place, term, share, count) in enumerate(
-        _shared(tokenizer, manifest, head.rows, sources)
+        _shared(tokenizer, manifest, torch.from_numpy(head.rows), sources)
     ):
         one = mined[number]
         places.append(place + pairs)
@@ -114,7 +115,7 @@ def train_table(
 
 
 def _shared(
-    tokenizer: PreTrainedTokenizerFast, manifest: Manifest, rows: Tensor, sources: Sequence[Source]
+    tokenizer: Tokenizer, manifest: Manifest, rows: Tensor, sources: Sequence[Source]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
     """Of each query: candidate, term and the term's share of that candidate wherever they share
     one; the candidates' number.

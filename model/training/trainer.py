@@ -17,18 +17,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...core.errors import InputError
 from ...core.files import write_aside
+from ..checkpoint.hashes import weights_hash
+from ..checkpoint.head import Head, load_head, save_head
 from ..checkpoint.layout import TABLE_FILE
-from ..checkpoint.load import (
-    Head,
-    base_of,
-    build_network,
-    load_causal_lm,
-    load_head,
-    load_tokenizer,
-    save_head,
-    weights_hash,
-)
+from ..checkpoint.load import base_of, build_network, load_causal_lm
 from ..checkpoint.manifest import Manifest
+from ..checkpoint.tokenizer import load_tokenizer
 from ..lexical import load_table
 from ..network import SparseNetwork
 from ..quantization import default_dtype
@@ -120,9 +114,7 @@ class Trainable:
         network.bias.requires_grad_(True)
         if manifest.query_encoder == "lexical":
             table = load_table(model, manifest, load_tokenizer(model, manifest))
-            network.query_weights = torch.nn.Parameter(
-                torch.from_numpy(table.weights)[head.terms.long()]
-            )
+            network.query_weights = torch.nn.Parameter(torch.from_numpy(table.weights[head.terms]))
         if schedule.gradient_checkpointing:
             cast(Any, network.body).gradient_checkpointing_enable({"use_reentrant": False})
         return cls(network.to(schedule.device), adapted, manifest, head)
@@ -144,10 +136,10 @@ class Trainable:
             {name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()},
             aside / "adapter_model.safetensors",
         )
-        save_head(aside, replace(self.head, bias=self.network.bias.detach().cpu()))
+        save_head(aside, replace(self.head, bias=self.network.bias.detach().float().cpu().numpy()))
         if self.network.query_weights is not None:
             weights = torch.zeros(self.manifest.vocabulary_size)
-            weights[self.head.terms.long()] = (
+            weights[torch.from_numpy(self.head.terms).long()] = (
                 torch.relu(self.network.query_weights.detach()).float().cpu()
             )
             save_file({"weight": weights}, aside / TABLE_FILE)

@@ -60,13 +60,13 @@ def test_model_bytes_are_those_of_a_loaded_one(tiny_model, quantization):
 
     network = Encoder.from_pretrained(
         tiny_model, quantization=quantization, dtype=torch.bfloat16, self_test=False
-    )._network
+    ).network
     shape = plan.shape(str(tiny_model))
     assert shape.weight_bytes(quantization) == pytest.approx(weight_bytes(network), rel=0.08)
 
 
 def test_the_embedded_model_is_known_as_it_is():
-    from csplade.model.checkpoint.layout import base
+    from csplade.model.checkpoint import base
 
     config_of_base = json.loads((base.pull() / "config.json").read_text())
     known, full = KNOWN["embedded"], plan.shape(str(base.pull()))

@@ -151,7 +151,7 @@ def test_another_tokenizer_is_refused(tiny_model_of):
         ({"manifest": Manifest()}, "leave out manifest"),
         pytest.param(
             {"device": "cuda"},
-            "no CUDA device",
+            "torch sees 0 CUDA devices",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
     ],
@@ -185,7 +185,7 @@ def test_quantized_weights_are_smaller_and_vectors_close(tiny_model, quantizatio
     sizes = [
         sum(
             p.numel() * p.element_size()
-            for n, p in e._network.body.named_parameters()
+            for n, p in e.network.body.named_parameters()
             if "proj" in n
         )
         for e in (plain, packed)
@@ -244,9 +244,7 @@ def test_quantization_without_its_library_says_what_to_install(tiny_model, monke
         Encoder.from_pretrained(tiny_model, quantization="int8")
 
 
-@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:0"])
+@pytest.mark.parametrize("device", ["tpu", "cuda:x"])
 def test_refuses_unknown_devices(tiny_model, device):
-    with pytest.raises(
-        InputError, match=f"device is '{device}', must be auto, cpu, cuda or cuda:NUMBER"
-    ):
+    with pytest.raises(InputError, match=f"device: '{device}' is unknown"):
         Encoder.from_pretrained(tiny_model, device=device)

@@ -7,7 +7,8 @@ from safetensors.numpy import load_file, save_file
 
 from csplade.core.errors import CorruptError, InputError
 from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
-from csplade.model import Encoder, Manifest, golden
+from csplade.model import Encoder, Manifest
+from csplade.model.certify import certify
 from csplade.model.lexical import QueryTable, train_idf
 from csplade.model.tokens import Tokens
 
@@ -57,17 +58,14 @@ def lexical_model(tiny_model_of):
 def test_queries_do_not_run_the_network(lexical_model, monkeypatch):
     encoder = Encoder.from_pretrained(lexical_model)
     assert encoder.manifest.golden[0].weights == (1.0,) * len(encoder.manifest.golden[0].terms)
-    monkeypatch.setattr(encoder, "_network", None)
+    monkeypatch.setattr(Encoder, "network", None)
     encoded = encoder.encode(["The river, the sea: the RIVER", "", "sea"], "query")
-    words = [
-        encoder.vocabulary()[token]
-        for token in encoder._tokenizer.tokenize("the river, the sea: the river")
-    ]
+    (words,) = encoder._tokenizer.ids(["the river, the sea: the river"])
     assert encoded.vectors.row(0)[0].tolist() == sorted(set(words))
     assert (encoded.vectors.weights == 1.0).all()
     assert len(encoded.vectors.row(1)[0]) == 0
     assert encoded.timings["encode"] == 0 < encoded.timings["sparsify"]
-    assert encoded.tokens.tolist() == [len(words), 0, len(encoder._tokenizer.tokenize("sea"))]
+    assert encoded.tokens.tolist() == [len(words), 0, len(encoder._tokenizer.ids(["sea"])[0])]
     with pytest.raises(AttributeError):
         encoder.encode_document(["sea"])
 
@@ -91,7 +89,7 @@ def test_what_the_caps_cut_is_counted(tiny_model_of):
     encoded = encoder.encode(["a b c d e f g h"], "query")
     assert encoded.tokens.tolist() == [6]
     assert encoded.dropped_tokens.tolist() == [
-        len(encoder._tokenizer.tokenize("a b c d e f g h")) - 6
+        len(encoder._tokenizer.ids(["a b c d e f g h"])[0]) - 6
     ]
     assert encoded.dropped_terms.tolist() == [
         len(set(encoder.tokenize(["a b c d e f g h"], "query").ids[0])) - 2
@@ -104,14 +102,14 @@ def test_idf_of_a_corpus(tiny_model, tmp_path):
     counted = []
     train_idf(tiny_model, out, texts, progress=counted.append)
     assert counted == [4]
-    golden.certify(out)
+    certify(out)
     encoder = Encoder.from_pretrained(out)
     tokens = [encoder.tokenize([text], "query").ids[0] for text in texts]
     weights = load_file(out / "query_weights.safetensors")["weight"]
     for term in {int(term) for ids in tokens for term in ids}:
         found = sum(term in ids for ids in tokens)
         assert weights[term] == pytest.approx(np.log(1 + (4 - found + 0.5) / (found + 0.5)))
-    special = encoder._tokenizer.all_special_ids
+    special = encoder._tokenizer.special_ids()
     assert special
     assert (weights[special] == 0).all()
     assert weights.min() >= 0

@@ -1,5 +1,6 @@
 """Attention variants on a random model of each architecture, and heads."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -7,7 +8,8 @@ from torch import nn
 
 from csplade.core.errors import IncompatibleError
 from csplade.model import Manifest
-from csplade.model.checkpoint.load import Head, build_network
+from csplade.model.checkpoint.head import Head
+from csplade.model.checkpoint.load import build_network
 
 SMALL = {
     "vocab_size": 64,
@@ -41,11 +43,11 @@ def decoder(kind, **values):
 
 def network(model, variant, architecture="causal_lm"):
     size = model.config.get_text_config().vocab_size
-    terms = torch.arange(size, dtype=torch.int32)
+    terms = np.arange(size, dtype=np.int32)
     manifest = Manifest(architecture=architecture, variant=variant, vocabulary_size=size)
-    return build_network(model, manifest, Head(terms, torch.zeros(size), terms)).requires_grad_(
-        False
-    )
+    return build_network(
+        model, manifest, Head(terms, np.zeros(size, dtype=np.float32), terms)
+    ).requires_grad_(False)
 
 
 @pytest.mark.parametrize("variant", ["causal", "bidirectional"])

@@ -13,7 +13,7 @@ def test_openmp_waits_passively_unless_told_otherwise(set_by_the_user, policy):
     if set_by_the_user:
         environment["OMP_WAIT_POLICY"] = set_by_the_user
     done = subprocess.run(
-        [sys.executable, "-c", "import csplade.service.grpc.server, csplade.model"],
+        [sys.executable, "-c", "import csplade.service.grpc.server, csplade.model.tensors"],
         env=environment | {"OMP_DISPLAY_ENV": "TRUE"},
         capture_output=True,
         text=True,

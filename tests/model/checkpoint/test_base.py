@@ -1,7 +1,7 @@
 import pytest
 
 from csplade.core.errors import CorruptError, UnavailableError
-from csplade.model.checkpoint.layout import base
+from csplade.model.checkpoint import base
 
 
 @pytest.fixture(autouse=True)

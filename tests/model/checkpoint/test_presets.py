@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from csplade.core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
-from csplade.model import Encoder, Manifest, golden
+from csplade.model import Encoder, Manifest
+from csplade.model.certify import certify
 from csplade.model.checkpoint import presets
 from csplade.model.checkpoint.layout import resolve
 
@@ -185,7 +186,7 @@ def test_certify_keeps_a_preset_in_the_directory(causal_lm, byte_pairs, tmp_path
     before = load(directory, preset="laconic", tokenizer=tmp_path / "tokenizer")
     assert "csplade model certify" in caplog.text
     assert "\n" not in caplog.records[-1].getMessage()
-    golden.certify(directory, preset="laconic", tokenizer=tmp_path / "tokenizer")
+    certify(directory, preset="laconic", tokenizer=tmp_path / "tokenizer")
     caplog.clear()
     after = load(directory)
     assert caplog.text == ""

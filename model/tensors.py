@@ -1,0 +1,170 @@
+"""Sparse vectors as tensors on the device that made them, for work that goes on there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..core.vectors import MAX_QUERY_IMPACT, SparseBatch
+from ..kernels.impacts import quantize
+from ..kernels.runtime.transfer import Clock, fetch, upload
+from ..kernels.topk.api import topk
+from .network import SparseNetwork
+from .tokens import Encoded, Tokens
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+
+Progress = Callable[[int], None]
+"""Called with the number of texts of each finished batch."""
+
+
+@dataclass(frozen=True)
+class EncodedTensors:
+    """Vectors of n texts where the encoder made them, padded to the term cap K.
+
+    Attributes:
+        terms: int32 [n, K], ascending in each row, then -1.
+        weights: float32 [n, K], > 0, then 0.
+        counts: int32 [n], terms of each row.
+        impacts: int32 [n, K], the weights as impacts, then 0; all 0 where no scale was given.
+        clipped: int32 [n], impacts that were above the greatest and were cut to it.
+        positive: int64 [n], positive weights before the term cap.
+        clock: times "encode" and "sparsify"; read it once the tensors are on the host.
+    """
+
+    terms: Tensor
+    weights: Tensor
+    counts: Tensor
+    impacts: Tensor
+    clipped: Tensor
+    positive: Tensor
+    clock: Clock
+
+    def fetched(
+        self,
+        tokens: Tokens,
+        terms: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        counts: NDArray[np.int32],
+        positive: NDArray[np.int64],
+    ) -> Encoded:
+        """Return the vectors of ``tokens``, given these tensors on the host."""
+        there = terms >= 0
+        return Encoded(
+            SparseBatch(
+                np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]
+            ),
+            tokens.lengths,
+            tokens.dropped,
+            positive - counts,
+            {"encode": 0, "sparsify": 0, **self.clock.read()},
+        )
+
+    def fetch(self, tokens: Tokens) -> Encoded:
+        """Return the vectors of ``tokens``, downloaded in one copy."""
+        return self.fetched(tokens, *fetch(self.terms, self.weights, self.counts, self.positive))
+
+
+@torch.inference_mode()
+def encode_tensors(
+    network: SparseNetwork,
+    tokens: Tokens,
+    cap: int,
+    *,
+    device: str,
+    impact_scale: float | None = None,
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> EncodedTensors:
+    """Encode texts in batches of similar length.
+
+    On a GPU nothing is synchronized: ``progress`` then reports what was enqueued.
+
+    Args:
+        network: on ``device``.
+        tokens: of the texts.
+        cap: terms kept of a vector, those of largest weight.
+        device: where the tensors are made.
+        impact_scale: weight of one impact step; None computes no impacts.
+        batch_tokens: padded tokens of a batch at most (one text may have more); None for the
+            device's usual number.
+        progress: called after each batch.
+    """
+    texts, width = len(tokens), min(cap, len(network.terms))
+    lengths = tokens.lengths
+    terms = torch.full((texts, width), -1, dtype=torch.int32, device=device)
+    weights = torch.zeros((texts, width), dtype=torch.float32, device=device)
+    impacts = torch.zeros((texts, width), dtype=torch.int32, device=device)
+    counts, clipped = torch.zeros((2, texts), dtype=torch.int32, device=device)
+    positive = torch.zeros(texts, dtype=torch.int64, device=device)
+    clock = Clock(device)
+    for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[device.split(":")[0]]):
+        padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int64)
+        for row, text in enumerate(batch):
+            padded[row, : lengths[text]] = tokens.ids[text]
+        dense = network(upload(padded, device), torch.from_numpy(lengths[batch]))
+        clock.mark("encode")
+        top = topk(dense, width, scale=impact_scale)
+        rows = upload(batch, device)
+        # Kept terms ascend with their columns, and the padding must come last.
+        order = torch.where(top.terms < 0, len(network.terms), top.terms).argsort(dim=1)
+        chosen = network.terms[top.terms.clamp(min=0)].where(top.terms >= 0, -1)
+        terms[rows] = chosen.gather(1, order)
+        weights[rows] = top.weights.gather(1, order)
+        impacts[rows] = top.impacts.gather(1, order)
+        counts[rows], clipped[rows], positive[rows] = (
+            top.counts,
+            top.clipped,
+            top.positive.to(torch.int64),
+        )
+        clock.mark("sparsify")
+        if progress is not None:
+            progress(len(batch))
+    return EncodedTensors(terms, weights, counts, impacts, clipped, positive, clock)
+
+
+def upload_vectors(
+    vectors: SparseBatch,
+    positive: NDArray[np.int64],
+    *,
+    device: str,
+    impact_scale: float | None = None,
+) -> EncodedTensors:
+    """Upload vectors that were made on the host, with ``positive`` weights before the term cap."""
+    clock = Clock(device)
+    counts = np.diff(vectors.indptr)
+    there = np.arange(counts.max(initial=0)) < counts[:, None]
+    terms = np.full(there.shape, -1, dtype=np.int32)
+    weights = np.zeros(there.shape, dtype=np.float32)
+    terms[there], weights[there] = vectors.terms, vectors.weights
+    uploaded = upload(weights, device)
+    impacts = torch.zeros_like(uploaded, dtype=torch.int32)
+    clipped = torch.zeros(len(vectors), device=device)
+    if impact_scale is not None:
+        impacts, clipped = quantize(uploaded, impact_scale, MAX_QUERY_IMPACT)
+    made = EncodedTensors(
+        upload(terms, device),
+        uploaded,
+        upload(counts.astype(np.int32), device),
+        impacts,
+        clipped.to(torch.int32),
+        upload(positive, device),
+        clock,
+    )
+    clock.mark("sparsify")
+    return made
+
+
+def _by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Yield texts that have tokens, longest first, each batch within the budget."""
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    while len(order):
+        size = max(1, budget // int(lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
