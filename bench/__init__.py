@@ -1,1 +1,1 @@
-"""Measure speed, side by side with named peers."""
+"""Measure speed side by side with named peers, and plan capacity from it."""

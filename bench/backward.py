@@ -1,10 +1,8 @@
-"""What the head costs in training: time and memory of forward and backward, beside the head that
-holds every logit.
+"""Measure what the head costs in training: time and memory of a forward and backward pass.
 
-Each way runs in a process of its own, so that the peak of its resident memory is its own. Three
-ways: this project's head, the naive one (every logit, activation of all of them, autograd's
-gradient through the maximum), and the tensors alone, whose memory is what is there without any
-head.
+Each variant runs in a process of its own, so that the peak of its resident memory is its own:
+this project's head, the naive head (every logit, the activation of all of them, autograd's
+gradient through the maximum), and the tensors alone, whose memory is the baseline.
 """
 
 from __future__ import annotations
@@ -23,12 +21,19 @@ from ..core.machine import peak_bytes
 from ..kernels.head.api import head
 from ..kernels.head.reference import head_reference
 
-WAYS = ("tensors", "csplade", "naive")
+VARIANTS = ("tensors", "csplade", "naive")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """``texts`` of ``tokens`` tokens, hidden size and vocabulary."""
+class BatchShape:
+    """The sizes of a training batch.
+
+    Attributes:
+        texts: number of texts.
+        tokens: tokens of each text.
+        hidden: hidden size.
+        vocabulary: number of terms.
+    """
 
     texts: int
     tokens: int
@@ -37,42 +42,52 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One way: median seconds of a step, and the megabytes (10^6 bytes) it took above the tensors."""
+class TrainingStep:
+    """The cost of a training step through one head.
+
+    Attributes:
+        name: of the head.
+        seconds: median time.
+        megabytes: peak memory above the tensors' own, in 10^6 bytes.
+    """
 
     name: str
     seconds: float
     megabytes: float
 
 
-def run(shape: Shape, *, rounds: int = 3, seed: int = 0) -> list[Step]:
-    """Measure the naive head and this project's.
+def compare_heads(shape: BatchShape, *, rounds: int = 3, seed: int = 0) -> list[TrainingStep]:
+    """Measure a training step through this project's head and through the naive one.
 
     Raises:
-        UnavailableError: a process was killed, most likely for want of memory.
+        UnavailableError: a process failed, most likely out of memory.
     """
     found = {}
-    for way in WAYS:
+    for variant in VARIANTS:
         command = [
             sys.executable,
             "-m",
             __name__,
-            json.dumps({"way": way, "rounds": rounds, "seed": seed, **asdict(shape)}),
+            json.dumps({"variant": variant, "rounds": rounds, "seed": seed, **asdict(shape)}),
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise UnavailableError(
-                f"the {way} head did not finish (exit {done.returncode}); choose fewer texts or "
-                f"tokens: {done.stderr[-200:]!r}"
+                f"the {variant} head failed with exit code {done.returncode}; choose fewer texts "
+                f"or tokens: {done.stderr[-200:]!r}"
             )
-        found[way] = json.loads(done.stdout)
+        found[variant] = json.loads(done.stdout)
     return [
-        Step(way, found[way]["seconds"], found[way]["megabytes"] - found["tensors"]["megabytes"])
-        for way in WAYS[1:]
+        TrainingStep(
+            variant,
+            found[variant]["seconds"],
+            found[variant]["megabytes"] - found["tensors"]["megabytes"],
+        )
+        for variant in VARIANTS[1:]
     ]
 
 
-def _one(way: str, rounds: int, seed: int, shape: Shape) -> dict[str, float]:
+def _measure(variant: str, rounds: int, seed: int, shape: BatchShape) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(
         shape.texts * shape.tokens, shape.hidden, generator=generator, dtype=torch.bfloat16
@@ -82,11 +97,11 @@ def _one(way: str, rounds: int, seed: int, shape: Shape) -> dict[str, float]:
     offsets = torch.arange(shape.texts + 1) * shape.tokens
     gradient = torch.randn(shape.texts, shape.vocabulary, generator=generator)
     times = []
-    for _ in range(rounds if way != "tensors" else 0):
+    for _ in range(rounds if variant != "tensors" else 0):
         hidden.grad = None
         started = time.perf_counter()
-        # A shift that leaves some 200 terms of a text active, as in a trained model.
-        pooled = (head if way == "csplade" else head_reference)(
+        # This shift leaves some 200 active terms per text, as in a trained model.
+        pooled = (head if variant == "csplade" else head_reference)(
             hidden, weight, offsets, scale=0.2, shift=-0.2 * 4.0 * shape.hidden**0.5
         )
         pooled.backward(gradient)
@@ -95,6 +110,6 @@ def _one(way: str, rounds: int, seed: int, shape: Shape) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    way, rounds, seed = asked.pop("way"), asked.pop("rounds"), asked.pop("seed")
-    print(json.dumps(_one(way, rounds, seed, Shape(**asked))))
+    given = json.loads(sys.argv[1])
+    variant, rounds, seed = given.pop("variant"), given.pop("rounds"), given.pop("seed")
+    print(json.dumps(_measure(variant, rounds, seed, BatchShape(**given))))

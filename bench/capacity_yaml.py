@@ -1,4 +1,4 @@
-"""A plan as settings: of a single process, or a Ray Serve configuration as in deploy/ray."""
+"""Write a capacity plan as settings of one process, or as a Ray Serve configuration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import yaml
 
 from ..service.memory import PROCESS_BYTES
-from .capacity import RECOVERY, VECTORS_ONLY, Plan
+from .capacity import QUEUE_DRAIN_SECONDS, VECTORS_ONLY, CapacityPlan
 
-QUEUE = (64, 512)  # fewest: an Encode of 64 texts must fit; most: the default
-REQUESTS = 16  # ongoing in a replica that does all of a request, before autoscaling adds one
-MERGED = 32  # likewise, in an ingress, which mostly waits
-MESSAGES = 4  # likewise, in an encoder: every ingress has at most 16 on their way, of up to 64 queries each
+MIN_QUEUE, MAX_QUEUE = 64, 512  # an Encode of 64 texts must fit; the default
+# Ongoing requests per replica, above which autoscaling adds a replica.
+WHOLE_REQUESTS = 16  # of a replica that does every stage of a request
+INGRESS_REQUESTS = 32  # of an ingress, which mostly waits
+ENCODER_MESSAGES = 4  # of an encoder; each ingress sends at most 16, of up to 64 queries each
 
 
-def settings(plan: Plan) -> dict[str, Any]:
-    """What differs from the defaults, for ``csplade serve --config``."""
+def settings(plan: CapacityPlan) -> dict[str, Any]:
+    """Return the settings that differ from the defaults, for ``csplade serve --config``."""
     question = plan.question
     device = "cuda" if question.gpu_memory else "cpu"
     model: dict[str, Any] = {"enabled": False}
@@ -35,16 +36,15 @@ def settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def queue(plan: Plan) -> int:
-    """Places for what can be worked off within five seconds; the default where nothing was
-    measured.
-    """
-    fewest, most = QUEUE
-    return most if plan.most is None else min(most, max(fewest, math.floor(plan.most * RECOVERY)))
+def queue(plan: CapacityPlan) -> int:
+    """Return the queue length that drains in five seconds; the default if no speed is known."""
+    if plan.max_rate is None:
+        return MAX_QUEUE
+    return min(MAX_QUEUE, max(MIN_QUEUE, math.floor(plan.max_rate * QUEUE_DRAIN_SECONDS)))
 
 
-def ray_config(plan: Plan) -> dict[str, Any]:
-    """The Ray Serve configuration, for ``serve deploy``."""
+def ray_config(plan: CapacityPlan) -> dict[str, Any]:
+    """Return the Ray Serve configuration, for ``serve deploy``."""
     question = plan.question
     on_gpu = bool(question.gpu_memory)
     flat = {
@@ -57,7 +57,11 @@ def ray_config(plan: Plan) -> dict[str, Any]:
     deployments: list[dict[str, Any]] = []
     if apart:
         deployments.append(
-            {"name": "ingress", **_scaled(plan.replicas, MERGED), **_actor(PROCESS_BYTES, 1, 0)}
+            {
+                "name": "ingress",
+                **_scaled(plan.replicas, INGRESS_REQUESTS),
+                **_actor(PROCESS_BYTES, 1, 0),
+            }
         )
         if question.model != VECTORS_ONLY:
             beside = (
@@ -65,11 +69,11 @@ def ray_config(plan: Plan) -> dict[str, Any]:
                 + plan.parts["activations"]
                 + plan.parts.get("process", PROCESS_BYTES)
             )
-            # An encoder gets a GPU to itself: the shards leave it no room.
+            # An encoder gets a GPU of its own: the shards leave no memory for it.
             deployments.append(
                 {
                     "name": "encoder",
-                    **_scaled(plan.replicas, MESSAGES),
+                    **_scaled(plan.replicas, ENCODER_MESSAGES),
                     **_actor(beside, 1, int(on_gpu)),
                 }
             )
@@ -82,7 +86,7 @@ def ray_config(plan: Plan) -> dict[str, Any]:
         deployments.append(
             {
                 "name": "ingress",
-                **_scaled(plan.replicas, REQUESTS),
+                **_scaled(plan.replicas, WHOLE_REQUESTS),
                 **_actor(plan.shard_bytes, 1, int(on_gpu)),
             }
         )
@@ -126,15 +130,18 @@ def _actor(memory: int, cpus: int, gpus: int) -> dict[str, Any]:
     return {"ray_actor_options": options | ({"num_gpus": gpus} if gpus else {})}
 
 
-def write(plan: Plan, command: str) -> str:
-    """The YAML that the plan comes to, with how to use it."""
+def write(plan: CapacityPlan, command: str) -> str:
+    """Return the YAML of a plan; comments at its top say how to use it."""
     single = plan.shards == 1 and plan.replicas == 1 and plan.together
     use = (
         "csplade serve --config FILE"
         if single
-        else "serve deploy FILE; see deploy/ray/four-shards.yaml for Ray's start"
+        else "serve deploy FILE; deploy/ray/four-shards.yaml shows how to start Ray"
     )
-    content = settings(plan) if single else ray_config(plan)
-    head = f"# Made by: {command}\n# Use: {use}\n# Build the index with: csplade index build --corpus CORPUS --out /data/index"
-    head += f" --shards {plan.shards}\n"
-    return head + yaml.safe_dump(content, sort_keys=False)
+    head = (
+        f"# Made by: {command}\n"
+        f"# Use: {use}\n"
+        "# Build the index with: csplade index build --corpus CORPUS --out /data/index "
+        f"--shards {plan.shards}\n"
+    )
+    return head + yaml.safe_dump(settings(plan) if single else ray_config(plan), sort_keys=False)

@@ -1,6 +1,4 @@
-"""The distribution of the synthetic collections that benchmarks use: which terms, and queries drawn
-from them.
-"""
+"""The distribution of the synthetic benchmark collections, and queries drawn from it."""
 
 from __future__ import annotations
 
@@ -10,22 +8,22 @@ from numpy.typing import NDArray
 from ..core.vectors import QUERY_SCALE, ImpactBatch
 
 VOCABULARY = 30_522
-# Term of rank r has probability in proportion to 1 / (r + OFFSET): a query of 43 terms then meets
-# some four postings per document of 119, as SPLADE queries on MS MARCO do.
+# The term of rank r has a probability in proportion to 1 / (r + OFFSET). A query of 43 terms then
+# reads some four postings per document of 119 terms, as SPLADE queries on MS MARCO do.
 OFFSET = 21
-# Impacts are lognormal: mean and deviation of the logarithm.
+# Impacts are lognormal: mean and standard deviation of the logarithm.
 DOCUMENT_IMPACTS = (3.2, 0.7)
 QUERY_IMPACTS = (6.0, 0.7)
 
 
 def probabilities(vocabulary: int = VOCABULARY) -> NDArray[np.float64]:
-    """How likely each term is, the most frequent first."""
+    """Return the probability of each term, the most frequent first: float64 [vocabulary]."""
     weights = 1 / (np.arange(vocabulary) + OFFSET)
     return weights / weights.sum()
 
 
 def describe(documents: int, mean_terms: float, seed: int, vocabulary: int = VOCABULARY) -> str:
-    """The distribution in one line."""
+    """Describe the distribution in one line."""
     return (
         f"synthetic, seed {seed}: {documents:,} documents, {vocabulary:,} terms drawn by "
         f"1 / (rank + {OFFSET}), Poisson({mean_terms:g}) distinct terms a document, "
@@ -40,15 +38,15 @@ def queries(
     chances: NDArray[np.float64] | None = None,
     scale: float = QUERY_SCALE,
 ) -> ImpactBatch:
-    """Queries of that many distinct terms each (fewer where fewer have a chance), drawn as the
-    documents' are.
+    """Draw queries of distinct terms, with the distribution of the documents' terms.
 
     Args:
-        count: how many queries.
-        terms: how many terms in each.
+        count: number of queries.
+        terms: number of terms of each; fewer if fewer have a probability above 0.
         seed: of the draw.
-        chances: float64 [vocabulary] that sums to 1; None for the synthetic collection's.
-        scale: the index's query_scale.
+        chances: probability of each term, float64 [vocabulary]; None for the synthetic
+            collection's.
+        scale: query_scale of the index.
     """
     rng = np.random.default_rng(seed)
     chances = probabilities() if chances is None else chances

@@ -1,16 +1,14 @@
-"""The encoding benchmark: the encoder beside a plain transformers loop over the same weights, one
-run, medians.
+"""The encoding benchmark: the encoder beside a plain transformers loop over the same weights.
 
 The loop is what research code does (Lion, LACONIC): pad the batch, compute every logit of every
-token, activate, take the maximum, keep the largest terms row by row. It runs the model for queries
-too, also where csplade looks them up.
+token, activate, take the maximum, keep the largest terms row by row. It also runs the model for
+queries that csplade looks up in a table.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -25,15 +23,26 @@ from ..model.checkpoint.layout import resolve
 from ..model.checkpoint.load import load_merged
 from ..model.prior import saturated
 from ..model.quantization import default_dtype
+from .timing import hardware
 
 ROUNDS = 5
-BATCH = 16
+QUERIES_PER_ROUND = 10
+BATCH = 16  # texts
+QUERY_TOKENS = 12
+
+# Encodes a list of texts on one side, "document" or "query".
+Encode = Callable[[list[Any], str], Any]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One encoder: passages per second and query milliseconds (medians), and how many times
-    csplade's rate is its own.
+class EncoderTime:
+    """The median times of one encoder.
+
+    Attributes:
+        name: of the encoder.
+        passages_per_second: rate over all passages.
+        query_milliseconds: time of a single query.
+        ratio: csplade's rate divided by this one's.
     """
 
     name: str
@@ -44,7 +53,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What was run, and on what; ``cosine`` is the least one between the two encoders' vectors."""
+    """What was run, and on what machine.
+
+    ``cosine`` is the smallest cosine between the two encoders' vectors of a passage.
+    """
 
     model: str
     passages: int
@@ -53,14 +65,14 @@ class EncodeReport:
     threads: int
     hardware: str
     cosine: float
-    encoders: tuple[Measured, ...]
+    encoders: tuple[EncoderTime, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the report as plain values."""
         return asdict(self)
 
 
-def run(
+def compare_with_loop(
     model: str,
     texts: Sequence[str],
     tokens: int,
@@ -69,71 +81,72 @@ def run(
     threads: int,
     rounds: int = ROUNDS,
 ) -> EncodeReport:
-    """Encode passages of exactly ``tokens`` tokens and single queries of 12, in turns.
+    """Encode passages of exactly ``tokens`` tokens and single queries of 12 tokens, in turns.
 
     Args:
         model: a causal-LM model directory or ``embedded``.
-        texts: passages to take tokens from, one after the other.
+        texts: passages whose tokens are concatenated and cut anew.
         tokens: length of every passage.
-        passages: how many at most; rounded down to whole batches of the loop.
-        threads: of torch.
-        rounds: how often each encoder's turn comes.
+        passages: number of passages at most; rounded down to whole batches of the loop.
+        threads: threads of torch.
+        rounds: turns of each encoder.
 
     Raises:
-        InputError: too little text for a single batch, or more tokens than the model takes.
+        InputError: the texts are too short for one batch, or ``tokens`` exceeds the model's cap.
     """
     encoder = Encoder.from_pretrained(model, device="cpu", threads=threads)
     if tokens > encoder.manifest.document_max_tokens:
         raise InputError(
-            f"tokens is {tokens}, the model takes up to {encoder.manifest.document_max_tokens}"
+            f"tokens: {tokens} is too large; {model} takes at most "
+            f"{encoder.manifest.document_max_tokens}"
         )
     stream = np.concatenate(encoder.tokenize(texts, "document").ids)
     count = min(passages, len(stream) // tokens) // BATCH * BATCH
     if not count:
         raise InputError(
-            f"the texts give {len(stream)} tokens, at least {BATCH * tokens} are needed"
+            f"corpus: {len(stream)} tokens are too few; at least {BATCH * tokens} are needed"
         )
     rows = list(stream[: count * tokens].reshape(count, tokens))
-    query = [rows[0][:12]]
-    plain = _PlainLoop(encoder, model)
-    contenders: dict[str, Callable[[list[Any], str], Any]] = {
-        "csplade": lambda ids, kind: encoder.encode_tokens(_tokens(ids), kind),  # type: ignore[arg-type]
-        "plain transformers loop": plain,
+    contenders: dict[str, Encode] = {
+        "csplade": lambda ids, kind: encoder.encode_tokens(_tokens(ids), kind).vectors,  # type: ignore[arg-type]
+        "plain transformers loop": _PlainLoop(encoder, model),
     }
-    vectors = [contender(rows[:BATCH], "document") for contender in contenders.values()]
-    cosine = min(
-        _cosine(ours, theirs, encoder.vocabulary_size)
-        for ours, theirs in zip(vectors[0].vectors, vectors[1], strict=True)
-    )
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    waits: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            rates[name].append(count / _seconds(partial(contender, rows, "document")))
-            waits[name] += [_seconds(partial(contender, query, "query")) * 1e3 for _ in range(10)]
-    own = float(np.median(rates["csplade"]))
+    ours, theirs = (encode(rows[:BATCH], "document") for encode in contenders.values())
+    query = [rows[0][:QUERY_TOKENS]]
     return EncodeReport(
         model,
         count,
         tokens,
         len(query[0]),
         threads,
-        f"{platform.machine()}, {default_dtype('cpu')}".replace("torch.", ""),
-        cosine,
-        tuple(
-            Measured(
-                name,
-                float(np.median(rates[name])),
-                float(np.median(waits[name])),
-                own / float(np.median(rates[name])),
-            )
-            for name in contenders
-        ),
+        cpu_hardware(),
+        min(_cosine(*pair, encoder.vocabulary_size) for pair in zip(ours, theirs, strict=True)),
+        measure(contenders, rows, query, rounds),
+    )
+
+
+def measure(
+    contenders: Mapping[str, Encode], documents: list[Any], query: list[Any], rounds: int
+) -> tuple[EncoderTime, ...]:
+    """Time encoders in turns; the first one is csplade's."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    waits: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, encode in contenders.items():
+            rates[name].append(len(documents) / _seconds(partial(encode, documents, "document")))
+            waits[name] += [
+                1e3 * _seconds(partial(encode, query, "query")) for _ in range(QUERIES_PER_ROUND)
+            ]
+    medians = {name: float(np.median(rates[name])) for name in contenders}
+    own = next(iter(medians.values()))
+    return tuple(
+        EncoderTime(name, rate, float(np.median(waits[name])), own / rate)
+        for name, rate in medians.items()
     )
 
 
 class _PlainLoop:
-    """``[batch, tokens, V]`` logits, then everything else on them."""
+    """Computes the logits [batch, tokens, V], then everything else on them."""
 
     def __init__(self, encoder: Encoder, model: str) -> None:
         directory = resolve(model)
@@ -157,14 +170,11 @@ class _PlainLoop:
             mask = torch.ones(len(inputs), 1, width, width, dtype=torch.bool)
             if self.manifest.variant != "bidirectional":
                 mask = mask.tril()
-            logits = self.lm(inputs, attention_mask=mask, use_cache=False).logits[
-                :, -len(ids[start]) :
-            ]
-            scaled = (
-                self.manifest.logit_scale * (logits.float() + self.bias) + self.manifest.logit_shift
-            )
-            weighed = torch.log1p(torch.relu(scaled)).amax(1)
-            for tokens, row in zip(ids[start : start + BATCH], weighed, strict=True):
+            logits = self.lm(inputs, attention_mask=mask, use_cache=False).logits
+            logits = logits[:, -len(ids[start]) :].float() + self.bias
+            scaled = self.manifest.logit_scale * logits + self.manifest.logit_shift
+            pooled = torch.log1p(torch.relu(scaled)).amax(1)
+            for tokens, row in zip(ids[start : start + BATCH], pooled, strict=True):
                 own = torch.from_numpy(tokens.astype(np.int64))
                 counts = torch.bincount(
                     self.folded[own[self.kept[own]]], minlength=len(row)
@@ -173,6 +183,12 @@ class _PlainLoop:
                 weights, terms = torch.topk(row + self.manifest.lexical_prior * share, cap)
                 rows.append((terms[weights > 0].numpy(), weights[weights > 0].numpy()))
         return rows
+
+
+def cpu_hardware() -> str:
+    """Return the machine and the encoder's type of numbers in one line."""
+    dtype = str(default_dtype("cpu")).removeprefix("torch.")
+    return f"{hardware(torch.device('cpu'))}, {dtype}"
 
 
 def _tokens(ids: list[Any]) -> Tokens:

@@ -1,6 +1,4 @@
-"""The engine's own time: vector queries asked one by one at a steady rate, in this process, with
-nothing between.
-"""
+"""Measure the engine without a service: single vector queries at a steady rate, in this process."""
 
 from __future__ import annotations
 
@@ -16,15 +14,15 @@ from ..engine.collection import Collection
 from ..service.grpc.requests import search_work
 from ..service.settings import Limits
 
-WARM = 20  # queries before the clock counts
+WARM_UP_QUERIES = 20
 
 
 class EngineAlone:
-    """An engine without encoder. Use as a context manager.
+    """An engine without an encoder. Use it as a context manager.
 
     Args:
-        path: the index's directory.
-        threads: of its scorer; None for all cores, as the service has.
+        path: directory of the index.
+        threads: threads of its scorer; None for all cores, as in the service.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -37,12 +35,12 @@ class EngineAlone:
         self._engine.close()
 
     def times(self, requests: Sequence[Any], rate: float, seconds: float) -> tuple[float, float]:
-        """Ask at a rate, so that caches and cores are as warm as under the service's load.
+        """Search at a rate, so that caches and cores are as warm as under the service's load.
 
         Args:
-            requests: SearchRequest messages with vectors, asked in turn.
-            rate: queries a second.
-            seconds: for how long.
+            requests: SearchRequest messages with vectors, sent in turn.
+            rate: queries per second.
+            seconds: duration.
 
         Returns:
             p50 and p99 in milliseconds.
@@ -56,12 +54,12 @@ class EngineAlone:
         ]
         took = []
         began = time.perf_counter()
-        for number in range(WARM + max(1, int(rate * seconds))):
+        for number in range(WARM_UP_QUERIES + max(1, int(rate * seconds))):
             if (early := began + number / rate - time.perf_counter()) > 0:
                 time.sleep(early)
             vector, k = asked[number % len(asked)]
             started = time.perf_counter()
             self._engine.search(vector, k, fetch=False)
             took.append(time.perf_counter() - started)
-        p50, p99 = np.percentile(took[WARM:], [50, 99]) * 1e3
+        p50, p99 = np.percentile(took[WARM_UP_QUERIES:], [50, 99]) * 1e3
         return float(p50), float(p99)

@@ -1,18 +1,15 @@
-"""The encoding benchmark on masked-LM weights: the encoder beside sentence-transformers'
-SparseEncoder, one run, medians.
+"""The encoding benchmark on masked-LM weights: the encoder beside SparseEncoder.
 
 The checkpoint is made on the fly: a configuration of known size, random weights, and a WordPiece
 vocabulary trained on the texts; the head keeps BERT's 30,522 terms. Speed does not depend on what
-the weights have learnt, except that random vectors are dense: both encoders keep the same number of
-largest terms, so both have the same cut to make.
+the weights have learnt, except that random vectors are dense: both encoders keep the same number
+of largest terms, so both have the same selection to make.
 """
 
 from __future__ import annotations
 
-import platform
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,12 @@ from ..core.errors import InputError, UnavailableError
 from ..model import Encoder
 from ..model.checkpoint import presets
 from ..model.quantization import default_dtype
-from .encode import ROUNDS, EncodeReport, Measured
+from .encode import ROUNDS, Encode, EncodeReport, cpu_hardware, measure
 
 VOCABULARY = 30_522
-TERMS = 256
+MAX_TERMS = 256  # that both encoders keep of a text
+COMPARED_PASSAGES = 16  # whose vectors are compared
+QUERY_WORDS = 8
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"dim": 128, "n_layers": 2, "n_heads": 2, "hidden_dim": 512},
     "distilbert": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
@@ -36,7 +35,7 @@ SIZES: dict[str, dict[str, int]] = {
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def run(
+def compare_with_sparse_encoder(
     size: str,
     texts: Sequence[str],
     tokens: int,
@@ -50,31 +49,31 @@ def run(
     Args:
         size: one of :data:`SIZES`.
         texts: passages.
-        tokens: cap of a passage, special tokens included.
-        passages: how many at most.
-        threads: of torch.
-        rounds: how often each encoder's turn comes.
+        tokens: token cap of a passage, special tokens included.
+        passages: number of passages at most.
+        threads: threads of torch.
+        rounds: turns of each encoder.
 
     Raises:
-        InputError: an unknown size, or no texts.
+        InputError: the size is unknown, or there are no texts.
         UnavailableError: sentence-transformers is not installed.
     """
     if size not in SIZES:
-        raise InputError(f"masked-lm is {size!r}, must be one of {', '.join(SIZES)}")
+        raise InputError(f"masked-lm: {size!r} is unknown; must be one of {', '.join(SIZES)}")
     chosen = [text for text in texts if text.strip()][:passages]
     if not chosen:
-        raise InputError("there are no texts to encode")
+        raise InputError("corpus: it has no texts; at least one is needed")
     try:
         from sentence_transformers import SparseEncoder
     except ImportError as error:
         raise UnavailableError(
-            f"the peer needs sentence-transformers ({error}): pip install 'csplade[bench]'"
+            f"sentence-transformers: {error}; install it: pip install 'csplade[bench]'"
         ) from None
     dtype = default_dtype("cpu")
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         _write_checkpoint(directory, size, texts, tokens)
-        manifest = replace(presets.read(directory).manifest, document_max_terms=TERMS)
+        manifest = replace(presets.read(directory).manifest, document_max_terms=MAX_TERMS)
         ours = Encoder.from_pretrained(
             directory,
             device="cpu",
@@ -83,37 +82,23 @@ def run(
             manifest=manifest,
             self_test=False,
         )
-        peer = SparseEncoder(folder, device="cpu", model_kwargs={"dtype": dtype})
-    query = [" ".join(chosen[0].split()[:8])]
-    contenders: dict[str, Callable[[list[str]], Any]] = {
-        "csplade": lambda some: ours.encode(some, "document").vectors,
-        "SparseEncoder": lambda some: peer.encode_document(some, max_active_dims=TERMS),
+        theirs = SparseEncoder(folder, device="cpu", model_kwargs={"dtype": dtype})
+    # Both encode queries as documents: SparseEncoder has one set of weights for both sides.
+    contenders: dict[str, Encode] = {
+        "csplade": lambda some, _: ours.encode(some, "document").vectors,
+        "SparseEncoder": lambda some, _: theirs.encode_document(some, max_active_dims=MAX_TERMS),
     }
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    waits: dict[str, list[float]] = {name: [] for name in contenders}
-    vectors = [contender(chosen[:16]) for contender in contenders.values()]
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            rates[name].append(len(chosen) / _seconds(contender, chosen))
-            waits[name] += [_seconds(contender, query) * 1e3 for _ in range(10)]
-    own = float(np.median(rates["csplade"]))
+    query = [" ".join(chosen[0].split()[:QUERY_WORDS])]
+    vectors = [encode(chosen[:COMPARED_PASSAGES], "document") for encode in contenders.values()]
     return EncodeReport(
         f"random {size}, {VOCABULARY:,} terms",
         len(chosen),
         tokens,
         len(ours.tokenize(query, "query").ids[0]),
         threads,
-        f"{platform.machine()}, {dtype}".replace("torch.", ""),
-        _least_cosine(vectors[0], vectors[1].to_dense().float().numpy()),
-        tuple(
-            Measured(
-                name,
-                float(np.median(rates[name])),
-                float(np.median(waits[name])),
-                own / float(np.median(rates[name])),
-            )
-            for name in contenders
-        ),
+        cpu_hardware(),
+        _smallest_cosine(vectors[0], vectors[1].to_dense().float().numpy()),
+        measure(contenders, chosen, query, rounds),
     )
 
 
@@ -150,13 +135,7 @@ def _write_checkpoint(directory: Path, size: str, texts: Sequence[str], tokens: 
     DistilBertForMaskedLM(config).save_pretrained(directory)
 
 
-def _seconds(work: Callable[[list[str]], Any], texts: list[str]) -> float:
-    started = time.perf_counter()
-    work(texts)
-    return time.perf_counter() - started
-
-
-def _least_cosine(ours: Any, theirs: Any) -> float:
+def _smallest_cosine(ours: Any, theirs: Any) -> float:
     found = []
     for row, (terms, weights) in zip(theirs, ours, strict=False):
         norm = float(np.linalg.norm(row) * np.linalg.norm(weights))

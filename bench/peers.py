@@ -1,8 +1,7 @@
-"""Scorers side by side: csplade's own and what people use now, each over the very same postings.
+"""The scorers that the benchmarks compare: csplade's own and its peers, over the same postings.
 
-Every scorer takes one query and gives its top k; ``many`` answers a list with several threads.
-Weights are the index's integers as float32, so sums below 2^24 are exact in all of them and can be
-compared.
+Weights are the integers of the index as float32, so that sums below 2^24 are exact in all of them
+and can be compared.
 """
 
 from __future__ import annotations
@@ -19,19 +18,18 @@ from numpy.typing import NDArray
 from ..core.vectors import ImpactBatch
 from ..index import Index
 
-Query = tuple[NDArray[np.int32], NDArray[np.int32]]
+QueryTerms = tuple[NDArray[np.int32], NDArray[np.int32]]
 # Document numbers (arrival order) and scores, best first.
 TopK = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Postings:
-    """All postings of an index by term.
+class TermPostings:
+    """All postings of an index, grouped by term.
 
     Attributes:
         indptr: int64 [terms + 1].
-        documents: int32 [postings], numbers in order of arrival, ascending inside a term of one
-            shard.
+        documents: int32 [postings], numbers in order of arrival; ascending in a term of one shard.
         impacts: float32 [postings].
         count: number of documents.
     """
@@ -42,8 +40,8 @@ class Postings:
     count: int
 
     @classmethod
-    def of(cls, index: Index) -> Postings:
-        """Gather them from the index's blocks."""
+    def of(cls, index: Index) -> TermPostings:
+        """Gather the postings from the blocks of an index."""
         manifest = index.manifest
         indptr = np.zeros(manifest.vocabulary_size + 1, dtype=np.int64)
         for _, _, block in index.blocks():
@@ -65,8 +63,8 @@ class Postings:
         return cls(indptr, documents, impacts, manifest.documents)
 
 
-def largest(scores: NDArray[np.float32], k: int) -> TopK:
-    """Top k of a dense score array by argpartition, matches only."""
+def top_k(scores: NDArray[np.float32], k: int) -> TopK:
+    """Return the k best matches of a dense score array, by argpartition."""
     k = min(k, len(scores))
     best = np.argpartition(scores, len(scores) - k)[len(scores) - k :]
     best = best[np.argsort(-scores[best], kind="stable")]
@@ -76,38 +74,38 @@ def largest(scores: NDArray[np.float32], k: int) -> TopK:
 
 @dataclass(frozen=True)
 class Scorer:
-    """One way to score.
+    """One scorer.
 
     Attributes:
         name: for the table.
-        one: a query's top k with one thread.
-        many: the top k of many queries with the threads given to the constructor.
+        one: returns the top k of a query, with one thread.
+        many: returns the top k of many queries, with the threads given to its constructor.
         exact: whether it promises the true top k.
     """
 
     name: str
-    one: Callable[[Query, int], TopK]
-    many: Callable[[Sequence[Query], int], list[TopK]]
+    one: Callable[[QueryTerms, int], TopK]
+    many: Callable[[Sequence[QueryTerms], int], list[TopK]]
     exact: bool = True
 
 
 def _pooled(
-    one: Callable[[Query, int], TopK], threads: int
-) -> Callable[[Sequence[Query], int], list[TopK]]:
+    one: Callable[[QueryTerms, int], TopK], threads: int
+) -> Callable[[Sequence[QueryTerms], int], list[TopK]]:
     pool = ThreadPoolExecutor(threads)
     return lambda queries, k: list(pool.map(lambda query: one(query, k), queries))
 
 
-def batch(queries: Sequence[Query], scale: float) -> ImpactBatch:
-    """Queries as one batch."""
+def batch(queries: Sequence[QueryTerms], scale: float) -> ImpactBatch:
+    """Return queries as one batch."""
     return ImpactBatch.join(queries, scale)
 
 
 def csplade(single: Index, threaded: Index) -> Scorer:
-    """This project's index: opened with one thread, and with all."""
+    """Score with this project's index, opened with one thread and with several."""
     scale, shards = single.manifest.query_scale, single.manifest.shard_count
 
-    def many(index: Index, queries: Sequence[Query], k: int) -> list[TopK]:
+    def many(index: Index, queries: Sequence[QueryTerms], k: int) -> list[TopK]:
         result = index.search(batch(queries, scale), k)
         rows = (result.row(i) for i in range(len(queries)))
         return [
@@ -122,9 +120,10 @@ def csplade(single: Index, threaded: Index) -> Scorer:
     )
 
 
-def plain_numba(postings: Postings, threads: int) -> Scorer:
-    """Term at a time into float32 sums over the whole collection, then argpartition (naver/splade,
-    Lion).
+def plain_numba(postings: TermPostings, threads: int) -> Scorer:
+    """Score term at a time with numba into float32 sums, then argpartition.
+
+    As naver/splade and Lion do.
     """
     import numba
 
@@ -138,7 +137,7 @@ def plain_numba(postings: Postings, threads: int) -> Scorer:
         found = np.flatnonzero(scores > 0)
         return found, scores[found]
 
-    def one(query: Query, k: int) -> TopK:
+    def one(query: QueryTerms, k: int) -> TopK:
         terms, weights = query
         found, scores = accumulate(
             postings.indptr,
@@ -148,35 +147,35 @@ def plain_numba(postings: Postings, threads: int) -> Scorer:
             terms,
             weights.astype(np.float32),
         )
-        best, top = largest(scores, k)
+        best, top = top_k(scores, k)
         return found[best], top
 
     return Scorer("numba term-at-a-time", one, _pooled(one, threads))
 
 
-def scipy_csc(postings: Postings, threads: int) -> Scorer:
-    """The query's columns of a documents x terms matrix, times its weights, then argpartition."""
+def scipy_csc(postings: TermPostings, threads: int) -> Scorer:
+    """Multiply the query's columns of a documents x terms matrix, then argpartition."""
     from scipy.sparse import csc_array
 
     shape = (postings.count, len(postings.indptr) - 1)
     matrix = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape)
 
-    def one(query: Query, k: int) -> TopK:
+    def one(query: QueryTerms, k: int) -> TopK:
         terms, weights = query
-        return largest(matrix[:, terms] @ weights.astype(np.float32), k)
+        return top_k(matrix[:, terms] @ weights.astype(np.float32), k)
 
     return Scorer("scipy CSC", one, _pooled(one, threads))
 
 
-def torch_sparse(postings: Postings, threads: int) -> Scorer:
-    """A documents x terms CSR tensor times the dense query, then torch.topk."""
+def torch_sparse(postings: TermPostings, threads: int) -> Scorer:
+    """Multiply a documents x terms CSR tensor by the dense query, then torch.topk."""
     import torch
     from scipy.sparse import csc_array
 
     shape = (postings.count, len(postings.indptr) - 1)
     rows = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape).tocsr()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that CSR tensors are in beta
+        warnings.simplefilter("ignore")  # CSR tensors are in beta state
         matrix = torch.sparse_csr_tensor(
             torch.from_numpy(rows.indptr.astype(np.int64)),
             torch.from_numpy(rows.indices.astype(np.int64)),
@@ -184,7 +183,7 @@ def torch_sparse(postings: Postings, threads: int) -> Scorer:
             shape,
         )
 
-    def many(queries: Sequence[Query], k: int) -> list[TopK]:
+    def many(queries: Sequence[QueryTerms], k: int) -> list[TopK]:
         dense = torch.zeros(shape[1], len(queries))
         for i, (terms, weights) in enumerate(queries):
             dense[torch.from_numpy(terms.astype(np.int64)), i] = torch.from_numpy(
@@ -199,11 +198,11 @@ def torch_sparse(postings: Postings, threads: int) -> Scorer:
             )
         return found
 
-    def one(query: Query, k: int) -> TopK:
+    def one(query: QueryTerms, k: int) -> TopK:
         torch.set_num_threads(1)
         return many([query], k)[0]
 
-    def all_threads(queries: Sequence[Query], k: int) -> list[TopK]:
+    def all_threads(queries: Sequence[QueryTerms], k: int) -> list[TopK]:
         torch.set_num_threads(threads)
         return [
             answer
@@ -214,12 +213,12 @@ def torch_sparse(postings: Postings, threads: int) -> Scorer:
     return Scorer("torch.sparse CSR", one, all_threads)
 
 
-# (query_cut, heap_factor), from quick to careful.
+# (query_cut, heap_factor), from fast to accurate.
 SEISMIC_SETTINGS = ((10, 0.9), (20, 0.8), (100, 0.7))
 
 
-def seismic(postings: Postings, threads: int, n_postings: int) -> list[Scorer]:
-    """Seismic (approximate), one index searched at several settings."""
+def seismic(postings: TermPostings, threads: int, n_postings: int) -> list[Scorer]:
+    """Search one Seismic index (approximate) at several settings."""
     from scipy.sparse import csc_array
     from seismic import SeismicDatasetLV, SeismicIndexLV, get_seismic_string
 
@@ -237,7 +236,7 @@ def seismic(postings: Postings, threads: int, n_postings: int) -> list[Scorer]:
     index = SeismicIndexLV.build_from_dataset(dataset, n_postings=n_postings, num_threads=threads)
 
     def scorer(query_cut: int, heap_factor: float) -> Scorer:
-        def many(queries: Sequence[Query], k: int, threads: int) -> list[TopK]:
+        def many(queries: Sequence[QueryTerms], k: int, threads: int) -> list[TopK]:
             answers = index.batch_search(
                 np.array([str(i) for i in range(len(queries))], dtype=string),
                 [terms.astype(string) for terms, _ in queries],
@@ -249,7 +248,7 @@ def seismic(postings: Postings, threads: int, n_postings: int) -> list[Scorer]:
             )
             return [_seismic_answer(answer) for answer in answers]
 
-        def one(query: Query, k: int) -> TopK:
+        def one(query: QueryTerms, k: int) -> TopK:
             terms, weights = query
             return _seismic_answer(
                 index.search(

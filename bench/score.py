@@ -1,10 +1,10 @@
-"""The scoring benchmark: every scorer, the same postings and queries, one run, medians, answers
-compared.
+"""The scoring benchmark: every scorer over the same postings and queries, in turns.
+
+Medians are reported, and the answers of all scorers are compared.
 """
 
 from __future__ import annotations
 
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,29 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..core.errors import CspladeError, InputError, UnavailableError
 from ..core.files import read_jsonl
 from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 from ..index import Index
-from . import peers as scorers
-from .peers import Postings, Query, Scorer, TopK
+from . import peers
+from .peers import QueryTerms, Scorer, TermPostings, TopK
+from .timing import hardware
 
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One scorer.
+class ScorerTime:
+    """The median times of one scorer.
 
     Attributes:
         name: of the scorer.
-        milliseconds: median time of a query asked alone, one thread.
-        ratio: how many times longer than csplade that is.
-        threaded: milliseconds per query with all threads over many queries, median of the rounds.
-        threaded_ratio: how many times longer than csplade that is.
+        milliseconds: time of a single query with one thread.
+        ratio: the same, divided by csplade's.
+        threaded: milliseconds per query when all threads answer many queries.
+        threaded_ratio: the same, divided by csplade's.
         recall: mean share of the true top k that it found.
-        exact: whether its scores equal csplade's for every query; None if it does not promise to.
+        exact: whether its scores equal csplade's for every query; None if it promises no such
+            thing.
     """
 
     name: str
@@ -49,8 +52,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class BenchReport:
-    """What was run, and on what."""
+class ScoreReport:
+    """What was run, and on what machine."""
 
     collection: str
     query_set: str
@@ -61,31 +64,69 @@ class BenchReport:
     postings_per_query: float
     k: int
     threads: int
-    scorers: tuple[Measured, ...]
+    scorers: tuple[ScorerTime, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the report as plain values."""
         return asdict(self)
+
+    def headings(self) -> list[str]:
+        """Return the column names of :meth:`rows`."""
+        return [
+            "scorer",
+            "ratio",
+            "ms/query",
+            f"ratio, {self.threads} threads",
+            "ms/query",
+            f"recall@{self.k}",
+            "exact",
+        ]
+
+    def rows(self) -> list[list[str]]:
+        """Return a row of text per scorer."""
+        return [
+            [
+                one.name,
+                f"{one.ratio:.2f}",
+                f"{one.milliseconds:.3f}",
+                f"{one.threaded_ratio:.2f}",
+                f"{one.threaded:.3f}",
+                f"{one.recall:.4f}",
+                {True: "yes", False: "no", None: "-"}[one.exact],
+            ]
+            for one in self.scorers
+        ]
+
+    def notes(self) -> list[str]:
+        """Return what a reader needs to know beside the table."""
+        return [
+            self.collection,
+            f"{self.postings / self.documents:.1f} postings per document; {self.query_set}, "
+            f"{self.postings_per_query:,.0f} postings read per query; top {self.k}",
+            f"{self.hardware}; medians, ratio to csplade, one thread then {self.threads}",
+        ]
 
 
 def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str]:
     """Read real query vectors (Anserini JSON lines) and fit their terms and weights to the index.
 
-    An index that keeps the strings of its terms gets them by name. Any other is taken for
-    synthetic: there the strings take ids in order of how many of the queries have them, the most
-    frequent first.
+    If the index has term strings, terms are matched by name. Otherwise the index is taken for
+    synthetic, and the term strings get ids by their frequency in the queries, the most frequent
+    first.
 
     Returns:
-        The first ``count`` queries, the largest weight as impact 4,095, and a line that says what
-        was done.
+        The first ``count`` queries, scaled to a largest impact of 4,095, and a line that describes
+        them.
 
     Raises:
-        InputError: no such file, or a line without a vector.
+        InputError: the file is missing, or a line has no vector.
     """
     vectors = []
     for number, line in read_jsonl(path):
         if not isinstance(line.get("vector"), dict):
-            raise InputError(f"{path}:{number}: needs 'vector', an object of term: weight")
+            raise InputError(
+                f"{path}:{number}: 'vector' is missing; must be an object {{term: weight}}"
+            )
         vectors.append(line["vector"])
     if index.manifest.vocabulary is not None:
         places = {token: term for term, token in enumerate(index.manifest.vocabulary)}
@@ -105,13 +146,16 @@ def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str
     impacts = batch.quantize(float(batch.weights.max()) / MAX_QUERY_IMPACT, MAX_QUERY_IMPACT)
     dropped = sum(map(len, vectors[:count])) - len(batch.terms)
     mean = len(batch.terms) / len(batch)
-    name = f"{path.name}, first {len(batch)}, {mean:.1f} terms on average, {how}, {dropped} terms dropped"
+    name = (
+        f"{path.name}, first {len(batch)}, {mean:.1f} terms on average, {how}, {dropped} terms "
+        "dropped"
+    )
     return ImpactBatch(
         impacts.indptr, impacts.terms, impacts.impacts, index.manifest.query_scale
     ), name
 
 
-def run(
+def compare_scorers(
     path: Path,
     collection: str,
     make_queries: Callable[[Index], tuple[ImpactBatch, str]],
@@ -120,35 +164,36 @@ def run(
     *,
     seismic: bool,
     progress: Callable[[str, int, int], None],
-) -> BenchReport:
-    """Measure all scorers on an index.
+) -> ScoreReport:
+    """Time all scorers on an index and compare their answers.
 
     Raises:
-        CspladeError: two exact scorers disagree.
-        UnavailableError: a peer is not installed.
+        CspladeError: an exact scorer disagrees with csplade, or csplade with its oracle.
+        UnavailableError: the package of a scorer is not installed.
     """
     for package in ("scipy", "torch", "seismic") if seismic else ("scipy", "torch"):
         if find_spec(package) is None:
-            raise UnavailableError(f"the benchmark needs {package}; pip install 'csplade[bench]'")
+            raise UnavailableError(
+                f"{package} is not installed; install it: pip install 'csplade[bench]'"
+            )
     with Index.open(path, threads=1) as single, Index.open(path, threads=threads) as threaded:
         impacts, query_set = make_queries(single)
-        queries: list[Query] = list(impacts)
-        postings = Postings.of(single)
+        queries: list[QueryTerms] = list(impacts)
+        postings = TermPostings.of(single)
         contenders = [
-            scorers.csplade(single, threaded),
-            scorers.plain_numba(postings, threads),
-            scorers.scipy_csc(postings, threads),
-            scorers.torch_sparse(postings, threads),
+            peers.csplade(single, threaded),
+            peers.plain_numba(postings, threads),
+            peers.scipy_csc(postings, threads),
+            peers.torch_sparse(postings, threads),
         ]
         if seismic:
-            contenders += scorers.seismic(postings, threads, max(3500, postings.count // 10))
-        truth = single.oracle(scorers.batch(queries[:3], single.manifest.query_scale), k)
-        answers = [
-            [scorer.one(query, k) for query in queries] for scorer in contenders
-        ]  # warms up, too
+            contenders += peers.seismic(postings, threads, max(3500, postings.count // 10))
+        truth = single.oracle(peers.batch(queries[:3], single.manifest.query_scale), k)
+        # This also warms up caches and compilers.
+        answers = [[scorer.one(query, k) for query in queries] for scorer in contenders]
         for i in range(len(truth)):
             if not np.array_equal(truth.row(i)[2], answers[0][i][1]):
-                raise CspladeError(f"query {i}: csplade and its oracle differ")
+                raise CspladeError(f"query {i}: the scores of csplade and of its reference differ")
         times, threaded_times = _measure(contenders, queries, k, progress)
         read = float(single.search(impacts, 1).postings.mean())
         measured = []
@@ -157,12 +202,14 @@ def run(
         ):
             exact = all(map(_same, answers[0], found)) if scorer.exact else None
             if exact is False:
-                raise CspladeError(f"{scorer.name} and csplade differ, though both are exact")
+                raise CspladeError(
+                    f"{scorer.name}: scores differ from csplade's; both are exact, so one is wrong"
+                )
             recall = float(
                 np.mean([_recall(*pair) for pair in zip(answers[0], found, strict=True)])
             )
             measured.append(
-                Measured(
+                ScorerTime(
                     scorer.name,
                     alone,
                     alone / times[0],
@@ -172,10 +219,10 @@ def run(
                     exact,
                 )
             )
-        return BenchReport(
+        return ScoreReport(
             collection,
             query_set,
-            _hardware(),
+            hardware(torch.device("cpu")),
             single.manifest.documents,
             single.manifest.postings,
             len(queries),
@@ -188,13 +235,11 @@ def run(
 
 def _measure(
     contenders: Sequence[Scorer],
-    queries: Sequence[Query],
+    queries: Sequence[QueryTerms],
     k: int,
     progress: Callable[[str, int, int], None],
 ) -> tuple[list[float], list[float]]:
-    """Median milliseconds per query, alone and with all threads; contenders take turns round by
-    round.
-    """
+    """Return median milliseconds per query, with one thread and with several; in turns."""
     alone: list[list[float]] = [[] for _ in contenders]
     together: list[list[float]] = [[] for _ in contenders]
     for turn in range(ROUNDS):
@@ -213,10 +258,10 @@ def _measure(
 
 
 def _same(ours: TopK, theirs: TopK) -> bool:
-    """Equal scores in order, equal documents above the last one (ties may be cut differently).
+    """Say whether scores are equal in order, and documents above the last score too.
 
-    Sums of 2^24 and more are rounded in float32, so scores may then differ in the last bits and
-    documents with nearly equal scores change places.
+    Documents that tie at the last score may be cut differently. From 2^24 on, float32 rounds sums,
+    so that scores may differ in the last bits and close documents may change places.
     """
     if len(ours[1]) != len(theirs[1]):
         return False
@@ -232,14 +277,3 @@ def _same(ours: TopK, theirs: TopK) -> bool:
 
 def _recall(truth: TopK, found: TopK) -> float:
     return len(np.intersect1d(truth[0], found[0])) / max(len(truth[0]), 1)
-
-
-def _hardware() -> str:
-    name = platform.processor() or platform.machine()
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    ):
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, Python {platform.python_version()}, {platform.system()}"

@@ -1,6 +1,4 @@
-"""A synthetic collection of stated distribution, for benchmarks of scoring: sparse vectors with no
-text.
-"""
+"""A synthetic collection of a known distribution for scoring benchmarks: vectors without text."""
 
 from __future__ import annotations
 
@@ -40,8 +38,7 @@ def build(
 
 def _vectors(rng: np.random.Generator, count: int, mean_terms: float) -> SparseBatch:
     lengths = rng.poisson(mean_terms, count)
-    # Repeated draws of a term fall out, so more are drawn than needed, and the first distinct ones
-    # are kept.
+    # Some draws repeat a term: draw more than needed, and keep the first distinct ones.
     drawn = np.repeat(np.arange(count), 2 * lengths + 16)
     edges = np.cumsum(probabilities())
     terms = np.minimum(np.searchsorted(edges, rng.random(len(drawn))), VOCABULARY - 1)
@@ -61,7 +58,7 @@ def _vectors(rng: np.random.Generator, count: int, mean_terms: float) -> SparseB
 
 
 def term_shares(index: Index) -> NDArray[np.float64]:
-    """Each term's share of an index's postings: how likely it is in a query drawn for that index."""
+    """Return the share of each term in the postings of an index: float64 [vocabulary]."""
     counts = np.zeros(index.manifest.vocabulary_size)
     for _, _, block in index.blocks():
         counts[block.terms] += np.diff(block.indptr)

@@ -1,16 +1,16 @@
-"""Floor 5: the command line, one file per command group."""
+"""The command line: one file per command group, which parses, calls and prints."""
 
 import sys
 
 
 def run() -> None:
-    """The command ``csplade``; says in one line what is missing where only the client is installed."""
+    """Run ``csplade``; where only the client is installed, name the missing extra in one line."""
     try:
         from .main import main
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
         sys.exit(
-            "csplade: the command line needs more than the client: pip install 'csplade[server]'"
+            "csplade: the command line is not installed; install it: pip install 'csplade[server]'"
         )
     main()

@@ -1,6 +1,4 @@
-"""What the commands share on the terminal: progress bars on stderr, tables on stdout, models by
-name.
-"""
+"""What the commands share: progress on stderr, tables on stdout, common options."""
 
 from __future__ import annotations
 
@@ -34,11 +32,13 @@ from ..core.errors import InputError
 if TYPE_CHECKING:
     from ..model import Encoder
 
-SHOWN_BAD_LINES = 10
-SECONDS_BETWEEN_LINES = 10
+MAX_BAD_LINES_SHOWN = 10
+SECONDS_BETWEEN_LINES = 10.0  # of progress without a terminal
+PIPED_TABLE_COLUMNS = 10_000  # wide enough that no cell wraps
 
 Quantization = Annotated[
-    Literal["auto", "none", "int8", "nf4", "fp4"], typer.Option(help="Of the encoder's weights.")
+    Literal["auto", "none", "int8", "nf4", "fp4"],
+    typer.Option(help="Precision of the encoder's weights."),
 ]
 
 
@@ -48,38 +48,56 @@ class _Speed(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        """Texts per second, of late while running, of the whole at the end."""
+        """Show the recent rate while the job runs, and the mean rate at its end."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
 
 
-class _PlainProgress:
+class _ProgressLines:
+    """Progress without a terminal: a line every ten seconds, and one at the end of each job."""
+
     def __init__(self, unit: str) -> None:
         self._unit = unit
         self._began: dict[str, tuple[float, int]] = {}
-        self._said = time.monotonic()
+        self._last: tuple[str, int, int] | None = None
+        self._last_line = time.monotonic()
 
     def __call__(self, label: str, done: int, total: int) -> None:
+        if (label, done, total) == self._last:
+            return
+        self._last = label, done, total
         now = time.monotonic()
         began, first = self._began.setdefault(label, (now, done))
-        if done < total and now - self._said < SECONDS_BETWEEN_LINES:
-            return
-        self._said = now
-        speed = (done - first) / (now - began) if now > began else 0.0
-        left = f"ETA {timedelta(seconds=round((total - done) / speed))}" if speed else "ETA unknown"
-        note(f"{label} {done:,}/{total:,}, {speed:,.1f} {self._unit}/s, {left}")
+        seconds = now - began
+        speed = (done - first) / seconds if seconds else 0.0
+        rate = f", {speed:,.1f} {self._unit}/s" if speed else ""
+        if done >= total:
+            note(f"{label} {done:,}/{total:,}{rate}, done in {_clock(seconds)}")
+            del self._began[label]  # the same label may count another job
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = f", {_clock((total - done) / speed)} left" if speed else ""
+            note(f"{label} {done:,}/{total:,}{rate}{left}")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 @contextmanager
 def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr with count, speed, elapsed time and ETA; yields ``show(label, done, total)``.
+    """Show progress on stderr; yield ``show(label, done, total)``.
 
-    The first call for a label sets where its speed is counted from. Where stderr is no terminal, a
-    plain line comes every ten seconds and at the end.
+    On a terminal each label has a bar with count, speed, elapsed time and time left. Elsewhere
+    each label prints a line every ten seconds and one at its end. The first call for a label sets
+    where its speed is counted from.
+
+    Args:
+        unit: what is counted, for the speed.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _PlainProgress(unit)
+        yield _ProgressLines(unit)
         return
     columns = [
         TextColumn("{task.description:<10}"),
@@ -104,12 +122,12 @@ def progress_bars(unit: str) -> Iterator[Callable[[str, int, int], None]]:
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()
 ) -> None:
-    """Print a table on stdout, boxed on a terminal, plain columns of full width when piped.
+    """Print a table on stdout: ruled on a terminal, plain columns of full width when piped.
 
     Args:
         headers: column names.
-        rows: cells in letters.
-        left: the columns that are text; the others are set to the right.
+        rows: cells as text.
+        left: the columns to align left; the others align right.
     """
     terminal = sys.stdout.isatty()
     table = Table(box=SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -120,32 +138,39 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console() if terminal else Console(width=10_000, color_system=None)
+    console = Console() if terminal else Console(width=PIPED_TABLE_COLUMNS, color_system=None)
     console.print(table)
 
 
 def note(message: str) -> None:
-    """A line for the user on stderr."""
+    """Print a line on stderr."""
     print(message, file=sys.stderr)
 
 
+def note_counts(counts: dict[str, int]) -> None:
+    """Print a line on stderr for each count above 0."""
+    for what, count in counts.items():
+        if count:
+            note(f"{count:,} {what}")
+
+
 class BadLines:
-    """Reports the first bad lines on stderr; pass it as ``on_bad``."""
+    """Reports the first skipped lines on stderr; pass it as ``on_bad``."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def __call__(self, error: InputError) -> None:
-        """Count a bad line, and show it if it is among the first."""
+        """Count a skipped line, and show it if it is among the first."""
         self._count += 1
-        if self._count <= SHOWN_BAD_LINES:
+        if self._count <= MAX_BAD_LINES_SHOWN:
             note(f"skipped: {error}")
-        elif self._count == SHOWN_BAD_LINES + 1:
-            note("skipped: more bad lines, counted but not shown")
+        elif self._count == MAX_BAD_LINES_SHOWN + 1:
+            note("skipped: further bad lines are counted but not shown")
 
 
 def load_encoder(model: str, quantization: str) -> Encoder:
-    """Load a model; an index notes a directory by its absolute path, to be opened from anywhere."""
+    """Load a model; a directory is named by its absolute path, so that an index finds it again."""
     from ..model import Encoder
 
     if model != "embedded" and Path(model).is_dir():

@@ -1,6 +1,4 @@
-"""``csplade demo``: index the example corpus, serve it, ask it questions, explain and measure the
-answers.
-"""
+"""``csplade demo``: index the example corpus, serve it, and explain and measure its answers."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-# Most of their words stand in the passages that answer them; one ("bags") does not.
+# Most of their words occur in the passages that answer them; "bags" does not.
 QUESTIONS = (
     "seawater suddenly retreats from the shore, what should I do",
     "can the police question me without a lawyer",
@@ -32,23 +30,23 @@ QUESTIONS = (
     "hottest planet in the solar system",
     "deadly toxin in preserved food",
 )
-HITS = 3
-REASONS = 6  # terms shown of each hit
-DEPTH = 10  # nDCG@10 needs no more
+HITS_SHOWN = 3  # per question
+TERMS_SHOWN = 6  # per hit
+MEASURED_DEPTH = 10  # hits; nDCG@10 reads no more
 
 
 def demo(
     question: Annotated[
-        list[str] | None, typer.Option(help="Ask this instead; repeatable.")
+        list[str] | None, typer.Option(help="Ask this question instead; repeatable.")
     ] = None,
     model: Annotated[
         str, typer.Option(help="Encoder: embedded, a directory or a hub id.")
     ] = "embedded",
     keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Go on serving at the end, until Ctrl-C.")
+        bool, typer.Option("--keep-serving", help="Keep serving at the end, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Index the example corpus, answer questions over gRPC, show the terms that made each hit."""
+    """Index the example corpus, answer questions over gRPC, and show the terms of each hit."""
     from ..client.client import Client
     from ..core.beir import load_dataset
     from ..engine.collection import Collection
@@ -60,15 +58,14 @@ def demo(
     encoder = _load(model)
     index = _build(dataset, encoder)
     flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
-    # The server of `csplade serve`, in a thread; it takes over the encoder instead of loading one
-    # more.
+    # The server of `csplade serve`, in a thread; it shares the encoder that built the index.
     with (
         running(
             config.load(flags=flags), lambda _: Collection(Index.open(index), encoder)
         ) as server,
         Client(server.address) as client,
     ):
-        typer.echo(f"Serving at {server.address}, asking over gRPC.")
+        typer.echo(f"Serving on {server.address}; the questions go over gRPC.")
         answers = [_ask(client, text) for text in question or QUESTIONS]
         _print_latency(answers)
         _measure(client, dataset)
@@ -80,7 +77,7 @@ def _load(model: str) -> Encoder:
     if model == "embedded":
         from ..model.checkpoint import base
 
-        note("Fetching the base model unless it is in the cache ...")
+        note("Fetching the base model, unless it is in the cache ...")
         base.pull()
     note("Loading the encoder ...")
     encoder = load_encoder(model, "auto")
@@ -92,7 +89,7 @@ def _load(model: str) -> Encoder:
 
 
 def _build(dataset: Dataset, encoder: Encoder) -> Path:
-    """The index of the examples by this encoder, kept in the cache for the next time."""
+    """Return the index of the examples, built once and kept in the cache."""
     from ..index import IndexManifest
     from ..ingest.build import build_from_corpus
     from ..model.checkpoint import base
@@ -102,7 +99,7 @@ def _build(dataset: Dataset, encoder: Encoder) -> Path:
     if (index / "index.json").is_file():
         manifest, took = (
             IndexManifest.open(index),
-            f"by an earlier run; remove {index} to see it done again",
+            f"by an earlier run; remove {index} to build it again",
         )
     else:
         with progress_bars("docs") as progress:
@@ -118,34 +115,34 @@ def _build(dataset: Dataset, encoder: Encoder) -> Path:
 
 
 def _ask(client: Client, text: str) -> Answer:
-    answer = client.search(text, HITS, explain=True, with_document=True)
+    answer = client.search(text, HITS_SHOWN, explain=True, with_document=True)
     typer.echo(f'\n"{text}": {answer.matched} passages match, {answer.postings:,} postings read')
     rows = [
         [
             str(rank),
             f"{hit.score:.2f}",
             hit.document.title if hit.document else hit.id,
-            _reasons(hit),
+            _terms(hit),
         ]
         for rank, hit in enumerate(answer, 1)
     ]
     if not rows:
         return answer
-    headers = ["", "score", "passage", "terms that made the score, and their share of it"]
+    headers = ["", "score", "passage", "terms of the score, and their share"]
     print_table(headers, rows, left=headers[2:])
     return answer
 
 
-def _reasons(hit: Hit) -> str:
-    # Vocabularies mark the start of a word (byte-level BPE, SentencePiece): not worth showing here.
-    shown = [(one.token.lstrip("Ġ▁"), one.product) for one in hit.contributions[:REASONS]]
-    if rest := hit.contributions[REASONS:]:
+def _terms(hit: Hit) -> str:
+    # Drop the marks that byte-level BPE and SentencePiece put at the start of a word.
+    shown = [(one.token.lstrip("Ġ▁"), one.product) for one in hit.contributions[:TERMS_SHOWN]]
+    if rest := hit.contributions[TERMS_SHOWN:]:
         shown.append((f"{len(rest)} more", sum(one.product for one in rest)))
     return ", ".join(f"{what} {product / hit.integer_score:.0%}" for what, product in shown)
 
 
 def _print_latency(answers: Sequence[Answer]) -> None:
-    typer.echo("\nWhere the time of each question went, in milliseconds:")
+    typer.echo("\nTime of each question by stage, in milliseconds:")
     stages = list(answers[0].timings)
     rows = [
         [str(number), *(f"{answer.timings[stage] / 1e6:.2f}" for stage in stages)]
@@ -160,7 +157,7 @@ def _measure(client: Client, dataset: Dataset) -> None:
     rankings: dict[str, list[str]] = {}
     started = time.perf_counter()
     with progress_bars("queries") as progress:
-        answers = client.search_many(dataset.queries.values(), DEPTH)
+        answers = client.search_many(dataset.queries.values(), MEASURED_DEPTH)
         for query, answer in zip(dataset.queries, answers, strict=True):
             rankings[query] = [hit.id for hit in answer]
             progress("queries", len(rankings), len(dataset.queries))
@@ -174,7 +171,7 @@ def _measure(client: Client, dataset: Dataset) -> None:
 
 def _wait(address: str) -> None:
     typer.echo(
-        f"\nStill serving at {address}; Ctrl-C ends it. From another terminal:\n"
+        f"\nServing on {address} until Ctrl-C. From another terminal:\n"
         f"  python -c 'from csplade import Client\n"
         f'for hit in Client("{address}").search("why do cats purr", explain=True): print(hit)\''
     )

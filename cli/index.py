@@ -1,4 +1,4 @@
-"""``csplade index``: build an index, tell what it is, verify it."""
+"""``csplade index``: build an index, inspect it, verify it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import BadLines, Quantization, load_encoder, note, print_table, progress_bars
+from .console import (
+    BadLines,
+    Quantization,
+    load_encoder,
+    note,
+    note_counts,
+    print_table,
+    progress_bars,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,49 +37,47 @@ def build(
     ] = None,
     vectors: Annotated[
         Path | None,
-        typer.Option(help="Ready vectors, JSON lines with id, contents, vector; .gz accepted."),
+        typer.Option(help="Vectors, JSON lines with id, contents, vector; .gz accepted."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Encoder: embedded, a directory or a hub id. With --vectors: the one that made "
-            "them."
+            help="Encoder: embedded, a directory or a hub id. With --vectors: the encoder that "
+            "made them."
         ),
     ] = None,
     shards: Annotated[int, typer.Option(min=1, max=9999, help="Number of shards.")] = 1,
     quantization: Quantization = "auto",
     terms: Annotated[
         Literal["auto", "ids", "tokens"],
-        typer.Option(help="With --vectors: what its terms are; auto tells by the file."),
+        typer.Option(help="With --vectors: kind of their terms; auto: told by the file."),
     ] = "auto",
     document_scale: Annotated[
         float | None,
         typer.Option(
-            help="With --vectors: weight of one document impact step; else suited to them."
+            help="With --vectors: weight of one step of a document impact; default: fitted."
         ),
     ] = None,
     query_scale: Annotated[
         float | None,
-        typer.Option(help="With --vectors: weight of one query impact step; else suited to them."),
+        typer.Option(help="With --vectors: weight of one step of a query impact; default: fitted."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a build that was cut off.")
+        bool, typer.Option("--resume", help="Continue a build that was interrupted.")
     ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip bad lines, count and report them.")
     ] = False,
 ) -> None:
-    """Index a corpus with an encoder, or ready vectors. Killed at any instant, it goes on with
-    --resume.
-    """
+    """Index a corpus with an encoder, or vectors; a build killed at any instant can be resumed."""
     if (corpus is None) == (vectors is None):
         raise typer.BadParameter("give either --corpus or --vectors", param_hint="--corpus")
     if corpus is not None and (
         terms != "auto" or document_scale is not None or query_scale is not None
     ):
-        raise typer.BadParameter("--terms and the scales go with --vectors", param_hint="--corpus")
+        raise typer.BadParameter("--terms and the scales need --vectors", param_hint="--corpus")
     if vectors is not None and quantization != "auto":
-        raise typer.BadParameter("goes with --corpus", param_hint="--quantization")
+        raise typer.BadParameter("needs --corpus", param_hint="--quantization")
     from ..ingest.build import build_from_corpus, build_from_vectors
 
     on_bad = BadLines() if skip_bad else None
@@ -102,28 +108,26 @@ def build(
     manifest = report.manifest
     typer.echo(
         f"{out}: {manifest.documents:,} documents, {manifest.postings:,} postings, "
-        f"{manifest.bytes:,} bytes, "
-        f"{manifest.shard_count} shards, {report.seconds:.1f} s"
+        f"{manifest.bytes:,} bytes, {manifest.shard_count} shards, {report.seconds:.1f} s"
     )
-    counts = {
-        "documents were there from before": report.resumed,
-        "bad lines were skipped": report.skipped,
-        "documents have no terms, no query finds them": report.empty,
-        "tokens were cut by the token cap": report.dropped_tokens,
-        "terms were cut by the term cap": report.dropped_terms,
-        "impacts above 255 were clipped": manifest.clipped,
-    }
-    for what, count in counts.items():
-        if count:
-            note(f"{count:,} {what}")
+    note_counts(
+        {
+            "documents were kept from the interrupted build": report.resumed,
+            "bad lines were skipped": report.skipped,
+            "documents have no terms, no query finds them": report.empty,
+            "tokens were cut by the token cap": report.dropped_tokens,
+            "terms were cut by the term cap": report.dropped_terms,
+            "impacts above 255 were clipped": manifest.clipped,
+        }
+    )
 
 
 @app.command()
 def info(
     index: Directory,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell what an index is and holds (reads its manifests only)."""
+    """Show what an index is and holds; reads its manifests only."""
     from ..index import IndexManifest
 
     manifest = IndexManifest.open(index)
@@ -147,17 +151,15 @@ def info(
         return
     encoder = manifest.encoder
     values["encoder"] = (
-        f"{encoder['model']} ({encoder['fingerprint'][:16]})" if encoder else "none, ready vectors"
+        f"{encoder['model']} ({encoder['fingerprint'][:16]})" if encoder else "none, vectors only"
     )
     del values["shards"]
-    rows = [[name.replace("_", " "), _letters(value)] for name, value in values.items()]
+    rows = [[name.replace("_", " "), _text(value)] for name, value in values.items()]
     print_table(["field", "value"], rows, left=["field", "value"])
     rows = [
         [
             str(one.shard),
-            *map(
-                _letters, (one.documents, one.postings, one.bytes, one.clipped, len(one.segments))
-            ),
+            *map(_text, (one.documents, one.postings, one.bytes, one.clipped, len(one.segments))),
         ]
         for one in manifest.shards
     ]
@@ -169,25 +171,22 @@ def info(
 def verify(
     index: Directory,
     sample: Annotated[
-        int, typer.Option(min=0, help="Documents whose vectors are searched by scorer and oracle.")
+        int, typer.Option(min=0, help="Documents to search for with the scorer and the oracle.")
     ] = 100,
-    seed: Annotated[int, typer.Option(help="Which documents those are.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair",
-            help="First derive missing or altered segments again from the document store.",
+            "--repair", help="First rebuild missing or altered segments from the document store."
         ),
     ] = False,
 ) -> None:
-    """Check checksums and invariants, and score a sample again by the oracle; exit code 1 on any
-    problem.
-    """
+    """Check checksums and invariants, and score a sample with the oracle; exit 1 on a problem."""
     from ..index import Index, maintenance
 
     if repair:
         for path in maintenance.repair(index):
-            note(f"derived again: {path}")
+            note(f"rebuilt: {path}")
     with Index.open(index) as opened:
         report = maintenance.verify(opened, sample, seed)
     for check in report.checks:
@@ -200,11 +199,7 @@ def verify(
     typer.echo(f"sound    {report.documents:,} documents, {report.segments} segments")
 
 
-def _letters(value: object) -> str:
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:.6g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+def _text(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

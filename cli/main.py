@@ -1,9 +1,8 @@
-"""``csplade``: the commands, each loaded only when it is called, and the one place where errors
-become exit codes.
-"""
+"""``csplade``: loads each command when it is called, and turns errors into exit codes."""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -13,39 +12,40 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..core.errors import CspladeError
 
-# command -> (module below csplade.cli, attribute: a typer.Typer or a function, one-line help)
+# gRPC reads it when it is imported. Its log lines repeat, in C++ terms, what our errors say.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+# command -> (module of csplade.cli, attribute: a typer.Typer or a function, help)
 COMMANDS = {
     "demo": ("demo", "demo", "Index the example corpus and answer questions over gRPC."),
     "encode": ("encode", "encode", "Turn texts into sparse vectors, one JSON line each."),
     "index": ("index", "app", "Build, inspect and verify an index."),
-    "search": ("search", "search", "Search an index without a server, one text or in bulk."),
+    "search": ("search", "search", "Search an index without a server, one text or many."),
     "serve": ("serve", "serve", "Serve an index over gRPC."),
     "evaluate": ("evaluate", "evaluate", "Measure ranking quality on a BEIR-format collection."),
     "bench": ("bench", "app", "Measure speed side by side with named peers."),
-    "loadtest": ("loadtest", "loadtest", "Load a running service and find its knee."),
-    "plan": ("plan", "plan", "Tell what a collection needs: bytes, shards, replicas, settings."),
+    "loadtest": ("loadtest", "loadtest", "Load a running service and find its highest rate."),
+    "plan": ("plan", "plan", "Plan bytes, shards, replicas and settings for a collection."),
     "quantize-report": (
         "quantize",
         "quantize_report",
-        "Measure what each precision costs and saves.",
+        "Measure quality, speed and memory of each precision.",
     ),
-    "model": ("model", "app", "Pull, convert and inspect models."),
+    "model": ("model", "app", "Fetch, certify and inspect models."),
     "train": ("train", "app", "Adapt and train an encoder."),
-    "study": ("study", "study", "Train small models and print what makes them good."),
+    "study": ("study", "study", "Train small models and compare their design choices."),
 }
 
 
 class LazyGroup(TyperGroup):
-    """Resolves a command by importing its module only then, so that ``csplade --help`` needs no
-    torch.
-    """
+    """Imports the module of a command when it is called, so that ``--help`` loads no torch."""
 
     def list_commands(self, ctx):  # type: ignore[no-untyped-def]
-        """Every command, loaded or not."""
+        """Return every command."""
         return list(COMMANDS)
 
     def get_command(self, ctx, name):  # type: ignore[no-untyped-def]
-        """The command itself, its module imported now."""
+        """Import and return one command."""
         if name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[name]
@@ -59,7 +59,7 @@ class LazyGroup(TyperGroup):
         return command
 
     def format_commands(self, ctx, formatter):  # type: ignore[no-untyped-def]
-        """The list in the help, from the table alone."""
+        """Write the list of commands from the table alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
@@ -75,7 +75,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     """Learned sparse retrieval with causal language models: exact, explained, served over gRPC."""
     if version:
@@ -84,17 +84,20 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: exit code 0 fine, 1 failed (one line on stderr), 2 wrong usage."""
+    """Run the command line; exit with 0 on success, 1 on failure, 2 on wrong usage.
+
+    A failure prints one line on stderr.
+    """
     try:
         app()
     except CspladeError as error:
-        print(f"csplade: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        print(
-            f"csplade: {error.strerror or error}: {error.filename or ''}".rstrip(": "),
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+
+
+def _fail(message: str) -> None:
+    print(f"csplade: {message}", file=sys.stderr)
+    sys.exit(1)

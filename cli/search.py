@@ -1,6 +1,4 @@
-"""``csplade search``: ask an index without a server, one text for people or many queries for a TREC
-run.
-"""
+"""``csplade search``: search an index without a server, for a table or a TREC run."""
 
 from __future__ import annotations
 
@@ -12,64 +10,60 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Quantization, note, print_table, progress_bars
+from .console import Quantization, note_counts, print_table, progress_bars
 from .index import Directory
 
 if TYPE_CHECKING:
     from ..engine.collection import Answer, Collection, Hit
 
-SNIPPET = 100  # characters of a document shown in the table
-REASONS = 6  # contributions shown in the table
+SNIPPET_CHARACTERS = 100  # of a document, in the table
+TERMS_SHOWN = 6  # per hit, in the table
 
 
 def search(
     index: Directory,
     text: Annotated[str | None, typer.Argument(help="What to search for.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits at most per query.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query at most.")] = 10,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the terms that made each score.")
+        bool, typer.Option("--explain", help="Show the terms of each score.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object with everything.")
+        bool, typer.Option("--json", help="Print one JSON object with everything.")
     ] = False,
     queries: Annotated[
-        Path | None, typer.Option(help="In bulk: JSON lines with _id and text.")
+        Path | None, typer.Option(help="Many queries: JSON lines with _id and text.")
     ] = None,
-    vectors: Annotated[
-        Path | None, typer.Option(help="In bulk: query vectors, JSON lines.")
+    vectors: Annotated[Path | None, typer.Option(help="Many queries: vectors, JSON lines.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --queries, --vectors: TREC run to write.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="In bulk: the TREC run to write.")] = None,
     integer_scores: Annotated[
-        bool, typer.Option("--integer-scores", help="In bulk: write the exact int32 scores.")
+        bool, typer.Option("--integer-scores", help="In the run: exact int32 scores.")
     ] = False,
-    tag: Annotated[
-        str, typer.Option(help="In bulk: name of the run, last in each line.")
-    ] = "csplade",
+    tag: Annotated[str, typer.Option(help="In the run: its name, last in each line.")] = "csplade",
     model: Annotated[
-        str | None, typer.Option(help="Encoder, if not the one that the index names.")
+        str | None, typer.Option(help="Encoder; default: the one of the index.")
     ] = None,
     quantization: Quantization = "auto",
 ) -> None:
-    """Search an index without a server, one text or in bulk."""
+    """Search an index without a server, one text or many."""
     if sum(one is not None for one in (text, queries, vectors)) != 1:
         raise typer.BadParameter("give one of TEXT, --queries and --vectors", param_hint="TEXT")
     if (text is None) != (output is not None):
         raise typer.BadParameter(
-            "--queries and --vectors need --output, TEXT has none", param_hint="--output"
+            "goes with --queries and --vectors, which need it", param_hint="--output"
         )
     if text is None and (explain or as_json):
-        raise typer.BadParameter("go with TEXT only", param_hint="--explain, --json")
+        raise typer.BadParameter("need TEXT", param_hint="--explain, --json")
     if text is not None and integer_scores:
-        raise typer.BadParameter(
-            "goes with --queries and --vectors only", param_hint="--integer-scores"
-        )
+        raise typer.BadParameter("needs --queries or --vectors", param_hint="--integer-scores")
     from ..core.beir import read_queries
     from ..engine.bulk import answer_texts, answer_vectors
     from ..engine.collection import Collection
     from ..index import IndexManifest
     from ..ingest.vectors import read_vectors
 
-    # what is asked is read first: an error in it should not wait for a model to load
+    # Read the queries first: an error in them must not wait for a model to load.
     manifest = IndexManifest.open(index)
     texts = {} if queries is None else read_queries(queries)
     lines = [] if vectors is None else list(read_vectors(vectors))
@@ -100,7 +94,7 @@ def _write(
 
     counts = dict.fromkeys(
         (
-            "queries found nothing",
+            "queries have no hits",
             "query tokens were cut by the token cap",
             "query terms were cut by the term cap or are not in the index's vocabulary",
             "query impacts were clipped",
@@ -120,9 +114,7 @@ def _write(
             }
             progress("queries", done, total)
     typer.echo(f"{output}: {run.lines:,} hits of {total:,} queries")
-    for what, count in counts.items():
-        if count:
-            note(f"{count:,} {what}")
+    note_counts(counts)
 
 
 def _print(answer: Answer, engine: Collection, explain: bool) -> None:
@@ -135,13 +127,14 @@ def _print(answer: Answer, engine: Collection, explain: bool) -> None:
                 f"{one.token or one.term} {one.product * engine.score_scale:.2f}"
                 for one in hit.contributions
             ]
-            row.append(", ".join(shown[:REASONS]) + (", ..." if len(shown) > REASONS else ""))
+            row.append(
+                ", ".join(shown[:TERMS_SHOWN]) + (", ..." if len(shown) > TERMS_SHOWN else "")
+            )
         rows.append(row)
     print_table(headers, rows, left=["id", "document", "terms"])
     typer.echo(
         f"{len(answer.hits):,} of {answer.matched:,} matching documents, {answer.query_terms} "
-        "query terms, "
-        f"{answer.postings:,} postings read"
+        f"query terms, {answer.postings:,} postings read"
     )
     typer.echo(
         ", ".join(f"{stage} {spent / 1e6:.2f} ms" for stage, spent in answer.timings.items())
@@ -159,13 +152,11 @@ def _snippet(hit: Hit) -> str:
     if hit.document is None:
         return ""
     words = " ".join(f"{hit.document.title}: {hit.document.text}".removeprefix(": ").split())
-    return words if len(words) <= SNIPPET else words[: SNIPPET - 3] + "..."
+    return words if len(words) <= SNIPPET_CHARACTERS else words[: SNIPPET_CHARACTERS - 3] + "..."
 
 
 def _plain(text: str, answer: Answer, engine: Collection) -> dict[str, object]:
-    """An answer for JSON; ``score = integer_score * score_scale``, contributions sum to
-    ``integer_score``.
-    """
+    """Return an answer as plain values; ``score = integer_score * score_scale``."""
     hits = []
     for rank, hit in enumerate(answer.hits, 1):
         document = asdict(hit.document) if hit.document else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,43 +12,52 @@ from ..core.errors import InputError
 
 
 def serve(
-    index: Path | None = typer.Argument(
-        None, help="Directory of the index; else the setting `index`."
-    ),
-    config: Path | None = typer.Option(
-        None, help="YAML file of settings; deploy/csplade.yaml shows them all."
-    ),
-    model: str | None = typer.Option(
-        None, help="Directory of the encoder, or `embedded`; else the index's own."
-    ),
-    no_model: bool = typer.Option(
-        False, "--no-model", help="Load no encoder: vector queries only."
-    ),
-    device: str | None = typer.Option(None, help="auto, cpu, cuda or cuda:N."),
-    quantization: str | None = typer.Option(None, help="auto, none, int8, nf4 or fp4."),
-    threads: int | None = typer.Option(None, help="CPU threads, of the encoder and of the scorer."),
-    host: str | None = typer.Option(None, help="Address to listen at."),
-    port: int | None = typer.Option(None, help="Port; 0 takes a free one."),
-    metrics_port: int | None = typer.Option(None, help="Port of /metrics; 0 takes a free one."),
-    no_metrics: bool = typer.Option(False, "--no-metrics", help="Serve no /metrics."),
-    keys_file: Path | None = typer.Option(None, help="File with one API key a line."),
-    tls_certificate: Path | None = typer.Option(
-        None, help="PEM file of the server's certificate chain."
-    ),
-    tls_key: Path | None = typer.Option(None, help="PEM file of its private key."),
-    client_ca: Path | None = typer.Option(None, help="PEM file of authorities for mutual TLS."),
-    ray: bool = typer.Option(
-        False, "--ray", help="Run on Ray, started on this machine: a process per shard."
-    ),
-    log_level: str | None = typer.Option(None, help="DEBUG, INFO, WARNING or ERROR."),
-    options: list[str] = typer.Option(
-        [], "--set", help="Any other setting, as KEY=VALUE; repeatable."
-    ),
+    index: Annotated[
+        Path | None, typer.Argument(help="Directory of the index; default: the setting `index`.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings; deploy/csplade.yaml lists them all.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Encoder: embedded or a directory; default: the one of the index."),
+    ] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Load no encoder: vector queries only.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="auto, none, int8, nf4 or fp4.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of the encoder and of the scorer.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of /metrics; 0 takes a free one.")
+    ] = None,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Serve no /metrics.")] = False,
+    keys_file: Annotated[Path | None, typer.Option(help="File with one API key per line.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the server's certificate chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of client authorities, for mutual TLS.")
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Run on Ray, started on this machine: a process per shard."),
+    ] = False,
+    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, as KEY=VALUE; repeatable."),
+    ] = None,
 ) -> None:
-    """Serve an index over gRPC until SIGTERM; prints host:port on standard output once it is ready."""
-    from ..service import settings as settings_of
+    """Serve an index over gRPC until SIGTERM; print host:port on stdout once it is ready."""
+    from ..service import settings as service_settings
 
-    flags = {
+    flags: dict[str, Any] = {
         "index": index,
         "model.enabled": False if no_model else None,
         "model.path": model,
@@ -65,24 +75,23 @@ def serve(
         "security.client_ca": client_ca,
         "logging.level": log_level,
     }
-    for option in options:
+    for option in options or ():
         key, equals, value = option.partition("=")
         if not equals:
-            raise InputError(f"--set {option}: must be KEY=VALUE, for example limits.k=100")
+            raise InputError(f"--set: {option!r} has no '='; must be KEY=VALUE, e.g. limits.k=100")
         flags[key] = value
-    settings = settings_of.load(config, flags)
-    from ..service import memory as capacity
-    from ..service.telemetry import (
-        logs,
-    )  # only now: a wrong setting need not wait for what a server needs
+    settings = service_settings.load(config, flags)
+    # The server's packages load only now, so that a wrong setting fails at once.
+    from ..service.memory import check_memory
+    from ..service.telemetry import logs
 
     logs.configure(settings.logging.level)
-    capacity.check_memory(settings)
+    check_memory(settings)
     if ray:
         from ..service.ray.cluster import serve_on_ray
 
         serve_on_ray(settings, on_ready=typer.echo)
         return
-    from ..service.grpc import server as service
+    from ..service.grpc import server as grpc_server
 
-    asyncio.run(service.serve(settings, on_ready=lambda server: typer.echo(server.address)))
+    asyncio.run(grpc_server.serve(settings, on_ready=lambda server: typer.echo(server.address)))

@@ -1,5 +1,4 @@
-"""Load tests: k6 scripts that send at a given rate whatever comes back, and what runs them and
-reads their results.
+"""Load tests: k6 scripts that send at a fixed rate, and code that runs them and reports.
 
-Knows the service by its proto alone: everything here runs against any server that speaks it.
+Only the proto is known of the service: all of this runs against any server that implements it.
 """

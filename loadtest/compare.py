@@ -1,5 +1,6 @@
-"""What the service adds to its engine: the engine's own time, a bare echo server and the service,
-at one rate, in turns.
+"""Measure what the service adds to its engine.
+
+The engine alone, a bare echo server and the service are measured at one rate, in turns.
 """
 
 from __future__ import annotations
@@ -7,25 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Literal
 
 from ..v1 import retrieval_pb2 as pb
-from . import echo, profiles
+from . import bounds, echo, profiles
+from .bounds import Mode
 from .k6 import STAGES
 from .knee import Step
-from .profiles import Plan
+from .profiles import LoadPlan
 from .queries import read_requests
 from .target import Target
-
-Mode = Literal["single", "ray"]
-ROUNDS = 3
-RATES: dict[Mode, float] = {"single": 200.0, "ray": 100.0}  # vector queries a second
-HEAVY = 300.0  # a second, of which none may fail on Ray
-# k6 opens connections slowly on a busy machine, and leaves out what is due meanwhile: so these are
-# there before.
-OPENED = 200
-ADDED = 0.8  # milliseconds that a single process may add to its engine's p50
-WHOLE = 3.5  # milliseconds of a query's p50 through Ray, ingress and shards apart
 
 HEADINGS = ["what", "queries/s", "p50 ms", "p99 ms", "failed", "over the engine", "allowed", ""]
 
@@ -36,14 +27,13 @@ class Line:
 
     Attributes:
         name: what was measured.
-        rate: queries a second.
+        rate: queries per second.
         p50, p99: milliseconds, medians of the rounds.
-        failed: queries that were not answered, all rounds together; of those due, those not sent
-            included.
-        added: p50 less the engine's; None for the engine itself.
-        allowed: the bound that is judged, in words; "" where there is none.
-        kept: whether it is kept; None where there is none.
-        stages: of a service, where its time went: p50 in milliseconds, from its answers.
+        failed: due queries that were not answered, over all rounds.
+        added: p50 minus the engine's; None for the engine itself.
+        allowed: the bound in words; "" if there is none.
+        kept: whether the bound is kept; None if there is none.
+        stages: p50 of each stage of a service in milliseconds, from its answers.
     """
 
     name: str
@@ -57,7 +47,7 @@ class Line:
     stages: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> list[str]:
-        """As cells of a table under ``HEADINGS``."""
+        """Return the line as cells under ``HEADINGS``."""
         return [
             self.name,
             f"{self.rate:g}",
@@ -72,32 +62,34 @@ class Line:
 
 def compare(
     mode: Mode,
-    plan: Plan,
+    plan: LoadPlan,
     engine: Callable[[Sequence[pb.SearchRequest], float, float], tuple[float, float]],
     *,
     rate: float | None = None,
+    rounds: int = bounds.COMPARE_ROUNDS,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Line]:
-    """Measure all three, three times in turns.
+    """Measure engine, echo and service in turns.
 
     Args:
         mode: how the target runs.
         plan: the target, its requests (vector searches only) and the seconds of each measurement.
-        engine: gives p50 and p99 in milliseconds of the engine asked alone, for requests, rate and
+        engine: returns p50 and p99 of the engine alone in milliseconds, given requests, rate and
             seconds.
-        rate: instead of that of the mode.
+        rate: queries per second, instead of the mode's own.
+        rounds: turns of each.
         tell: called with a line as it goes on.
     """
-    rate = rate or RATES[mode]
+    rate = rate or bounds.COMPARE_RATES[mode]
     requests = read_requests(plan.load.requests)
     answer = plan.load.target.call("Search", requests[0])
     engine_times: list[tuple[float, float]] = []
     found: dict[str, list[Step]] = {"echo": [], mode: []}
     with echo.running(answer) as address:
         targets = {"echo": Target(address), mode: plan.load.target}
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             tell(
-                f"round {turn + 1} of {ROUNDS}: engine, echo and {mode} at {rate:g}/s, "
+                f"round {turn + 1} of {rounds}: engine, echo and {mode} at {rate:g}/s, "
                 f"{plan.seconds} s each"
             )
             engine_times.append(engine(requests, rate, plan.seconds))
@@ -105,33 +97,38 @@ def compare(
                 found[name].append(_measure(plan, target, rate))
     p50, p99 = (median(one[i] for one in engine_times) for i in (0, 1))
     own = Line("engine alone", rate, p50, p99, 0)
-    # The echo repeats the timings of the answer that it was given: they are none of its own.
+    # The echo repeats the answer that it was given, stages included: they are not its own.
     floor = replace(_line("bare grpc.aio echo", rate, found["echo"], own), stages={})
     service = _line(f"csplade, {mode}", rate, found[mode], own)
     if mode == "single":
-        assert service.added is not None
+        kept = service.p50 - own.p50 <= bounds.LARGEST_ADDED_MS
         return [
             own,
             floor,
-            replace(service, allowed=f"adds {ADDED} ms", kept=service.added <= ADDED),
+            replace(service, allowed=f"adds {bounds.LARGEST_ADDED_MS} ms", kept=kept),
         ]
-    tell(f"{mode} at {HEAVY:g}/s, {plan.seconds} s")
-    opened = max(plan.load.connections, OPENED)
-    load = replace(
-        plan.load, connections=opened, most_connections=max(plan.load.most_connections, opened)
+    tell(f"{mode} at {bounds.HEAVY_RATE:g}/s, {plan.seconds} s")
+    connections = max(plan.load.connections, bounds.HEAVY_CONNECTIONS)
+    heavy_load = replace(
+        plan.load,
+        connections=connections,
+        most_connections=max(plan.load.most_connections, connections),
     )
-    heavy = _line(
-        f"csplade, {mode}", HEAVY, [_measure(replace(plan, load=load), load.target, HEAVY)], own
-    )
+    step = _measure(replace(plan, load=heavy_load), plan.load.target, bounds.HEAVY_RATE)
+    heavy = _line(f"csplade, {mode}", bounds.HEAVY_RATE, [step], own)
     return [
         own,
         floor,
-        replace(service, allowed=f"p50 {WHOLE} ms", kept=service.p50 <= WHOLE),
+        replace(
+            service,
+            allowed=f"p50 {bounds.LARGEST_RAY_MS} ms",
+            kept=service.p50 <= bounds.LARGEST_RAY_MS,
+        ),
         replace(heavy, allowed="none fails", kept=not heavy.failed),
     ]
 
 
-def _measure(plan: Plan, target: Target, rate: float) -> Step:
+def _measure(plan: LoadPlan, target: Target, rate: float) -> Step:
     step, _ = profiles.measure(
         replace(plan, load=replace(plan.load, target=target), metrics=()), rate
     )

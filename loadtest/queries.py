@@ -1,6 +1,4 @@
-"""The requests of a load test: distinct queries of a file, mixed by weight, in the order in which
-they are sent.
-"""
+"""Prepare the requests of a load test: the distinct queries of a file, mixed by weight."""
 
 from __future__ import annotations
 
@@ -20,16 +18,14 @@ from ..v1 import retrieval_pb2 as pb
 from .target import Target
 
 KINDS = ("text", "vector", "encode")
-LONGEST = 10_000  # requests that are prepared; k6 begins again from the first one
-ENCODED = 256  # texts that the target is asked to turn into vectors
-AT_ONCE = 16
+LARGEST_REQUEST_LIST = 10_000  # requests; k6 then starts again with the first one
+LARGEST_ENCODED_TEXTS = 256  # that the target encodes when the file has no vectors
+ENCODE_BATCH = 16  # texts
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What a file holds: ``texts``, and ``vectors`` as (term string or id, weight) where it has
-    them.
-    """
+    """The content of a query file: texts, and vectors as {term string or id: weight}."""
 
     name: str
     texts: tuple[str, ...]
@@ -37,10 +33,10 @@ class Queries:
 
 
 def read_mix(text: str) -> dict[str, float]:
-    """Parse ``text=1,vector=0.5``; kinds left out weigh nothing.
+    """Parse a mix such as ``text=1,vector=0.5``; kinds that it does not name weigh 0.
 
     Raises:
-        InputError: another form, an unknown kind, or no weight above 0.
+        InputError: the form is wrong, a kind is unknown, or no weight is above 0.
     """
     weights = dict.fromkeys(KINDS, 0.0)
     for part in text.split(","):
@@ -51,20 +47,20 @@ def read_mix(text: str) -> dict[str, float]:
             weight = -1.0
         if kind not in KINDS or not 0 <= weight < float("inf"):
             raise InputError(
-                f"mix is {text!r}, must be like text=1,vector=0.5 with {', '.join(KINDS)}"
+                f"mix: {text!r} is malformed; must be like text=1,vector=0.5, with kinds "
+                f"{', '.join(KINDS)}"
             )
         weights[kind] = weight
     if not any(weights.values()):
-        raise InputError(f"mix is {text!r}: one of the weights must be above 0")
+        raise InputError(f"mix: {text!r} has no weight above 0")
     return weights
 
 
 def read_queries(path: Path) -> Queries:
-    """Read queries, JSON lines with ``text`` (or ``contents``) and, if they are vectors too,
-    ``vector``.
+    """Read queries: JSON lines with ``text`` (or ``contents``), ``vector``, or both.
 
     Raises:
-        InputError: no such file, a line with neither, or no line at all.
+        InputError: the file is missing or empty, or a line has neither.
     """
     texts, vectors = [], []
     for number, line in read_jsonl(path):
@@ -75,54 +71,52 @@ def read_queries(path: Path) -> Queries:
             vectors.append(vector)
         elif not isinstance(text, str):
             raise InputError(
-                f"{path}:{number}: needs 'text', a string, or 'vector', an object of term: weight"
+                f"{path}:{number}: needs 'text', a string, or 'vector', an object {{term: weight}}"
             )
     if not texts and not vectors:
-        raise InputError(f"{path}: no query in it")
+        raise InputError(f"{path}: it has no queries")
     return Queries(path.name, tuple(dict.fromkeys(texts)), tuple(vectors))
 
 
 def prepare(
     queries: Queries, weights: Mapping[str, float], target: Target, *, k: int, seed: int, path: Path
 ) -> str:
-    """Write the requests as the scripts read them.
+    """Write the requests in the form that the scripts read.
 
     Args:
-        queries: where they come from.
-        weights: of each kind.
-        target: asked for its vocabulary, and for vectors where the file has none.
-        k: hits of a search.
+        queries: the queries.
+        weights: weight of each kind of request.
+        target: provides its vocabulary, and vectors if the file has none.
+        k: hits per search.
         seed: of order and mix.
         path: the file to write.
 
     Returns:
-        What was made of the queries, in one line.
+        A description of the requests in one line.
 
     Raises:
-        InputError: the mix needs texts, or an encoder, and there are none.
+        InputError: the mix needs texts or an encoder, and there are none.
         UnavailableError: the target does not answer.
     """
     draw = random.Random(seed)
     messages: dict[str, list[dict[str, Any]]] = {}
-    told = []
+    parts = []
     if weights["text"] or weights["encode"]:
         if not queries.texts:
-            raise InputError(f"{queries.name} has vectors only: use --mix vector=1")
+            raise InputError(f"{queries.name}: it has vectors only; use --mix vector=1")
         if not target.info.HasField("model"):
-            raise InputError(
-                f"{target.address} has no encoder, texts cannot be asked of it: use --mix vector=1"
-            )
+            raise InputError(f"{target.address}: it has no encoder for texts; use --mix vector=1")
         messages["text"] = [{"query": {"text": text}, "k": k} for text in queries.texts]
         messages["encode"] = [
             {"texts": [text], "kind": "TEXT_KIND_QUERY"} for text in queries.texts
         ]
         words = [len(text.split()) for text in queries.texts]
-        told.append(f"{len(words):,} texts of {sum(words) / len(words):.1f} words")
+        parts.append(f"{len(words):,} texts of {sum(words) / len(words):.1f} words")
     if weights["vector"]:
         vectors, how = _vectors(queries, target, draw)
         messages["vector"] = [{"query": {"vector": vector}, "k": k} for vector in vectors]
         terms = [len(vector["values"]) for vector in vectors]
-        told.append(f"{len(terms):,} vectors of {sum(terms) / len(terms):.1f} terms ({how})")
+        parts.append(f"{len(terms):,} vectors of {sum(terms) / len(terms):.1f} terms ({how})")
     for kind in messages:
         draw.shuffle(messages[kind])
     kinds = draw.choices(
@@ -137,14 +131,14 @@ def prepare(
             method = "Encode" if kind == "encode" else "Search"
             requests.append({"kind": kind, "method": method, "message": message})
         json.dump(requests, file)
-    return f"{queries.name}: " + ", ".join(told)
+    return f"{queries.name}: " + ", ".join(parts)
 
 
 def _length(messages: Mapping[str, Sequence[Any]], weights: Mapping[str, float]) -> int:
-    """Enough requests for every query of every kind to come up, about."""
+    """Return how many requests it takes for about every query of every kind to occur."""
     total = sum(weights[kind] for kind in messages)
     needed = max(len(messages[kind]) * total / weights[kind] for kind in messages if weights[kind])
-    return min(LONGEST, round(needed))
+    return min(LARGEST_REQUEST_LIST, round(needed))
 
 
 def _vectors(
@@ -153,7 +147,7 @@ def _vectors(
     if not queries.vectors:
         texts = list(queries.texts)
         draw.shuffle(texts)
-        return _encoded(texts[:ENCODED], target), "encoded by the target"
+        return _encoded(texts[:LARGEST_ENCODED_TEXTS], target), "encoded by the target"
     if all(key.isdigit() for vector in queries.vectors for key in vector):
         return _by_id(
             [{int(k): w for k, w in one.items()} for one in queries.vectors], target
@@ -164,7 +158,7 @@ def _vectors(
             for one in queries.vectors
         ]
         return named, "by token string"
-    # The target has other terms: they are taken by rank of frequency, which keeps lengths and skew.
+    # The target has other terms: ranks of frequency keep the lengths and the skew.
     frequency = Counter(token for vector in queries.vectors for token in vector)
     ranked = sorted(frequency, key=lambda token: (-frequency[token], token))
     places = {token: term for term, token in enumerate(ranked)}
@@ -175,7 +169,7 @@ def _vectors(
 
 
 def _by_id(rows: Sequence[Mapping[int, float]], target: Target) -> list[dict[str, Any]]:
-    """Vectors of the terms that the target knows."""
+    """Return vectors of the terms that the target has."""
     size = target.info.index.vocabulary_size
     kept = [{term: weight for term, weight in row.items() if term < size} for row in rows]
     found = [
@@ -184,17 +178,18 @@ def _by_id(rows: Sequence[Mapping[int, float]], target: Target) -> list[dict[str
         if row
     ]
     if not found:
-        raise InputError(f"no query has a term below the target's vocabulary_size {size}")
+        raise InputError(f"queries: all term ids are at least {size}, the target's vocabulary_size")
     return found
 
 
 def _encoded(texts: Sequence[str], target: Target) -> list[dict[str, Any]]:
     if not target.info.HasField("model"):
         raise InputError(
-            f"{target.address} has no encoder, and the file no vectors: give queries with 'vector'"
+            f"{target.address}: it has no encoder, and the file no vectors; give queries with "
+            "'vector'"
         )
     vectors = []
-    at_once = min(AT_ONCE, target.info.limits.encode_texts)
+    at_once = min(ENCODE_BATCH, target.info.limits.encode_texts)
     for first in range(0, len(texts), at_once):
         request = pb.EncodeRequest(texts=texts[first : first + at_once], kind=pb.TEXT_KIND_QUERY)
         for encoding in target.call("Encode", request).encodings:
@@ -202,14 +197,12 @@ def _encoded(texts: Sequence[str], target: Target) -> list[dict[str, Any]]:
             if vector.indices:
                 vectors.append({"indices": list(vector.indices), "values": list(vector.values)})
     if not vectors:
-        raise UnavailableError(
-            f"{target.address} gave no vector with a term for {len(texts)} texts"
-        )
+        raise UnavailableError(f"{target.address}: it returned no terms for {len(texts)} texts")
     return vectors
 
 
 def read_requests(path: Path) -> list[pb.SearchRequest]:
-    """The searches among prepared requests, as messages."""
+    """Return the searches among prepared requests, as messages."""
     return [
         ParseDict(one["message"], pb.SearchRequest())
         for one in json.loads(path.read_text())

@@ -1,40 +1,54 @@
-"""The result of a load test in words: a table, Markdown, one self-contained HTML page, JSON."""
+"""Report a load test: tables, Markdown, one self-contained HTML page, JSON."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from .. import __version__
 from ..core.files import write_aside
+from . import k6
 from .k6 import STAGES, Outcome, Phase
+from .knee import Step
 from .profiles import Overload, Result
+from .target import Target
 
 Table = tuple[list[str], list[list[str]]]
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } img { max-width: 100% } .knee { background: #e8f3e8 }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
+  white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100% }
+.knee { background: #e8f3e8 }
 pre { background: #f4f4f4; padding: .8rem; overflow-x: auto }
 """
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a number without it does not count.
+    """What a reader needs to judge and repeat a measurement.
 
     Attributes:
-        command: that repeats the test.
+        command: command that repeats the test.
         date: ISO 8601.
-        hardware: of the machine that sent, and of the server if it is the same.
-        served: the server, its index and model, in one line.
-        queries: what was sent, in one line.
-        versions: of what took part.
+        hardware: machine of the load generator, and of the server if it is the same.
+        served: server, index and model in one line.
+        queries: requests in one line.
+        versions: versions of the programs.
     """
 
     command: str
@@ -44,9 +58,58 @@ class Circumstances:
     queries: str
     versions: dict[str, str]
 
+    @classmethod
+    def of(cls, target: Target, queries: str) -> Circumstances:
+        """Describe this machine, the command line and the target."""
+        info = target.info
+        model = info.model.name if info.HasField("model") else "no model"
+        k6_version = subprocess.run(
+            [k6.find(), "version"], capture_output=True, text=True, check=True
+        ).stdout
+        return cls(
+            command=command(),
+            date=now(),
+            hardware=busy_hardware(),
+            served=(
+                f"csplade {info.version} at {target.address}, {model}, "
+                f"{info.index.documents:,} documents, {info.index.postings:,} postings, "
+                f"{len(info.index.shards)} shards"
+            ),
+            queries=queries,
+            versions={
+                "csplade": __version__,
+                "k6": k6_version.split()[1],
+                "python": platform.python_version(),
+            },
+        )
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    return shlex.join(["csplade", *sys.argv[1:]])
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the minute."""
+    return datetime.now(UTC).isoformat(timespec="minutes")
+
+
+def busy_hardware() -> str:
+    """Return this machine and its load average in one line."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {name}, load average {os.getloadavg()[0]:.1f} "
+        "at the end"
+    )
+
 
 def tables(result: Result) -> list[tuple[str, Table]]:
-    """The tables of a result, each with its title."""
+    """Return the tables of a result, each with its title."""
     if result.overload is not None:
         return [
             ("Phases", _phases(result.overload)),
@@ -54,15 +117,15 @@ def tables(result: Result) -> list[tuple[str, Table]]:
         ]
     found = [
         ("Rates", _rates(result)),
-        ("Where the server's time went, p50 in ms, from its answers", _stages(result)),
+        ("Stages of the server, p50 in ms, from its answers", _stages(result)),
     ]
     if any(step.scraped for step in result.steps):
-        found.append(("The same from its metrics: means, and what it counted", _scraped(result)))
+        found.append(("Stages and counts from the server's metrics, means", _scraped(result)))
     return found
 
 
 def summary(result: Result) -> list[str]:
-    """What came out, in sentences."""
+    """Return the result in sentences."""
     lines = []
     if result.profile == "step":
         top = max(step.answered for step in result.steps)
@@ -77,17 +140,18 @@ def summary(result: Result) -> list[str]:
         lines.append(
             f"{overload.factor:g} x {overload.rate:g}/s for {overload.seconds:g} s: "
             f"{during.ok.count} answered, p99 "
-            f"{during.ok.p99:.1f} ms; {during.rejected.count} refused, p99 "
+            f"{during.ok.p99:.1f} ms; {during.rejected.count} rejected, p99 "
             f"{during.rejected.p99:.1f} ms; "
-            f"well again: {recovery}."
+            f"recovered: {recovery}."
         )
     if result.memory_growth is not None:
         lines.append(
-            f"Resident memory of the server at the end: {result.memory_growth:.3f} times that of "
-            "the second quarter."
+            f"Resident memory of the server at the end: {result.memory_growth:.3f} times that in "
+            "the second quarter of the test."
         )
-    lines += [f"NOT AS IT SHOULD BE: {failure}." for failure in result.failures]
-    return lines or ["All as it should be."]
+    if result.profile != "step" and not result.failures:
+        lines.append("Passed: every bound is kept.")
+    return lines + [f"FAILED: {failure}." for failure in result.failures]
 
 
 def _rates(result: Result) -> Table:
@@ -98,7 +162,7 @@ def _rates(result: Result) -> Table:
         "p95 ms",
         "p99 ms",
         "max ms",
-        "refused",
+        "rejected",
         "failed",
         "not sent",
         "",
@@ -106,14 +170,22 @@ def _rates(result: Result) -> Table:
     rows = []
     for step in result.steps:
         outcome, ok = step.phase.outcome, step.phase.outcome.ok
-        verdict = (
-            "knee" if step.rate == result.knee else "" if step.good(result.p99) else "too high"
-        )
         times = [f"{value:.2f}" for value in (ok.p50, ok.p95, ok.p99, ok.max)]
         failed = outcome.late + outcome.unavailable + outcome.other + step.phase.unreached
         counts = [str(one) for one in (outcome.rejected.count, failed, step.phase.not_sent)]
-        rows.append([f"{step.rate:.4g}", f"{step.answered:.4g}", *times, *counts, verdict])
+        rows.append(
+            [f"{step.rate:.4g}", f"{step.answered:.4g}", *times, *counts, _verdict(result, step)]
+        )
     return headings, rows
+
+
+def _verdict(result: Result, step: Step) -> str:
+    """Only a step test asks whether a rate is too high; the others have failures of their own."""
+    if result.profile != "step":
+        return ""
+    if step.rate == result.knee:
+        return "knee"
+    return "kept" if step.kept(result.p99) else "too high"
 
 
 def _stages(result: Result) -> Table:
@@ -142,7 +214,7 @@ def _scraped(result: Result) -> Table:
 
 def _phases(overload: Overload) -> Table:
     headings = [
-        "", "sent", "answered", "p50 ms", "p99 ms", "refused", "p50 ms", "p99 ms",
+        "", "sent", "answered", "p50 ms", "p99 ms", "rejected", "p50 ms", "p99 ms",
         "late", "unavailable", "other", "not sent",
     ]  # fmt: skip
     half = overload.rate / 2
@@ -176,11 +248,11 @@ def _seconds(overload: Overload) -> Table:
         ]
         for second, one in enumerate(overload.by_second)
     ]
-    return ["second", "sent", "answered", "p50 ms", "p95 ms", "refused"], rows
+    return ["second", "sent", "answered", "p50 ms", "p95 ms", "rejected"], rows
 
 
 def markdown(result: Result, about: Circumstances, plot: str | None = None) -> str:
-    """A section of a Markdown page, to be put into docs/loadtest.md as it is."""
+    """Return the result as a section of docs/loadtest.md."""
     lines = [f"`{about.command}`", "", *about_lines(about), "", *summary(result), ""]
     for title, (headings, rows) in tables(result):
         lines += [
@@ -197,7 +269,7 @@ def markdown(result: Result, about: Circumstances, plot: str | None = None) -> s
 
 
 def about_lines(about: Circumstances) -> list[str]:
-    """The circumstances in sentences."""
+    """Return the circumstances in sentences."""
     versions = ", ".join(f"{name} {version}" for name, version in about.versions.items())
     return [f"{about.served}. {about.queries}. {about.hardware}; {versions}; {about.date}."]
 
@@ -207,7 +279,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def page(result: Result, about: Circumstances, png: bytes) -> str:
-    """The result as one HTML file that needs nothing else."""
+    """Return the result as one HTML file that loads nothing else."""
     parts = [f"<h1>csplade load test: {result.profile}</h1>"]
     parts += [f"<p>{html.escape(line)}</p>" for line in (*summary(result), *about_lines(about))]
     picture = base64.b64encode(png).decode()
@@ -219,7 +291,7 @@ def page(result: Result, about: Circumstances, png: bytes) -> str:
             for row in rows
         ]
         parts.append("</table>")
-    parts.append(f"<h2>Repeat it</h2><pre>{html.escape(about.command)}</pre>")
+    parts.append(f"<h2>Repeat</h2><pre>{html.escape(about.command)}</pre>")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>csplade load test: '
         f"{result.profile}</title>"
@@ -232,7 +304,7 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
 
 
 def write(directory: Path, result: Result, about: Circumstances, png: bytes) -> list[Path]:
-    """Write result.json, report.md, report.html and plot.png; returns their paths."""
+    """Write result.json, report.md, report.html and plot.png; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     content: dict[str, bytes] = {
         "result.json": json.dumps({"about": asdict(about), **asdict(result)}, indent=1).encode(),

@@ -1,6 +1,4 @@
-"""Reads a server's metrics during a load: its memory while it goes on, and what it counted from
-begin to end.
-"""
+"""Read the metrics of a server under load: its memory over time, and the growth of its counters."""
 
 from __future__ import annotations
 
@@ -19,29 +17,29 @@ from ..core.errors import UnavailableError
 LINE = re.compile(r"^(?:ray_)?([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([^ ]+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 WATCHED = ("process_resident_memory_bytes", "process_open_fds", "csplade_queue_depth")
-SECONDS = 5.0  # that an endpoint may take
+TIMEOUT_SECONDS = 5.0  # of an endpoint
 
 Sample = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The watched gauges at a moment, seconds after the start, summed over the endpoints."""
+    """The watched gauges, summed over the endpoints, some seconds after the start."""
 
     second: float
     values: Sample
 
 
 class Scraper:
-    """Use as a context manager: reads at begin and end, and every so often in between.
+    """Reads at the start, at the end, and periodically in between. Use it as a context manager.
 
     Args:
-        urls: endpoints, one a process or node; none for nothing to read.
+        urls: metrics endpoints, one per process or node; with none, nothing is read.
         every: seconds between readings.
 
     Attributes:
         readings: of the watched gauges, in order.
-        counted: after the end, growth of the counters that the report shows.
+        counted: growth of the reported counters, after the end.
     """
 
     def __init__(self, urls: Sequence[str], every: float = 1.0) -> None:
@@ -68,16 +66,14 @@ class Scraper:
         while not self._stop.wait(self._every):
             try:
                 self._read()
-            except (
-                UnavailableError
-            ):  # busy, perhaps; the next one may succeed, and the last one must
-                continue
+            except UnavailableError:
+                continue  # it may be busy; the last reading must succeed
 
     def _read(self) -> Sample:
         values: Sample = defaultdict(float)
         for url in self._urls:
             try:
-                with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+                with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
                     text = answer.read().decode()
             except (OSError, ValueError, urllib.error.URLError) as error:
                 raise UnavailableError(
@@ -91,8 +87,9 @@ class Scraper:
 
 
 def parse(text: str) -> Sample:
-    """Values of a text exposition, by name and its ``method``, ``code``, ``stage`` or ``what``;
-    other labels are summed over.
+    """Parse a text exposition: values by name and ``method``, ``code``, ``stage`` or ``what``.
+
+    Values that differ in other labels are added.
 
     >>> parse('csplade_stage_seconds_sum{stage="score",node="a"} 2.5')
     {'csplade_stage_seconds_sum{score}': 2.5}
@@ -111,20 +108,18 @@ def parse(text: str) -> Sample:
 
 
 def growth(before: Sample, after: Sample) -> Sample:
-    """What was counted in between: answers by code, mean milliseconds of each stage, mean batch,
-    CPU seconds.
-    """
+    """Return answers by code, mean ms per stage, mean batch and CPU seconds between samples."""
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
-    told: Sample = defaultdict(float)
+    counted: Sample = defaultdict(float)
     for name, value in grown.items():
         if name.startswith("csplade_requests_total{"):
-            told[f"answers {name[:-1].split(',')[-1]}"] += value
+            counted[f"answers {name[:-1].split(',')[-1]}"] += value
         if name.startswith("csplade_stage_seconds_sum{") and value:
             stage = name[len("csplade_stage_seconds_sum{") : -1]
             count = grown.get(f"csplade_stage_seconds_count{{{stage}}}", 0.0)
-            told[f"{stage} ms"] = 1e3 * value / count if count else 0.0
+            counted[f"{stage} ms"] = 1e3 * value / count if count else 0.0
     if batches := grown.get("csplade_batch_queries_count", 0.0):
-        told["queries a batch"] = grown["csplade_batch_queries_sum"] / batches
+        counted["queries a batch"] = grown["csplade_batch_queries_sum"] / batches
     if (seconds := grown.get("process_cpu_seconds_total")) is not None:
-        told["CPU seconds"] = seconds
-    return dict(told)
+        counted["CPU seconds"] = seconds
+    return dict(counted)

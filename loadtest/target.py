@@ -1,4 +1,4 @@
-"""The service under load: where it is, how to speak to it, and what it says of itself."""
+"""The service under load: its address, its key, and what it reports about itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 
-SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0  # of a call outside the load
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Target:
         address: ``host:port``.
         key: API key; "" for none.
         ca: PEM file of the authority to trust; None for no TLS.
-        application: name of the application, where several run on one Ray cluster; "" for none.
+        application: name of the application, if several run on one Ray cluster; "" for none.
     """
 
     address: str
@@ -35,24 +35,24 @@ class Target:
     def __post_init__(self) -> None:
         host, colon, port = self.address.rpartition(":")
         if not (host and colon and port.isdigit()):
-            raise InputError(f"target is {self.address!r}, must be HOST:PORT")
+            raise InputError(f"target: {self.address!r} is not an address; must be HOST:PORT")
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What goes with every request."""
+        """The metadata of every request."""
         named = {"application": self.application} if self.application else {}
         return named | ({"authorization": f"Bearer {self.key}"} if self.key else {})
 
     @cached_property
     def info(self) -> pb.InfoResponse:
-        """What it serves; raises UnavailableError when it does not answer."""
+        """What the server serves; raises UnavailableError if it does not answer."""
         return self.call("Info", pb.InfoRequest())
 
     def call(self, method: str, request: Any) -> Any:
-        """One call, outside of the load.
+        """Call a method, outside the load.
 
         Raises:
-            UnavailableError: it does not answer, or refuses.
+            UnavailableError: the server does not answer, or answers with an error.
         """
         if self.ca is None:
             channel = grpc.insecure_channel(self.address)
@@ -64,7 +64,7 @@ class Target:
             stub = rpc.RetrievalServiceStub(channel)
             try:
                 return getattr(stub, method)(
-                    request, timeout=SECONDS, metadata=tuple(self.metadata.items())
+                    request, timeout=TIMEOUT_SECONDS, metadata=tuple(self.metadata.items())
                 )
             except grpc.RpcError as error:
                 raise UnavailableError(

@@ -1,11 +1,16 @@
-// What the scripts share: one request per iteration, and what is kept of its answer.
+// What the scripts share: one request per iteration, and what is recorded of its answer.
 //
 // Environment (k6 run -e NAME=VALUE):
-//   TARGET    host:port                                     PROTO     folder of retrieval.proto
-//   REQUESTS  JSON list of {kind, method, message} in the order in which they are sent, as `csplade loadtest` writes it
-//   SUMMARY   file for the summary (JSON)                   TIMEOUT   seconds, the deadline of every request; default 10
-//   VUS       connections opened beforehand; default 20     MAX_VUS   at most; what needs more is not sent but counted
-//   METADATA  JSON object, sent with every request          CA        PEM file: speak TLS and trust this authority
+//   TARGET    host:port
+//   PROTO     folder of retrieval.proto
+//   REQUESTS  JSON list of {kind, method, message} in the order of sending; `csplade loadtest`
+//             writes it
+//   SUMMARY   file of the summary (JSON) to write
+//   TIMEOUT   deadline of every request in seconds; default 10
+//   VUS       connections opened beforehand; default 20
+//   MAX_VUS   connections at most; a request that needs another is counted, not sent
+//   METADATA  JSON object, sent with every request
+//   CA        PEM file: use TLS and trust this authority
 
 import exec from 'k6/execution';
 import { SharedArray } from 'k6/data';
@@ -14,28 +19,32 @@ import { Counter, Trend } from 'k6/metrics';
 import grpc from 'k6/net/grpc';
 
 export const STATUSES = { OK: 0, DEADLINE_EXCEEDED: 4, RESOURCE_EXHAUSTED: 8, UNAVAILABLE: 14 };
-const STAGES = ['queue', 'tokenize', 'encode', 'sparsify', 'score', 'select', 'merge', 'fetch', 'total'];
+const STAGES = [
+  'queue', 'tokenize', 'encode', 'sparsify', 'score', 'select', 'merge', 'fetch', 'total',
+];
 
 const TIMEOUT = `${Number(__ENV.TIMEOUT || 10)}s`;
 const METADATA = JSON.parse(__ENV.METADATA || '{}');
 const TLS = __ENV.CA ? { tls: { cacerts: [open(__ENV.CA)] } } : { plaintext: true };
 
 const requests = new SharedArray('requests', () => JSON.parse(open(__ENV.REQUESTS)));
-const trends = Object.fromEntries(STAGES.map((stage) => [stage, new Trend(`server_${stage}`, true)]));
+const trends = Object.fromEntries(
+  STAGES.map((stage) => [stage, new Trend(`server_${stage}`, true)]),
+);
 const unreached = new Counter('unreached');
 
 const client = new grpc.Client();
 client.load([__ENV.PROTO], 'retrieval.proto');
 let connected = false;
 
-// Connections, and how long k6 waits for what is under way when a scenario ends.
+// Connections, and how long k6 waits for requests in flight when a scenario ends.
 export const pool = {
   preAllocatedVUs: Number(__ENV.VUS || 20),
   maxVUs: Number(__ENV.MAX_VUS || 200),
   gracefulStop: TIMEOUT,
 };
 
-// Sends the next request. Tags go to the measured time.
+// Sends the next request; the tags go to its measured time.
 export function ask(tags) {
   const request = requests[exec.scenario.iterationInTest % requests.length];
   try {
@@ -52,7 +61,8 @@ export function ask(tags) {
     timeout: TIMEOUT,
     tags: { kind: request.kind, ...tags },
   });
-  if (!check(response, { answered: ({ status }) => status === grpc.StatusOK }, tags)) return;
+  const answered = ({ status }) => status === grpc.StatusOK;
+  if (!check(response, { answered }, tags)) return;
   const timings = response.message.timings || {};
   for (const stage of STAGES) {
     const nanoseconds = Number(timings[stage] || 0);
@@ -60,7 +70,7 @@ export function ask(tags) {
   }
 }
 
-// k6 tells the values of a part of a metric only if a threshold names it; these always hold.
+// k6 reports a part of a metric only if a threshold names it; these thresholds always hold.
 export function keep(selectors) {
   const kept = {};
   for (const selector of selectors) {
@@ -72,10 +82,12 @@ export function keep(selectors) {
   return kept;
 }
 
-// The same for what k6 could not send or reach, and for the server's own times, of a scenario.
+// The same for requests that k6 could not send, and for the server's own times, of a scenario.
 export function keepCounts(scenario) {
   const kept = {};
-  for (const name of ['dropped_iterations', 'unreached']) kept[`${name}{scenario:${scenario}}`] = ['count>=0'];
+  for (const name of ['dropped_iterations', 'unreached']) {
+    kept[`${name}{scenario:${scenario}}`] = ['count>=0'];
+  }
   for (const stage of STAGES) kept[`server_${stage}{scenario:${scenario}}`] = ['max>=0'];
   return kept;
 }

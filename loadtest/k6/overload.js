@@ -1,9 +1,13 @@
-// Half the rate that the server can do, then several times of it, then half again: what is refused, how quickly, what becomes
-// of those let in, and how soon all is well again. The part after the overload is told second by second.
+// Half the rate that the server can answer, then several times that rate, then half again: what is
+// rejected and how quickly, what becomes of accepted requests, and how soon all is well again. The
+// part after the overload is reported second by second.
 //
-// Environment besides that of common.js:
-//   RATE  requests a second that the server can do    FACTOR  of overload; default 4
-//   SECONDS  of overload    AROUND  seconds before and after it; default 10
+// Environment, in addition to that of common.js:
+//   RATE     requests per second that the server can answer
+//   FACTOR   of the overload; default 4
+//   SECONDS  of the overload
+//   AROUND   seconds before and after it; default 10
+//   WARM     whole seconds of warm-up, >= 1; default 2
 
 import exec from 'k6/execution';
 import { ask, handleSummary, keep, keepCounts, pool, summaryTrendStats } from './common.js';
@@ -12,11 +16,16 @@ const RATE = Number(__ENV.RATE);
 const FACTOR = Number(__ENV.FACTOR || 4);
 const SECONDS = Number(__ENV.SECONDS);
 const AROUND = Number(__ENV.AROUND || 10);
-const WARM = 2;
+const WARM = Number(__ENV.WARM || 2);
 
-// k6 takes its time to open connections: all that may be needed are there before the overload begins.
+// k6 opens connections slowly: open all that may be needed before the overload begins.
 const all = { ...pool, preAllocatedVUs: pool.maxVUs };
-const half = { executor: 'constant-arrival-rate', rate: Math.round(RATE * 500), timeUnit: '1000s', ...pool };
+const half = {
+  executor: 'constant-arrival-rate',
+  rate: Math.round(RATE * 500),
+  timeUnit: '1000s',
+  ...pool,
+};
 const PHASES = ['before', 'overload', 'after'];
 const seconds = Array.from({ length: AROUND }, (_, second) => `scenario:after,second:${second}`);
 

@@ -1,13 +1,13 @@
 import pytest
 
-from csplade.bench import backward as bench_backward
-from csplade.bench.backward import Shape, run
+from csplade.bench import backward
+from csplade.bench.backward import BatchShape, compare_heads
 from csplade.core.errors import UnavailableError
 
 
 def test_the_naive_head_takes_memory_for_every_logit():
-    shape = Shape(texts=8, tokens=64, hidden=32, vocabulary=32_768)
-    own, naive = run(shape, rounds=1)
+    shape = BatchShape(texts=8, tokens=64, hidden=32, vocabulary=32_768)
+    own, naive = compare_heads(shape, rounds=1)
     assert (own.name, naive.name) == ("csplade", "naive")
     assert own.seconds > 0
     # Autograd keeps at least the raw logits and their activation: float32 each.
@@ -16,7 +16,7 @@ def test_the_naive_head_takes_memory_for_every_logit():
     assert own.megabytes < kept
 
 
-def test_a_process_that_dies_is_named(monkeypatch):
-    monkeypatch.setattr(bench_backward.sys, "executable", "/bin/false")
-    with pytest.raises(UnavailableError, match="the tensors head did not finish"):
-        run(Shape(1, 1, 16, 64))
+def test_a_process_that_fails_is_named(monkeypatch):
+    monkeypatch.setattr(backward.sys, "executable", "/bin/false")
+    with pytest.raises(UnavailableError, match="the tensors head failed with exit code 1"):
+        compare_heads(BatchShape(1, 1, 16, 64))

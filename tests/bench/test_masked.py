@@ -1,6 +1,6 @@
 import pytest
 
-from csplade.bench import masked as bench_masked
+from csplade.bench.masked import compare_with_sparse_encoder
 from csplade.core.errors import InputError
 
 TEXTS = [
@@ -12,7 +12,7 @@ TEXTS = [
 
 def test_both_encoders_make_the_same_vectors_and_are_timed():
     pytest.importorskip("sentence_transformers")
-    report = bench_masked.run("tiny", TEXTS, 16, 8, threads=1, rounds=1)
+    report = compare_with_sparse_encoder("tiny", TEXTS, 16, 8, threads=1, rounds=1)
     assert [one.name for one in report.encoders] == ["csplade", "SparseEncoder"]
     assert report.passages == 2
     assert report.cosine > 0.9
@@ -21,10 +21,10 @@ def test_both_encoders_make_the_same_vectors_and_are_timed():
     assert theirs.ratio == pytest.approx(ours.passages_per_second / theirs.passages_per_second)
 
 
-def test_refuses_unknown_sizes_and_no_texts():
+def test_rejects_unknown_sizes_and_no_texts():
     with pytest.raises(
-        InputError, match="masked-lm is 'huge', must be one of tiny, distilbert, bert-base"
+        InputError, match="masked-lm: 'huge' is unknown; must be one of tiny, distilbert, bert-base"
     ):
-        bench_masked.run("huge", TEXTS, 16, 8, threads=1)
+        compare_with_sparse_encoder("huge", TEXTS, 16, 8, threads=1)
     with pytest.raises(InputError, match="no texts"):
-        bench_masked.run("tiny", ["", " "], 16, 8, threads=1)
+        compare_with_sparse_encoder("tiny", ["", " "], 16, 8, threads=1)

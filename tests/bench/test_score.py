@@ -4,9 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from csplade.bench import distribution, synthetic
-from csplade.bench import peers as scorers
-from csplade.bench import score as bench_score
+from csplade.bench import distribution, peers, synthetic
+from csplade.bench.score import compare_scorers, load_queries
 from csplade.core.errors import CspladeError, InputError
 from csplade.index import Index, verify
 
@@ -52,7 +51,7 @@ def test_queries_of_an_index_use_its_own_terms(index):
 
 
 def test_every_exact_scorer_agrees(index):
-    report = bench_score.run(index, "x", make_queries, 50, 2, seismic=False, progress=quiet)
+    report = compare_scorers(index, "x", make_queries, 50, 2, seismic=False, progress=quiet)
     assert [one.name for one in report.scorers] == [
         "csplade",
         "numba term-at-a-time",
@@ -67,16 +66,16 @@ def test_every_exact_scorer_agrees(index):
 
 def test_a_scorer_that_is_wrong_stops_the_benchmark(index, monkeypatch):
     def wrong(postings, threads):
-        right = scorers.largest
+        right = peers.top_k
 
         def one(query, k):
             return right(np.arange(postings.count, dtype=np.float32), k)
 
-        return scorers.Scorer("wrong", one, lambda queries, k: [one(query, k) for query in queries])
+        return peers.Scorer("wrong", one, lambda queries, k: [one(query, k) for query in queries])
 
-    monkeypatch.setattr(scorers, "plain_numba", wrong)
-    with pytest.raises(CspladeError, match="wrong and csplade differ"):
-        bench_score.run(index, "x", make_queries, 50, 1, seismic=False, progress=quiet)
+    monkeypatch.setattr(peers, "plain_numba", wrong)
+    with pytest.raises(CspladeError, match="wrong: scores differ from csplade"):
+        compare_scorers(index, "x", make_queries, 50, 1, seismic=False, progress=quiet)
 
 
 def test_real_query_vectors_take_terms_by_frequency(index, tmp_path):
@@ -86,7 +85,7 @@ def test_real_query_vectors_take_terms_by_frequency(index, tmp_path):
         for i, vector in enumerate(lines):
             file.write(json.dumps({"id": str(i), "contents": "", "vector": vector}) + "\n")
     with Index.open(index) as opened:
-        batch, name = bench_score.load_queries(path, opened, 2)
+        batch, name = load_queries(path, opened, 2)
     assert batch.indptr.tolist() == [0, 2, 3]
     assert batch.terms.tolist() == [0, 2, 0]  # bear, hi; bear: cat comes before hi by name
     assert batch.impacts.tolist() == [2048, 1024, 4095]
@@ -95,6 +94,6 @@ def test_real_query_vectors_take_terms_by_frequency(index, tmp_path):
     path.write_text('{"id": "1"}\n')
     with (
         Index.open(index) as opened,
-        pytest.raises(InputError, match=r"bad.jsonl:1: needs 'vector'"),
+        pytest.raises(InputError, match=r"bad.jsonl:1: 'vector' is missing"),
     ):
-        bench_score.load_queries(path, opened, 2)
+        load_queries(path, opened, 2)

@@ -95,6 +95,18 @@ def killed():
     return run
 
 
+@pytest.fixture
+def command_line():
+    """Runs ``csplade ARGUMENTS`` in a process of its own."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        program = "from csplade.cli import run; run()"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=170)
+
+    return run
+
+
 def write_lines(path: Path, lines: list) -> Path:
     path.write_text(
         "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines)

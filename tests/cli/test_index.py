@@ -100,7 +100,7 @@ def test_killed_twice_while_encoding(cli, killed, tmp_path, tiny_model, monkeypa
     )
     resumed = cli(*arguments, "--out", tmp_path / "index", "--resume")
     assert resumed.code == 0
-    assert "256 documents were there from before" in resumed.err
+    assert "256 documents were kept from the interrupted build" in resumed.err
     assert contents(tmp_path / "index") == contents(tmp_path / "whole")
 
 

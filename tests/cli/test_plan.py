@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csplade.bench import capacity as plan
-from csplade.bench import capacity_yaml as plan_yaml
-from csplade.bench import figures as measured
-from csplade.bench import synthetic
-from csplade.bench.capacity import KNOWN, Question
+from csplade.bench import capacity, capacity_yaml, synthetic
+from csplade.bench import published_times as published
+from csplade.bench.capacity import MODELS, Question, make_plan
 from csplade.core.errors import InputError
 from csplade.index import Index, IndexManifest
 from csplade.index.read.device import DeviceIndex
-from csplade.service import memory as capacity
+from csplade.service import memory
 from csplade.service import settings as config
 
 GIB = 2**30
@@ -34,7 +32,7 @@ def test_index_bytes_are_those_of_a_built_one_within_a_thousandth(built):
         loaded = DeviceIndex.load(
             list(index._shards.values()), manifest.block_size, 1, "cpu"
         ).nbytes
-    predicted = plan.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
+    predicted = capacity.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
     assert predicted["postings"] == loaded["postings"]
     assert predicted["terms"] == pytest.approx(loaded["terms"], rel=1e-3)
     # Two blocks of one segment, in one run: the offsets have one entry more.
@@ -44,7 +42,7 @@ def test_index_bytes_are_those_of_a_built_one_within_a_thousandth(built):
 
 def test_a_real_collection_of_another_distribution_is_within_a_third(small_index):
     manifest = IndexManifest.open(small_index)
-    predicted = plan.index_bytes(
+    predicted = capacity.index_bytes(
         manifest.documents // 2, manifest.postings / manifest.documents, manifest.vocabulary_size
     )
     arrays = sum(one.bytes for shard in manifest.shards for one in shard.segments)
@@ -61,7 +59,7 @@ def test_model_bytes_are_those_of_a_loaded_one(tiny_model, quantization):
     network = Encoder.from_pretrained(
         tiny_model, quantization=quantization, dtype=torch.bfloat16, self_test=False
     ).network
-    shape = plan.shape(str(tiny_model))
+    shape = capacity.model_shape(str(tiny_model))
     assert shape.weight_bytes(quantization) == pytest.approx(weight_bytes(network), rel=0.08)
 
 
@@ -69,7 +67,7 @@ def test_the_embedded_model_is_known_as_it_is():
     from csplade.model.checkpoint import base
 
     config_of_base = json.loads((base.pull() / "config.json").read_text())
-    known, full = KNOWN["embedded"], plan.shape(str(base.pull()))
+    known, full = MODELS["embedded"], capacity.model_shape(str(base.pull()))
     assert (known.hidden, known.intermediate, known.key_width) == (
         full.hidden,
         full.intermediate,
@@ -78,25 +76,25 @@ def test_the_embedded_model_is_known_as_it_is():
     assert config_of_base["vocab_size"] == known.vocabulary
 
 
-@pytest.mark.parametrize("figure", [measured.SCORE, measured.ENCODE_QUERY])
+@pytest.mark.parametrize("figure", [published.SCORE, published.ENCODE_QUERY])
 def test_measured_figures_stand_in_the_benchmarks(figure):
     sections = BENCHMARKS.read_text().split("\n## ")
     (section,) = [one for one in sections if one.startswith(figure.section + "\n")]
     assert figure.line in section.splitlines()
     assert f"| {figure.value} |" in figure.line
-    if figure is measured.SCORE:
-        assert f"{measured.SCORE_POSTINGS:,} postings read" in section
+    if figure is published.SCORE:
+        assert f"{published.SCORE_POSTINGS:,} postings read" in section
         assert (
-            f"{measured.SCORE_DOCUMENTS:,} documents of Poisson({measured.SCORE_MEAN_TERMS})"
+            f"{published.SCORE_DOCUMENTS:,} documents of Poisson({published.SCORE_MEAN_TERMS})"
             in section
         )
 
 
 def test_shards_grow_with_the_collection_and_nothing_is_guessed_for_a_gpu():
-    small = plan.make(
+    small = make_plan(
         Question(8_800_000, 119, "meta-llama/Llama-3.1-8B", "nf4", gpu_memory=80 * GIB)
     )
-    large = plan.make(
+    large = make_plan(
         Question(400_000_000, 119, "meta-llama/Llama-3.1-8B", "nf4", gpu_memory=80 * GIB)
     )
     assert (small.shards, small.together) == (1, True)
@@ -104,21 +102,21 @@ def test_shards_grow_with_the_collection_and_nothing_is_guessed_for_a_gpu():
     assert not large.together
     assert large.shard_bytes <= 80 * GIB
     for one in (small, large):
-        assert (one.batch, one.p50, one.most) == (None, None, None)
+        assert (one.batch, one.p50, one.max_rate) == (None, None, None)
         assert any("not measured yet" in note for note in one.notes)
 
 
 def test_replicas_follow_the_rate_and_the_measured_times():
-    calm = plan.make(Question(300_000, 119, memory=8 * GIB, rate=1))
-    busy = plan.make(Question(300_000, 119, memory=8 * GIB, rate=1000))
+    calm = make_plan(Question(300_000, 119, memory=8 * GIB, rate=1))
+    busy = make_plan(Question(300_000, 119, memory=8 * GIB, rate=1000))
     assert calm.replicas == 1
     assert calm.batch == 1
-    assert calm.p50 == pytest.approx(measured.ENCODE_QUERY.value + measured.SCORE.value, rel=0.02)
+    assert calm.p50 == pytest.approx(published.ENCODE_QUERY.value + published.SCORE.value, rel=0.02)
     assert busy.replicas > 1
-    assert busy.replicas * busy.most * plan.LOAD >= 1000
-    overrun = plan.make(Question(300_000, 119, memory=8 * GIB, rate=1000, replicas=1))
+    assert busy.replicas * busy.max_rate * capacity.TARGET_LOAD_SHARE >= 1000
+    overrun = make_plan(Question(300_000, 119, memory=8 * GIB, rate=1000, replicas=1))
     assert overrun.p50 is None
-    assert any("more than 1 replicas can do" in note for note in overrun.notes)
+    assert any("exceed what 1 replicas can answer" in note for note in overrun.notes)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +129,9 @@ def test_replicas_follow_the_rate_and_the_measured_times():
         (Question(10, 10, "no/such", memory=GIB), "must be none, a directory"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(question, complaint):
+def test_what_cannot_be_planned_is_rejected(question, complaint):
     with pytest.raises(InputError, match=complaint):
-        plan.make(question)
+        make_plan(question)
 
 
 def test_the_yaml_of_a_single_process_is_taken_by_its_settings(cli, tmp_path):
@@ -142,7 +140,7 @@ def test_the_yaml_of_a_single_process_is_taken_by_its_settings(cli, tmp_path):
         "plan", "--documents", 10_000, "--mean-terms", 50, "--memory", 8, "--rate", 5, "--out", out
     )
     assert told.code == 0, told.err
-    assert "1 shard, one a machine" in told.out
+    assert "1 shard, one per machine" in told.out
     settings = config.load(out)
     assert (settings.model.path, settings.scoring.device) == ("embedded", "cpu")
     assert out.read_text().startswith("# Made by: csplade plan --documents 10000")
@@ -151,9 +149,9 @@ def test_the_yaml_of_a_single_process_is_taken_by_its_settings(cli, tmp_path):
 @pytest.mark.parametrize("model", ["embedded", "none"])
 def test_the_yaml_of_a_cluster_is_taken_by_ray_and_by_the_application(model):
     schema = pytest.importorskip("ray.serve.schema", reason="Ray is not installed")
-    made = plan.make(Question(8_800_000, 119, model, memory=3 * GIB, rate=50))
+    made = make_plan(Question(8_800_000, 119, model, memory=3 * GIB, rate=50))
     assert made.shards > 1
-    text = plan_yaml.write(made, "csplade plan")
+    text = capacity_yaml.write(made, "csplade plan")
     assert "&id" not in text
     parsed = schema.ServeDeploySchema(**yaml.safe_load(text))
     (application,) = parsed.applications
@@ -170,7 +168,7 @@ def test_the_yaml_of_a_cluster_is_taken_by_ray_and_by_the_application(model):
 
 
 def test_serve_refuses_what_does_not_fit_with_the_numbers(fails, built, monkeypatch):
-    monkeypatch.setattr(capacity, "available_memory", lambda: 200 * 2**20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 200 * 2**20)
     said = fails("serve", built, "--port", 0, "--no-metrics")
     assert said.startswith(
         f"{built} needs 0.30 GiB of memory (segments 0.00, process 0.29), 0.20 GiB are free"
@@ -178,15 +176,15 @@ def test_serve_refuses_what_does_not_fit_with_the_numbers(fails, built, monkeypa
 
 
 def test_free_memory_is_that_of_the_machine_and_of_the_container(tmp_path):
-    assert capacity.available_memory(tmp_path) is None
+    assert memory.available_memory(tmp_path) is None
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
-    assert capacity.available_memory(tmp_path) == 4000 * 1024
+    assert memory.available_memory(tmp_path) == 4000 * 1024
     group = tmp_path / "sys/fs/cgroup"
     group.mkdir(parents=True)
     (group / "memory.current").write_text("3000000\n")
     (group / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
     (group / "memory.max").write_text("max\n")
-    assert capacity.available_memory(tmp_path) == 4000 * 1024
+    assert memory.available_memory(tmp_path) == 4000 * 1024
     (group / "memory.max").write_text("4000000\n")
-    assert capacity.available_memory(tmp_path) == 1_500_000
+    assert memory.available_memory(tmp_path) == 1_500_000

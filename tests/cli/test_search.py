@@ -39,7 +39,7 @@ def test_bulk_texts_rank_like_single_ones(cli, lines, small_index, tmp_path):
         "search", small_index, "--queries", queries, "-k", 7, "--output", run, "--tag", "mine"
     )
     assert (outcome.code, outcome.out) == (0, f"{run}: 7 hits of 2 queries\n")
-    assert "1 queries found nothing" in outcome.err
+    assert "1 queries have no hits" in outcome.err
     single = json.loads(cli("search", small_index, "coffee and tea", "-k", 7, "--json").out)
     assert read_run(run) == {"a": [hit["id"] for hit in single["hits"]]}
     assert run.read_text().splitlines()[0].endswith(" mine")
@@ -76,7 +76,7 @@ def test_bulk_vectors_give_the_oracles_integers(cli, lines, tmp_path, string_ind
     )
     assert outcome.code == 0
     assert "2 query terms were cut" in outcome.err
-    assert "1 queries found nothing" in outcome.err
+    assert "1 queries have no hits" in outcome.err
     with Index.open(string_index) as index:
         words = index.manifest.vocabulary
         assert words == sorted(words)

@@ -27,7 +27,7 @@ def times(count: int, p50: float) -> dict[str, Any]:
 
 @pytest.fixture
 def metrics() -> dict[str, Any]:
-    """The metrics of a steady run of 100 searches: 80 answered, 15 refused, 3 late, 2 with another
+    """The metrics of a steady run of 100 searches: 80 answered, 15 rejected, 3 late, 2 with another
     status; 4 not sent.
     """
     prefix = "scenario:steady"

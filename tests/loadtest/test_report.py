@@ -45,18 +45,29 @@ def overload(step):
 
 def test_the_step_table_marks_the_knee(steps):
     headings, rows = dict(report.tables(steps))["Rates"]
-    assert [row[-1] for row in rows] == ["", "knee", "too high"]
-    assert [row[headings.index("refused")] for row in rows] == ["0", "0", "1000"]
+    assert [row[-1] for row in rows] == ["kept", "knee", "too high"]
+    assert [row[headings.index("rejected")] for row in rows] == ["0", "0", "1000"]
     titles = [title for title, _ in report.tables(steps)]
     assert len(titles) == 3
     assert "from its answers" in titles[1]
     assert "Knee: 100/s" in report.summary(steps)[0]
 
 
+def test_a_soak_that_passed_is_not_called_too_high(step):
+    # The rate rises for 5 of 10 s: 750 of 1,000 requests are due, and all of them are answered.
+    one = step(75)
+    soak = Result("soak", 250.0, (replace(one, rate=100, ramp=5),))
+    assert soak.steps[0].due == 749
+    assert soak.steps[0].kept(250)
+    _, rows = dict(report.tables(soak))["Rates"]
+    assert [row[-1] for row in rows] == [""]
+    assert report.summary(soak) == ["Passed: every bound is kept."]
+
+
 def test_recovery_is_the_first_second_after_the_last_bad_one(overload):
     assert overload.overload.recovery == 4
-    assert "well again: second 4" in report.summary(overload)[0]
-    assert report.summary(overload)[-1] == "NOT AS IT SHOULD BE: something is odd."
+    assert "recovered: second 4" in report.summary(overload)[0]
+    assert report.summary(overload)[-1] == "FAILED: something is odd."
     by_second = overload.overload.by_second
     assert recovered(by_second[:2], 500, 250) is None
     assert recovered(by_second, 1000, 250) is None  # half of what was due was not even sent
