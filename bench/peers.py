@@ -96,17 +96,12 @@ def _pooled(
     return lambda queries, k: list(pool.map(lambda query: one(query, k), queries))
 
 
-def batch(queries: Sequence[QueryTerms], scale: float) -> ImpactBatch:
-    """Return queries as one batch."""
-    return ImpactBatch.join(queries, scale)
-
-
 def csplade(single: Index, threaded: Index) -> Scorer:
     """Score with this project's index, opened with one thread and with several."""
     scale, shards = single.manifest.query_scale, single.manifest.shard_count
 
     def many(index: Index, queries: Sequence[QueryTerms], k: int) -> list[TopK]:
-        result = index.search(batch(queries, scale), k)
+        result = index.search(ImpactBatch.join(queries, scale), k)
         rows = (result.row(i) for i in range(len(queries)))
         return [
             (ordinals * shards + shard, scores.astype(np.float64))

@@ -188,7 +188,7 @@ def compare_scorers(
         ]
         if seismic:
             contenders += peers.seismic(postings, threads, max(3500, postings.count // 10))
-        truth = single.oracle(peers.batch(queries[:3], single.manifest.query_scale), k)
+        truth = single.oracle(ImpactBatch.join(queries[:3], single.manifest.query_scale), k)
         # This also warms up caches and compilers.
         answers = [[scorer.one(query, k) for query in queries] for scorer in contenders]
         for i in range(len(truth)):

@@ -11,7 +11,6 @@ from csplade.bench import published_times as published
 from csplade.bench.capacity import MODELS, Question, make_plan
 from csplade.core.errors import InputError
 from csplade.index import Index, IndexManifest
-from csplade.index.read.device import DeviceIndex
 from csplade.service import memory
 from csplade.service import settings as config
 
@@ -29,9 +28,8 @@ def built(tmp_path_factory):
 def test_index_bytes_are_those_of_a_built_one_within_a_thousandth(built):
     with Index.open(built, threads=1) as index:
         manifest = index.manifest
-        loaded = DeviceIndex.load(
-            list(index._shards.values()), manifest.block_size, 1, "cpu"
-        ).nbytes
+        index.to("cpu")
+        loaded = index.tensors.nbytes
     predicted = capacity.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
     assert predicted["postings"] == loaded["postings"]
     assert predicted["terms"] == pytest.approx(loaded["terms"], rel=1e-3)
