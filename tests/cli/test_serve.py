@@ -101,7 +101,11 @@ def test_settings_come_from_file_and_flags(process, vector_index, tmp_path):
             1,
             "csplade: flags: limits.kk: unknown key; known are k, ",
         ),
-        (["{index}", "--set", "limits"], 1, "csplade: --set: 'limits' has no '='; must be KEY=VALUE"),
+        (
+            ["{index}", "--set", "limits"],
+            1,
+            "csplade: --set: 'limits' has no '='; must be KEY=VALUE",
+        ),
         (["{index}", "--port", "99999"], 1, "csplade: flags: server.port = 99999: "),
         (["{nothing}", "--port", "0", "--metrics-port", "0"], 1, "nothing: no index here"),
         (["{index}", "--prot", "0"], 2, "--prot"),
