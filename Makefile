@@ -5,35 +5,43 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# Variables a caller may set: make test TESTS=tests/index ARGS='-x -k block', make serve INDEX=/data/scifact ARGS='--port 7000'
+# Variables a caller may set: make test TESTS=tests/index ARGS='-x -k block',
+# make serve INDEX=/data/scifact ARGS='--port 7000'.
 TESTS ?= tests
 INDEX ?=
 ARGS  ?=
-# Of a GPU machine that has another Triton than the pinned one: what gpu-triton packs one for.
+# The Python of a GPU machine whose Triton is not the pinned one; gpu-triton packs one for it.
 GPU_PYTHON ?= 3.12
 
-# What makes up the package `csplade`; pyproject.toml says the same to pip.
-MODULES := $(wildcard *.py) py.typed $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) proto/csplade/v1
+# What the package `csplade` consists of; pyproject.toml tells pip the same.
+MODULES := $(wildcard *.py) py.typed proto/csplade/v1 \
+	$(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-# Threads that wait must sleep: spinning ones starve the others as soon as there are more threads than cores.
+# Threads that wait must sleep: spinning ones starve the others once threads outnumber cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint serve proto study gpu-check gpu-triton
+.PHONY: help venv demo test lint fmt types coverage docs bench serve proto study \
+	gpu-check gpu-triton clean
 
 help: ## list the targets
-	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
+		$(firstword $(MAKEFILE_LIST))
 
-venv: $(READY) ## create .venv with all that development needs (PYTHON=python3.12 picks another Python)
+venv: $(READY) ## create .venv with all that development needs (PYTHON=python3.12)
+
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "make: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		"make: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12" >&2; \
+		exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@# torch on its own first: of all builds of the pinned version pip then takes the CPU one where it is offered.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# torch alone first: of all builds of the pinned version pip takes the CPU one where one is
+	@# offered.
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 demo: $(READY) ## index the example corpus, ask it questions over gRPC, explain the hits
@@ -43,35 +51,64 @@ test: $(READY) ## run the tests (TESTS=tests/index ARGS='-k block' runs some of 
 	$(BIN)/csplade model pull
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-lint: $(READY) ## check style, format and types
+lint: $(READY) types ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+fmt: $(READY) ## format the code and sort its imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## check types with mypy
 	@# The repository root is the package; mypy sees it as such in a folder of links.
-	@rm -rf build/mypy && mkdir -p build/mypy/csplade && ln -s $(MODULES:%=$(CURDIR)/%) build/mypy/csplade
+	@rm -rf build/mypy && mkdir -p build/mypy/csplade && \
+		ln -s $(MODULES:%=$(CURDIR)/%) build/mypy/csplade
 	MYPYPATH=build/mypy $(BIN)/mypy -p csplade
+
+coverage: $(READY) ## run the tests and report the lines that none reaches (TESTS, ARGS as for test)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/csplade model pull
+	$(BIN)/python -m coverage run -m pytest $(TESTS) $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+docs: $(READY) ## build the API reference from the docstrings, build/docs/index.html
+	@rm -rf build/docs
+	$(BIN)/python docs/api.py build/docs
+
+bench: $(READY) ## time the scorer beside its peers (other benchmarks: csplade bench --help)
+	$(BIN)/csplade bench score $(ARGS)
 
 serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 	@test -n '$(INDEX)' || { echo "make: name the index: make serve INDEX=DIR" >&2; exit 2; }
 	$(BIN)/csplade serve $(INDEX) $(ARGS)
 
-proto: $(READY) ## generate the Python modules of proto/ anew
+proto: $(READY) ## generate the Python modules of proto/
 	$(BIN)/python proto/generate.py
 
 study: $(READY) ## train toy models and print the tables of docs/study.md
 	$(BIN)/csplade model pull
 	$(BIN)/csplade study --work build/study $(ARGS)
 
-gpu-check: ## check and time the kernels on this machine's GPU, nothing installed (ARGS='--out DIR'; --rehearse without a GPU)
+gpu-check: ## check and time the kernels on this GPU, nothing installed (ARGS='--out DIR')
 	$(PYTHON) bench/gpu_check.py $(ARGS)
 
-# The wheel takes 190 MB, most of it symbols and profilers; what compiling and launching needs fits into 50.
-gpu-triton: ## pack the pinned Triton as build/triton.tar.xz, to carry to a GPU machine (GPU_PYTHON=3.12)
+# The wheel takes 190 MB, most of it symbols and profilers; 50 are enough to compile and launch.
+TRITON_UNUSED := profiler FileCheck _C/libproton.so instrumentation/*.so plugins/*.so* \
+	backends/amd backends/nvidia/lib/cupti backends/nvidia/bin/ptxas-blackwell
+
+gpu-triton: ## pack the pinned Triton for a GPU machine, build/triton.tar.xz (GPU_PYTHON=3.12)
 	@rm -rf build/triton && mkdir -p build/triton
-	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt \
-		--python-version $(GPU_PYTHON) --implementation cp --platform manylinux_2_28_x86_64 \
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps \
+		--only-binary=:all: -c constraints.txt --python-version $(GPU_PYTHON) \
+		--implementation cp --platform manylinux_2_28_x86_64 \
 		--platform manylinux_2_27_x86_64 -d build/triton triton
 	$(PYTHON) -m zipfile -e build/triton/triton-*.whl build/triton
-	cd build/triton/triton && rm -rf profiler FileCheck _C/libproton.so instrumentation/*.so plugins/*.so* backends/amd \
-		backends/nvidia/lib/cupti backends/nvidia/bin/ptxas-blackwell
-	strip build/triton/triton/_C/libtriton.so && chmod +x build/triton/triton/backends/nvidia/bin/*
+	cd build/triton/triton && rm -rf $(TRITON_UNUSED)
+	strip build/triton/triton/_C/libtriton.so
+	chmod +x build/triton/triton/backends/nvidia/bin/*
 	tar -C build/triton -c triton | xz -6 -T0 > build/triton.tar.xz && rm -rf build/triton
+
+clean: ## remove build/ and the caches of the tools
+	rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -255,7 +255,7 @@ def _graph(queries: Queries, search: Callable[..., Found], device: torch.device)
         replay()
         end.record()
     torch.cuda.synchronize(device)
-    return median(start.elapsed_time(end) for start, end in events)
+    return float(median(start.elapsed_time(end) for start, end in events))
 
 
 def _check(found: Found, queries: ImpactBatch, postings: Postings, k: int) -> None:

@@ -18,8 +18,9 @@ QUERY_IMPACTS = (6.0, 0.7)
 
 def probabilities(vocabulary: int = VOCABULARY) -> NDArray[np.float64]:
     """Return the probability of each term, the most frequent first: float64 [vocabulary]."""
-    weights = 1 / (np.arange(vocabulary) + OFFSET)
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = 1 / (np.arange(vocabulary) + OFFSET)
+    weights /= weights.sum()
+    return weights
 
 
 def describe(documents: int, mean_terms: float, seed: int, vocabulary: int = VOCABULARY) -> str:

@@ -62,4 +62,5 @@ def term_shares(index: Index) -> NDArray[np.float64]:
     counts = np.zeros(index.manifest.vocabulary_size)
     for _, _, block in index.blocks():
         counts[block.terms] += np.diff(block.indptr)
-    return counts / max(counts.sum(), 1)
+    counts /= max(counts.sum(), 1)
+    return counts

@@ -79,7 +79,7 @@ def milliseconds(
         work()
         end.record()
     torch.cuda.synchronize(device)
-    return median(start.elapsed_time(end) for start, end in events)
+    return float(median(start.elapsed_time(end) for start, end in events))
 
 
 def wall_milliseconds(work: Callable[[], Any], *, repeats: int = 20) -> float:

@@ -7,8 +7,6 @@ The repository root is a package, so pytest names these modules after the folder
 import sys
 from pathlib import Path
 
-import pytest
-
 # On the way here pytest imports the root under the folder's name. It must not stay importable by
 # it: in a folder named `scipy` it would replace the library.
 _folder = __name__.rpartition(".")[0]
@@ -16,5 +14,3 @@ if _folder not in ("", "csplade"):
     _root = getattr(sys.modules.get(_folder), "__file__", None)
     if _root and Path(_root).parent == Path(__file__).parent.parent:
         del sys.modules[_folder]
-
-pytest.register_assert_rewrite(__name__)
