@@ -9,8 +9,9 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-import csplade
 import pdoc
+
+import csplade
 
 
 def modules() -> list[str]:
