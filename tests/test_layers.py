@@ -123,7 +123,7 @@ def test_links_lead_somewhere(document):
 
 
 @pytest.mark.parametrize(
-    "document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
+    "document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))
 )
 def test_links_of_the_pages_lead_somewhere(document):
     _check_links(ROOT / document)
