@@ -77,7 +77,7 @@ def score(
     ] = 30_522,
     as_json: AsJson = False,
 ) -> None:
-    """Score queries with csplade and its peers: same postings, same queries, median times."""
+    """Score queries with csplade and its peers, same postings."""
     if device is not None:
         if index is not None or vectors is not None:
             raise typer.BadParameter(
@@ -182,7 +182,10 @@ def kernels(
     ] = "cuda",
     as_json: AsJson = False,
 ) -> None:
-    """Time every kernel beside its lower bound and its peers, or inspect its machine code."""
+    """Time kernels beside their lower bounds and their peers.
+
+    --compile-only inspects their machine code instead.
+    """
     if compile_only:
         _compile_kernels(capability, case, as_json)
         return
@@ -246,7 +249,7 @@ def encode(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Encode passages and queries with csplade and a plain transformers loop: same weights."""
+    """Encode texts with csplade and its peers, same weights."""
     from ..bench.encode import compare_with_loop
     from ..bench.masked import compare_with_sparse_encoder
     from ..core.files import read_jsonl
@@ -289,7 +292,7 @@ def backward(
     vocabulary: Annotated[int, typer.Option(min=64, help="Number of terms.")] = 49_152,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a training step through the head, beside a head that keeps every logit."""
+    """Time a training step of the head and of its naive form."""
     from dataclasses import asdict
 
     from ..bench.backward import BatchShape, compare_heads

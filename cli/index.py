@@ -50,7 +50,7 @@ def build(
     quantization: Quantization = "auto",
     terms: Annotated[
         Literal["auto", "ids", "tokens"],
-        typer.Option(help="With --vectors: kind of their terms; auto: told by the file."),
+        typer.Option(help="With --vectors: kind of their terms; auto: as in the file."),
     ] = "auto",
     document_scale: Annotated[
         float | None,
@@ -69,7 +69,10 @@ def build(
         bool, typer.Option("--skip-bad", help="Skip bad lines, count and report them.")
     ] = False,
 ) -> None:
-    """Index a corpus with an encoder, or vectors; a build killed at any instant can be resumed."""
+    """Index a corpus with an encoder, or index vectors.
+
+    A build that was killed at any instant continues with --resume.
+    """
     if (corpus is None) == (vectors is None):
         raise typer.BadParameter("give either --corpus or --vectors", param_hint="--corpus")
     if corpus is not None and (
@@ -181,7 +184,10 @@ def verify(
         ),
     ] = False,
 ) -> None:
-    """Check checksums and invariants, and score a sample with the oracle; exit 1 on a problem."""
+    """Check checksums, invariants and the scores of a sample.
+
+    The oracle scores the sample again. Exits with 1 on any problem.
+    """
     from ..index import Index, maintenance
 
     if repair:

@@ -51,7 +51,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Plan bytes, shards, replicas, batch and p50 for a collection, and print its settings."""
+    """Plan bytes, shards, replicas and settings for a collection."""
     from ..bench.capacity import Question, make_plan
     from ..bench.capacity_yaml import write
     from ..core.files import write_aside

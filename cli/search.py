@@ -22,7 +22,7 @@ TERMS_SHOWN = 6  # per hit, in the table
 
 def search(
     index: Directory,
-    text: Annotated[str | None, typer.Argument(help="What to search for.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Query to search for.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query at most.")] = 10,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the terms of each score.")
@@ -46,7 +46,10 @@ def search(
     ] = None,
     quantization: Quantization = "auto",
 ) -> None:
-    """Search an index without a server, one text or many."""
+    """Search an index without a server.
+
+    TEXT prints a table. --queries or --vectors answer a file of queries and write a TREC run.
+    """
     if sum(one is not None for one in (text, queries, vectors)) != 1:
         raise typer.BadParameter("give one of TEXT, --queries and --vectors", param_hint="TEXT")
     if (text is None) != (output is not None):

@@ -13,7 +13,8 @@ from ..core.errors import InputError
 
 def serve(
     index: Annotated[
-        Path | None, typer.Argument(help="Directory of the index; default: the setting `index`.")
+        Path | None,
+        typer.Argument(metavar="DIR", help="Directory of the index; default: setting index."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; deploy/csplade.yaml lists them all.")
@@ -54,7 +55,10 @@ def serve(
         typer.Option("--set", help="Any other setting, as KEY=VALUE; repeatable."),
     ] = None,
 ) -> None:
-    """Serve an index over gRPC until SIGTERM; print host:port on stdout once it is ready."""
+    """Serve an index over gRPC until SIGTERM.
+
+    Prints host:port on stdout once it is ready.
+    """
     from ..service import settings as service_settings
 
     flags: dict[str, Any] = {
