@@ -8,7 +8,7 @@ import pytest
 
 from csplade.core.files import read_jsonl
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
