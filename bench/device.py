@@ -28,7 +28,7 @@ from ..kernels.score.search import Found, search_blocks
 from ..kernels.score.types import Postings, Queries
 from . import distribution
 from .synthetic_device import collection
-from .timing import Ceilings, graph_of, hardware, wall_milliseconds
+from .timing import Ceilings, event_milliseconds, graph_of, hardware, wall_milliseconds
 
 BATCHES = (1, 8, 64)
 HEADINGS = [
@@ -246,16 +246,10 @@ def _graph(queries: Queries, search: Callable[..., Found], device: torch.device)
     """Milliseconds of one batch as a CUDA graph: what is left when launching costs next to nothing."""
     if device.type != "cuda":
         return None
-    replay = graph_of(lambda: search(queries).keys)
+    replay = graph_of(lambda: search(queries).keys, device)
     if replay is None:
         return None
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(ROUNDS)]
-    for start, end in events:
-        start.record()
-        replay()
-        end.record()
-    torch.cuda.synchronize(device)
-    return float(median(start.elapsed_time(end) for start, end in events))
+    return event_milliseconds(replay, device, repeats=ROUNDS)
 
 
 def _check(found: Found, queries: ImpactBatch, postings: Postings, k: int) -> None:

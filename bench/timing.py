@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from ..kernels.runtime.launch import on_device
+
 # Written between timed runs: several times the L2 cache of any GPU there is, so that every run
 # starts from memory.
 FLUSH_BYTES = 512 * 2**20
@@ -72,13 +74,25 @@ def milliseconds(
             spent.append((time.perf_counter() - started) * 1e3)
         return median(spent)
     rubbish = torch.empty(FLUSH_BYTES if flush else 1, dtype=torch.uint8, device=device)
+    return event_milliseconds(work, device, repeats=repeats, before=lambda: rubbish.fill_(1))
+
+
+def event_milliseconds(
+    work: Callable[[], Any],
+    device: torch.device,
+    *,
+    repeats: int,
+    before: Callable[[], Any] = lambda: None,
+) -> float:
+    """Return the median time of ``work`` between CUDA events; ``before`` runs outside of them."""
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-    for start, end in events:
-        rubbish.fill_(1)
-        start.record()
-        work()
-        end.record()
-    torch.cuda.synchronize(device)
+    with on_device(device):
+        for start, end in events:
+            before()
+            start.record()
+            work()
+            end.record()
+        torch.cuda.synchronize()
     return float(median(start.elapsed_time(end) for start, end in events))
 
 
@@ -94,22 +108,21 @@ def wall_milliseconds(work: Callable[[], Any], *, repeats: int = 20) -> float:
     return median(spent)
 
 
-def graph_of(work: Callable[[], Any]) -> Callable[[], None] | None:
-    """The launches of ``work`` as a CUDA graph, so that one call replays them all; None where they
-    cannot be captured.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            work()
-    except RuntimeError:  # something in it waits for the device
-        return None
+def graph_of(work: Callable[[], Any], device: torch.device) -> Callable[[], None] | None:
+    """Return a call that replays the launches of ``work`` as a CUDA graph; None if it cannot."""
+    with on_device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                work()
+        except RuntimeError:  # something in it waits for the device
+            return None
     return graph.replay
 
 

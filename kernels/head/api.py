@@ -20,6 +20,7 @@ from torch import Tensor
 from ..runtime.launch import use_triton
 from .autograd import fused_head
 from .cpu import TiledHead
+from .triton import tile_tokens
 
 
 def head(
@@ -51,7 +52,8 @@ def head(
             their products.
 
     Returns:
-        float32 [B, V], all zero for a text without tokens.
+        float32 [B, V], all zero for a text without tokens. A text with a hidden state that is not
+        finite has at least one weight that is not: ``topk`` counts it.
 
     Raises:
         ValueError: shapes, dtypes or offsets do not agree, or ``scale`` is not > 0.
@@ -70,6 +72,18 @@ def head(
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), pooled.cpu().cumsum(0)])
         offsets = kept[offsets].tolist()
     return TiledHead.apply(hidden, weight, bias, offsets, scale, shift)
+
+
+def warm_up(weight: Tensor, bias: Tensor | None = None) -> None:
+    """Compile every kernel that pooling without a gradient can launch with this weight.
+
+    Args:
+        weight, bias: as :func:`head` takes them.
+    """
+    with torch.no_grad():
+        for tokens in tile_tokens(weight.dtype):
+            hidden = weight.new_zeros((tokens, weight.shape[1]))
+            head(hidden, weight, torch.tensor([0, tokens]), bias=bias)
 
 
 def _check_shapes(

@@ -26,6 +26,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ __all__ = [
     "capability",
     "compiled_environment",
     "jit",
+    "on_device",
     "tl",
     "triton",
     "triton_support",
@@ -79,9 +81,23 @@ class Support:
 YES = Support()
 
 
-def jit(function: Function) -> Any:
-    """Return ``triton.jit(function)``, or the function unchanged where Triton is not installed."""
-    return function if triton is None else triton.jit(function)
+def jit(function: Function | None = None, *, varying: tuple[str, ...] = ()) -> Any:
+    """Return ``triton.jit(function)``, or the function unchanged where Triton is not installed.
+
+    Args:
+        function: the kernel; None returns a decorator.
+        varying: arguments whose value changes from launch to launch: counts, k, pointers into the
+            middle of tensors. Triton does not compile the kernel again for each kind of value.
+    """
+    if function is None:
+        return functools.partial(jit, varying=varying)
+    return function if triton is None else triton.jit(function, do_not_specialize=varying)
+
+
+def on_device(place: Tensor | torch.device) -> AbstractContextManager[Any]:
+    """Make a device, or that of a tensor, the current one: launches and events go there."""
+    device = place if isinstance(place, torch.device) else place.device
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def triton_support(device: torch.device) -> Support:

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .launch import on_device
+
 # Bytes of pinned host memory through which an array of any size is copied to a GPU.
 STAGING_BYTES = 64 * 2**20
 
@@ -46,8 +48,11 @@ class Clock:
 
 
 def upload(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    """Copy a small host array to a device; the host does not wait for the copy."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+    """Copy a small host array to a device, through pinned memory: the host does not wait for it."""
+    host = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if torch.device(device).type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
 
 
 def upload_into(target: Tensor, array: NDArray[Any]) -> None:
@@ -57,20 +62,20 @@ def upload_into(target: Tensor, array: NDArray[Any]) -> None:
     if not target.is_cuda:
         into.copy_(source)
         return
-    pinned = [
-        torch.empty(min(STAGING_BYTES, max(len(source), 1)), dtype=torch.uint8).pin_memory()
-        for _ in range(2)
-    ]
-    copied = [torch.cuda.Event() for _ in range(2)]
-    for turn, first in enumerate(range(0, len(source), STAGING_BYTES)):
-        piece = source[first : first + STAGING_BYTES]
-        # The previous copy from this buffer is complete; an unrecorded event returns at once.
-        copied[turn % 2].synchronize()
-        staged = pinned[turn % 2][: len(piece)]
-        staged.copy_(piece)
-        into[first : first + len(piece)].copy_(staged, non_blocking=True)
-        copied[turn % 2].record()
-    torch.cuda.synchronize(target.device)  # the pinned buffers are freed on return
+    size = min(STAGING_BYTES, max(len(source), 1))
+    with on_device(target):
+        pinned = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        copied = [torch.cuda.Event() for _ in range(2)]
+        for turn, first in enumerate(range(0, len(source), size)):
+            piece = source[first : first + size]
+            # The previous copy from this buffer is complete; an unrecorded event returns at once.
+            copied[turn % 2].synchronize()
+            staged = pinned[turn % 2][: len(piece)]
+            staged.copy_(piece)
+            into[first : first + len(piece)].copy_(staged, non_blocking=True)
+            copied[turn % 2].record()
+        for event in copied:
+            event.synchronize()  # the pinned buffers are freed on return
 
 
 def fetch(*tensors: Tensor) -> list[NDArray[Any]]:

@@ -24,17 +24,21 @@ at most 8 us.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor
 
 from ...core.errors import UnavailableError
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
-from ..runtime.launch import INTERPRETED, Support
-from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, Plan, empty_scores, mask_stride
+from ..runtime.launch import INTERPRETED, Support, on_device
+from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, VARYING, Plan, empty_scores, mask_stride
 from .triton import supports as triton_supports
 from .types import (
     CHUNK_POSTINGS,
     MAX_BLOCK_DOCUMENTS,
+    SLOT_TERMS,
     TILE_DOCUMENTS,
     BlockScores,
     Postings,
@@ -52,7 +56,11 @@ except ImportError:
 
 WARPS = 16
 SHARED_BYTES = 4 * MAX_BLOCK_DOCUMENTS
-jit = (lambda function: function) if gluon is None else gluon.jit
+
+
+def jit(function: Any, *, varying: tuple[str, ...] = ()) -> Any:
+    """Return ``gluon.jit(function)``, or the function unchanged where Gluon is missing."""
+    return function if gluon is None else gluon.jit(function, do_not_specialize=varying)
 
 
 @jit
@@ -74,12 +82,12 @@ def add_shared(place, value):  # type: ignore[no-untyped-def]
     )
 
 
-@jit
+@partial(jit, varying=VARYING)
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, mask,
-    scores, tiles, matched, blocks, longest, mask_stride,
+    scores, tiles, matched, blocks, slots, mask_stride: gl.int64,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
-    HAS_MASK: gl.constexpr, LAST: gl.constexpr,
+    SLOT: gl.constexpr, HAS_MASK: gl.constexpr, LAST: gl.constexpr,
 ):  # fmt: skip
     """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()
@@ -99,7 +107,7 @@ def score_kernel(  # type: ignore[no-untyped-def]
         sums.index(part).store(gl.zeros([WARPS, TILE], gl.int32, tile_layout))
     first = gl.load(query_indptr + query)
     terms = (gl.load(query_indptr + query + 1) - first).to(gl.int32)
-    plan = (query * blocks + block) * longest
+    plan = (query * blocks + block) * (slots * SLOT)
     chunks = gl.load(ends + plan + terms - 1, mask=terms > 0, other=0)
     barrier()
     for base in range(0, chunks, WARPS):
@@ -166,14 +174,15 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     """
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
-    compiled = score_kernel[(len(queries), postings.blocks)](
-        plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
-        postings.locals, postings.impacts, found.matched if mask is None else mask,
-        found.scores, found.tiles, found.matched,
-        postings.blocks, queries.longest, mask_stride(mask),
-        WIDTH=postings.width, TILE=TILE_DOCUMENTS, CHUNK=CHUNK_POSTINGS, TERMS=TERMS,
-        HAS_MASK=mask is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
-    )  # fmt: skip
+    with on_device(postings.terms):
+        compiled = score_kernel[(len(queries), postings.blocks)](
+            plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
+            postings.locals, postings.impacts, found.matched if mask is None else mask,
+            found.scores, found.tiles, found.matched,
+            postings.blocks, queries.longest // SLOT_TERMS, mask_stride(mask),
+            WIDTH=postings.width, TILE=TILE_DOCUMENTS, CHUNK=CHUNK_POSTINGS, TERMS=TERMS,
+            SLOT=SLOT_TERMS, HAS_MASK=mask is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
+        )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
             f"score: the Gluon kernel takes {compiled.metadata.shared} bytes of shared memory, "
@@ -185,7 +194,7 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
 def _score_case(has_mask: bool) -> AotCase:
     constexprs = {
         "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS, "CHUNK": CHUNK_POSTINGS,
-        "TERMS": TERMS, "HAS_MASK": has_mask, "LAST": LAST_ARRIVAL,
+        "TERMS": TERMS, "SLOT": SLOT_TERMS, "HAS_MASK": has_mask, "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
         name=f"score/gluon/{'mask' if has_mask else 'all'}",

@@ -12,7 +12,7 @@ from ...core.errors import InputError
 from ..select import api as selection
 from ..select.types import check_k
 from . import api as scoring
-from .types import MAX_BLOCKS, TILE_DOCUMENTS, Postings, Queries, check_mask
+from .types import MAX_BLOCKS, SLOT_TERMS, TILE_DOCUMENTS, Postings, Queries, check_mask
 
 # Scores of 8.8 M documents take 35 MB per query, so this holds some fifty queries at once.
 WORKSPACE_BYTES = 2 * 2**30
@@ -141,6 +141,19 @@ def search_blocks(
         torch.cat([row.matched for row in rows]),
         torch.cat([row.postings for row in rows]),
     )
+
+
+def warm_up(postings: Postings) -> None:
+    """Compile every kernel that a search of these postings can launch."""
+    if not postings.blocks:
+        return
+    nothing = torch.zeros(0, dtype=torch.int32, device=postings.device)
+    indptr = torch.zeros(2, dtype=torch.int64, device=postings.device)
+    mask = torch.ones(
+        postings.blocks * postings.block_size, dtype=torch.uint8, device=postings.device
+    )
+    for kept in (None, mask):
+        search_blocks(Queries(indptr, nothing, nothing, SLOT_TERMS), postings, 1, mask=kept)
 
 
 def _join(parts: list[Found], k: int) -> Found:

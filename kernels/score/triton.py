@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
-from ..runtime.launch import Support, jit, tl, triton_support
+from ..runtime.launch import Support, jit, on_device, tl, triton_support
 from .types import (
     CHUNK_POSTINGS,
     MAX_BLOCK_DOCUMENTS,
     MAX_BLOCKS,
+    SLOT_TERMS,
     TILE_DOCUMENTS,
     BlockScores,
     Postings,
@@ -33,11 +34,15 @@ ROWS = 8
 WARPS = 8
 
 
-@jit
+# Arguments of a scoring kernel that vary from launch to launch.
+VARYING = ("query_indptr", "matched", "blocks", "slots", "mask_stride")
+
+
+@jit(varying=("block_term_indptr", "query_indptr", "postings", "blocks", "slots"))
 def plan_kernel(  # type: ignore[no-untyped-def]
     block_term_indptr, terms, indptr, query_indptr, query_terms,
-    starts, lengths, ends, postings, blocks, longest,
-    CHUNK: tl.constexpr, TERMS: tl.constexpr,
+    starts, lengths, ends, postings, blocks, slots,
+    CHUNK: tl.constexpr, TERMS: tl.constexpr, SLOT: tl.constexpr,
 ):  # fmt: skip
     """Fill the plan of (query, block); add the number of its postings to ``postings[query]``."""
     query, block = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
@@ -45,7 +50,7 @@ def plan_kernel(  # type: ignore[no-untyped-def]
     rows = (tl.load(block_term_indptr + block + 1) - first_row).to(tl.int32)
     first = tl.load(query_indptr + query)
     count = (tl.load(query_indptr + query + 1) - first).to(tl.int32)
-    plan = (query * blocks + block) * longest
+    plan = (query * blocks + block) * (slots * SLOT)
     chunks = tl.zeros([1], tl.int32)
     read = tl.zeros([1], tl.int32)
     for base in range(0, count, TERMS):
@@ -75,12 +80,12 @@ def plan_kernel(  # type: ignore[no-untyped-def]
     tl.atomic_add(postings + query + tl.arange(0, 1), read.to(tl.int64), sem="relaxed")
 
 
-@jit
+@jit(varying=(*VARYING, "mask"))
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, mask,
-    scores, tiles, matched, blocks, longest, mask_stride,
+    scores, tiles, matched, blocks, slots, mask_stride: tl.int64,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
-    TERMS: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr, LAST: tl.constexpr,
+    TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Zero the scores of (query, block), add chunk by chunk with global atomics, read them once.
 
@@ -93,7 +98,7 @@ def score_kernel(  # type: ignore[no-untyped-def]
         tl.store(sums + base + tl.arange(0, TILE), tl.zeros([TILE], tl.int32))
     first = tl.load(query_indptr + query)
     terms = (tl.load(query_indptr + query + 1) - first).to(tl.int32)
-    plan = (query * blocks + block) * longest
+    plan = (query * blocks + block) * (slots * SLOT)
     chunks = tl.load(ends + plan + terms - 1, mask=terms > 0, other=0)
     tl.debug_barrier()
     for base in range(0, chunks, ROWS):
@@ -149,12 +154,13 @@ class Plan:
         self.starts = torch.empty(shape, dtype=torch.int64, device=device)
         self.lengths = torch.empty(shape, dtype=torch.int32, device=device)
         self.ends = torch.empty(shape, dtype=torch.int32, device=device)
-        plan_kernel[(len(queries), postings.blocks)](
-            postings.block_term_indptr, postings.terms, postings.indptr,
-            queries.indptr, queries.terms, self.starts, self.lengths, self.ends, read,
-            postings.blocks, queries.longest,
-            CHUNK=CHUNK_POSTINGS, TERMS=TERMS, num_warps=PLAN_WARPS,
-        )  # fmt: skip
+        with on_device(postings.terms):
+            plan_kernel[(len(queries), postings.blocks)](
+                postings.block_term_indptr, postings.terms, postings.indptr,
+                queries.indptr, queries.terms, self.starts, self.lengths, self.ends, read,
+                postings.blocks, queries.longest // SLOT_TERMS,
+                CHUNK=CHUNK_POSTINGS, TERMS=TERMS, SLOT=SLOT_TERMS, num_warps=PLAN_WARPS,
+            )  # fmt: skip
 
 
 def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
@@ -188,15 +194,16 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     """Compute :func:`.api.score_blocks` with global atomics."""
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
-    score_kernel[(len(queries), postings.blocks)](
-        plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
-        postings.locals, postings.impacts, found.matched if mask is None else mask,
-        found.scores, found.tiles, found.matched,
-        postings.blocks, queries.longest, mask_stride(mask),
-        BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE_DOCUMENTS,
-        CHUNK=CHUNK_POSTINGS, TERMS=TERMS, ROWS=ROWS, HAS_MASK=mask is not None,
-        LAST=LAST_ARRIVAL, num_warps=WARPS,
-    )  # fmt: skip
+    with on_device(postings.terms):
+        score_kernel[(len(queries), postings.blocks)](
+            plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
+            postings.locals, postings.impacts, found.matched if mask is None else mask,
+            found.scores, found.tiles, found.matched,
+            postings.blocks, queries.longest // SLOT_TERMS, mask_stride(mask),
+            BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE_DOCUMENTS,
+            CHUNK=CHUNK_POSTINGS, TERMS=TERMS, SLOT=SLOT_TERMS, ROWS=ROWS,
+            HAS_MASK=mask is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
+        )  # fmt: skip
     return found
 
 
@@ -205,18 +212,18 @@ SCORE_SIGNATURE = {
     "starts": "*i64", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
     "query_impacts": "*i32", "locals_": "*u16", "impacts": "*u8", "mask": "*u8",
     "scores": "*i32", "tiles": "*i64", "matched": "*i64",
-    "blocks": "i32", "longest": "i32", "mask_stride": "i64",
+    "blocks": "i32", "slots": "i32", "mask_stride": "i64",
 }  # fmt: skip
 ALIGNED = (
-    "starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles", "longest",
-    "mask_stride",
+    "starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles",
 )  # fmt: skip
 
 
 def _score_case(has_mask: bool) -> AotCase:
     constexprs = {
         "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS,
-        "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "ROWS": ROWS, "HAS_MASK": has_mask,
+        "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS, "ROWS": ROWS,
+        "HAS_MASK": has_mask,
         "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
@@ -238,11 +245,12 @@ AOT = [
             "block_term_indptr": "*i64", "terms": "*i32", "indptr": "*i64",
             "query_indptr": "*i64", "query_terms": "*i32",
             "starts": "*i64", "lengths": "*i32", "ends": "*i32", "postings": "*i64",
-            "blocks": "i32", "longest": "i32", "CHUNK": "constexpr", "TERMS": "constexpr",
+            "blocks": "i32", "slots": "i32",
+            "CHUNK": "constexpr", "TERMS": "constexpr", "SLOT": "constexpr",
         },
-        constexprs={"CHUNK": CHUNK_POSTINGS, "TERMS": TERMS},
+        constexprs={"CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS},
         num_warps=PLAN_WARPS,
-        aligned=("starts", "lengths", "ends", "longest"),
+        aligned=("starts", "lengths", "ends", "terms", "indptr", "query_terms"),
     ),
     _score_case(False),
     _score_case(True),

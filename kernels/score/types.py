@@ -24,6 +24,8 @@ MAX_BLOCK_DOCUMENTS = 1 << 14
 TILE_DOCUMENTS = 512
 # Postings of one term that a warp adds in one step.
 CHUNK_POSTINGS = 256
+# Terms by which the plan of a query grows, so that its rows are aligned.
+SLOT_TERMS = 16
 # Blocks that one launch takes: the limit of a grid in its second dimension.
 MAX_BLOCKS = 65_535
 
@@ -188,7 +190,7 @@ class Queries:
         terms: int32 [nnz], strictly ascending within a row.
         impacts: int32 [nnz], 1 to 4,095.
         longest: no query has more terms; a Python int, so that reading it does not synchronize. A
-            multiple of 16, so that Triton compiles its kernels once.
+            multiple of ``SLOT_TERMS``.
     """
 
     indptr: Tensor
@@ -196,25 +198,24 @@ class Queries:
     impacts: Tensor
     longest: int
 
+    def __post_init__(self) -> None:
+        if self.longest % SLOT_TERMS:
+            raise ValueError(f"longest: {self.longest} must be a multiple of {SLOT_TERMS}")
+
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
     @classmethod
     def from_impacts(cls, batch: ImpactBatch, device: torch.device | str) -> Queries:
         """Copy a checked batch to the device."""
-        import torch
-
-        def copy(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(
-                device, non_blocking=True
-            )
+        from ..runtime.transfer import upload
 
         longest = int(np.diff(batch.indptr).max(initial=1))
         return cls(
-            copy(batch.indptr.astype(np.int64)),
-            copy(batch.terms),
-            copy(batch.impacts),
-            -(-longest // 16) * 16,
+            upload(batch.indptr.astype(np.int64), device),
+            upload(batch.terms, device),
+            upload(batch.impacts, device),
+            -(-longest // SLOT_TERMS) * SLOT_TERMS,
         )
 
     def between(self, first: int, last: int) -> Queries:

@@ -7,25 +7,28 @@ from torch import Tensor
 
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
-from ..runtime.launch import jit, tl
+from ..runtime.launch import jit, on_device, tl
 from ..score.types import MAX_BLOCK_DOCUMENTS, TILE_DOCUMENTS, BlockScores
 
 # Keys that a program of the pick reads in one step, and its warps.
 KEYS = 2048
 WARPS = 16
+# Rows of keys are a multiple of so many where possible, so that loads are wide.
+KEY_UNIT = 16
 # Bits of a key that one pass of the pick decides; nine passes make 63.
 DIGIT = 7
 # Warps of a program that expands one tile.
 TILE_WARPS = 4
 
 
-@jit
+@jit(varying=("units", "k"))
 def pick_kernel(  # type: ignore[no-untyped-def]
-    keys, counts, best, kept, least, width, k,
-    HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
+    keys, counts, best, kept, least, units, k,
+    UNIT: tl.constexpr, HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
     """Find the k-th greatest key of a query by histograms of its digits; keep the best."""
     query = tl.program_id(0).to(tl.int64)
+    width = units * UNIT
     keys += query * width
     best += query * k
     if HAS_COUNTS:
@@ -75,9 +78,9 @@ def pick_kernel(  # type: ignore[no-untyped-def]
     tl.store(least + query, floor)
 
 
-@jit
+@jit(varying=("slots", "blocks", "first_key", "key_step"))
 def expand_kernel(  # type: ignore[no-untyped-def]
-    tiles, least, scores, candidates, counts, slots, capacity, stride, first_key, key_step,
+    tiles, least, scores, candidates, counts, slots, blocks, first_key: tl.int64, key_step,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Append the keys of those documents of one picked tile that may be among the best."""
@@ -86,11 +89,11 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     if tile_key > 0:
         tile = LAST - (tile_key & LAST)
         place = (tile % (WIDTH // TILE)) * TILE + tl.arange(0, TILE)
-        score = tl.load(scores + query * stride + tile * TILE + tl.arange(0, TILE))
+        score = tl.load(scores + query * blocks * WIDTH + tile * TILE + tl.arange(0, TILE))
         keep = (score > 0) & (score >= (tl.load(least + query) >> 32))
         arrival = first_key - (tile // (WIDTH // TILE) * BLOCK_SIZE + place) * key_step
         start = tl.atomic_add(counts + query, tl.sum(keep.to(tl.int32), 0), sem="relaxed")
-        at = query * capacity + start + tl.cumsum(keep.to(tl.int32), 0) - 1
+        at = query * slots * TILE + start + tl.cumsum(keep.to(tl.int32), 0) - 1
         tl.store(candidates + at, (score.to(tl.int64) << 32) | arrival, mask=keep)
 
 
@@ -103,10 +106,12 @@ def select_keys(
     kept = torch.empty(n, dtype=torch.int32, device=keys.device)
     least = torch.empty(n, dtype=torch.int64, device=keys.device)
     if n:
-        pick_kernel[(n,)](
-            keys, kept if counts is None else counts, best, kept, least, width, k,
-            HAS_COUNTS=counts is not None, KEYS=KEYS, DIGIT=DIGIT, num_warps=WARPS,
-        )  # fmt: skip
+        unit = KEY_UNIT if width % KEY_UNIT == 0 else 1
+        with on_device(keys):
+            pick_kernel[(n,)](
+                keys, kept if counts is None else counts, best, kept, least, width // unit, k,
+                UNIT=unit, HAS_COUNTS=counts is not None, KEYS=KEYS, DIGIT=DIGIT, num_warps=WARPS,
+            )  # fmt: skip
     return best, kept, least
 
 
@@ -123,12 +128,13 @@ def expand_tiles(
     candidates = torch.empty((n, slots * TILE_DOCUMENTS), dtype=torch.int64, device=tiles.device)
     counts = torch.zeros(n, dtype=torch.int32, device=tiles.device)
     if n and slots:
-        expand_kernel[(n, slots)](
-            tiles, least, scores.scores, candidates, counts,
-            slots, slots * TILE_DOCUMENTS, blocks * width, first_key, key_step,
-            BLOCK_SIZE=scores.block_size, WIDTH=width, TILE=TILE_DOCUMENTS, LAST=LAST_ARRIVAL,
-            num_warps=TILE_WARPS,
-        )  # fmt: skip
+        with on_device(tiles):
+            expand_kernel[(n, slots)](
+                tiles, least, scores.scores, candidates, counts,
+                slots, blocks, first_key, key_step,
+                BLOCK_SIZE=scores.block_size, WIDTH=width, TILE=TILE_DOCUMENTS, LAST=LAST_ARRIVAL,
+                num_warps=TILE_WARPS,
+            )  # fmt: skip
     return candidates, counts
 
 
@@ -139,12 +145,14 @@ AOT = [
             kernel=pick_kernel,
             signature={
                 "keys": "*i64", "counts": "*i32", "best": "*i64", "kept": "*i32", "least": "*i64",
-                "width": "i32", "k": "i32",
-                "HAS_COUNTS": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
+                "units": "i32", "k": "i32",
+                "UNIT": "constexpr", "HAS_COUNTS": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
             },
-            constexprs={"HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT},
+            constexprs={
+                "UNIT": KEY_UNIT, "HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT,
+            },
             num_warps=WARPS,
-            aligned=("keys", "counts", "best", "kept", "least", "width"),
+            aligned=("keys", "counts", "best", "kept", "least"),
             expects={80: ("ATOMS", "LDG.E.64" if has_counts else "LDG.E.128")},
         )
         for has_counts in (False, True)
@@ -154,7 +162,7 @@ AOT = [
         kernel=expand_kernel,
         signature={
             "tiles": "*i64", "least": "*i64", "scores": "*i32", "candidates": "*i64",
-            "counts": "*i32", "slots": "i32", "capacity": "i32", "stride": "i64",
+            "counts": "*i32", "slots": "i32", "blocks": "i32",
             "first_key": "i64", "key_step": "i32", "BLOCK_SIZE": "constexpr",
             "WIDTH": "constexpr", "TILE": "constexpr", "LAST": "constexpr",
         },
@@ -163,7 +171,7 @@ AOT = [
             "TILE": TILE_DOCUMENTS, "LAST": LAST_ARRIVAL,
         },
         num_warps=TILE_WARPS,
-        aligned=("tiles", "least", "scores", "candidates", "counts", "capacity", "stride"),
+        aligned=("tiles", "least", "scores", "candidates", "counts"),
         expects={80: ("ATOMG", "LDG.E.128")},
     ),
 ]  # fmt: skip

@@ -21,6 +21,8 @@ def topk(
 ) -> Top:
     """Return the ``k`` largest positive weights of each row; ties go to the smaller term.
 
+    Weights that are NaN or infinite are excluded and counted.
+
     Args:
         weights: float32 [B, V], V up to 262,144.
         k: 1 to 1,024.
@@ -41,3 +43,13 @@ def topk(
             f"scale: {scale} and maximum: {maximum} must be > 0 and 1 to {MAX_QUERY_IMPACT}"
         )
     return (topk_triton if use_triton(weights) else topk_reference)(weights, k, scale, maximum)
+
+
+def warm_up(terms: int, device: torch.device) -> None:
+    """Compile every kernel that :func:`topk` can launch for rows of so many terms."""
+    weights = torch.zeros(1, terms, device=device)
+    k = 1
+    while k <= min(terms, MAX_K):
+        for scale in (None, 1.0):
+            topk(weights, k, scale=scale)
+        k *= 2

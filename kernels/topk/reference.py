@@ -14,15 +14,24 @@ def topk_reference(weights: Tensor, k: int, scale: float | None = None, maximum:
     k = min(k, weights.shape[1])
     # For weights >= 0 the bit pattern of a float32 ascends with its value, so (bits, -term) in one
     # int64 sorts by weight and then by term, which torch.topk alone does not promise.
-    bits = torch.where(weights > 0, weights, 0.0).view(torch.int32).to(torch.int64)
+    positive = (weights > 0) & weights.isfinite()
+    bits = torch.where(positive, weights, 0.0).view(torch.int32).to(torch.int64)
     terms = torch.arange(weights.shape[1], device=weights.device)
     keys = torch.topk(bits << 32 | (0xFFFFFFFF - terms), k, dim=1).values
     values = (keys >> 32).to(torch.int32).view(torch.float32)
     found = values > 0
     values = torch.where(found, values, 0.0)
     chosen = torch.where(found, 0xFFFFFFFF - (keys & 0xFFFFFFFF), -1).to(torch.int32)
-    counts, positive = (each.sum(1, dtype=torch.int32) for each in (found, weights > 0))
+    counts = found.sum(1, dtype=torch.int32)
     impacts, clipped = torch.zeros_like(chosen), torch.zeros_like(counts)
     if scale is not None:
         impacts, clipped = quantize(values, scale, maximum)
-    return Top(chosen, values, impacts, counts, positive, clipped.to(torch.int32))
+    return Top(
+        chosen,
+        values,
+        impacts,
+        counts,
+        positive.sum(1, dtype=torch.int32),
+        clipped.to(torch.int32),
+        (~weights.isfinite()).sum(1, dtype=torch.int32),
+    )

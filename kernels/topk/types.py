@@ -20,8 +20,9 @@ class Top:
         weights: float32 [n, K], padded with 0.
         impacts: int32 [n, K], 1 to the maximum, padded with 0; all 0 where no scale was given.
         counts: int32 [n], entries that are not padding.
-        positive: int32 [n], weights > 0 of the whole row; ``positive - counts`` were cut by k.
+        positive: int32 [n], finite weights > 0 of the row; ``positive - counts`` were cut by k.
         clipped: int32 [n], entries whose impact was above the maximum and was reduced to it.
+        nonfinite: int32 [n], weights of the row that are NaN or infinite; they are excluded.
     """
 
     terms: Tensor
@@ -30,3 +31,4 @@ class Top:
     counts: Tensor
     positive: Tensor
     clipped: Tensor
+    nonfinite: Tensor

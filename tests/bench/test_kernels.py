@@ -74,7 +74,7 @@ def test_compile_only_prints_the_table_and_what_must_be_there_is():
     tensor cores.
     """
     pytest.importorskip("triton")
-    cases = ("score/", "head/pool/bf16-128-tma", "select/expand")
+    cases = ("score/", "head/pool/bf16-128x256-tma", "select/expand")
     done = csplade(
         "--compile-only",
         "--capability",

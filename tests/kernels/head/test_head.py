@@ -6,8 +6,9 @@ import torch
 from csplade.kernels.head.api import head
 from csplade.kernels.head.autograd import fused_head
 from csplade.kernels.head.reference import head_reference
-from csplade.kernels.head.triton import NO_TOKEN, Tile, pool, sum_rows
+from csplade.kernels.head.triton import NO_TOKEN, Tile, _tile, pool, sum_rows
 from csplade.kernels.runtime.launch import INTERPRETED, capability
+from csplade.kernels.topk.api import topk
 
 HALF = [
     torch.float16,
@@ -277,6 +278,34 @@ def test_sums_of_rows_write_every_element(kernel_device, monkeypatch):
         torch.testing.assert_close(
             ours[i], coefficients[a:b] @ rows[sources[a:b]], rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_texts_with_hidden_states_that_are_not_finite_are_counted(kernel_device, dtype, bad):
+    hidden, weight, bias, offsets = problem([3, 5, 0, 4], 700, 40, dtype)
+    hidden[6, 699] = bad
+    pooled = torch.ones(12, dtype=torch.bool)
+    pooled[9] = False
+    hidden[9] = torch.nan
+    moved = on(kernel_device, hidden, weight)
+    for requires_grad in (False, True):
+        moved[0].requires_grad_(requires_grad)
+        weights = fused_head(
+            *moved, offsets, bias=bias.to(kernel_device), pooled=pooled.to(kernel_device)
+        )
+        found = topk(weights.detach().cpu(), 5).nonfinite
+        assert (found > 0).tolist() == [False, True, False, False]
+    clean = head(hidden[8:], weight, torch.tensor([0, 4]), bias=bias, pooled=pooled[8:])
+    torch.testing.assert_close(weights[3].detach().cpu(), clean[0], rtol=1e-2, atol=1e-2)
+    found = topk(head(hidden, weight, offsets, bias=bias, pooled=pooled), 5).nonfinite
+    assert (found > 0).tolist() == [False, True, False, False]
+
+
+def test_many_tokens_take_the_wide_tile_where_the_device_has_the_memory():
+    for tokens, wide, terms in ((1023, True, 128), (1024, True, 256), (1024, False, 128)):
+        assert _tile(tokens, torch.bfloat16, even=True, wide=wide).tokens == terms
+    assert 3 * 2 * 64 * (128 + 256) <= 227 * 1024
 
 
 @pytest.mark.parametrize("far", ["hidden", "weight"])

@@ -52,10 +52,11 @@ def test_every_kernel_compiles_without_spills(capability, product):
     for name, one in compiled.items():
         assert one["ok"], one
         assert one["stack_bytes"] == 0, one
-        # Two programs of the largest tile share a multiprocessor.
-        assert 2 * one["shared_bytes"] <= 227 * 1024
+        # One program of the wide tile fills a multiprocessor; two of any other share it.
+        programs = 1 if "128x256" in name else 2
+        assert programs * one["shared_bytes"] <= 227 * 1024
         if name.startswith("head/pool") and "fp32" not in name:
             assert product in cases[name].expected(capability)
         if "-tma" in name:
             assert one["instructions"]["bulk_copies"] > 0
-    assert any(name.startswith("head/pool/bf16-128") for name in compiled)
+    assert any(name.startswith("head/pool/bf16-128x128") for name in compiled)

@@ -16,7 +16,7 @@ from csplade.kernels.runtime.launch import INTERPRETED, compiled_environment
 from csplade.kernels.score.api import score_blocks
 from csplade.kernels.score.gluon import SHARED_BYTES, supports
 from csplade.kernels.score.triton import Plan
-from csplade.kernels.score.types import TILE_DOCUMENTS, Queries
+from csplade.kernels.score.types import SLOT_TERMS, TILE_DOCUMENTS, Queries
 
 from ..collection import Collection
 from .ptx import Fault, launch
@@ -87,7 +87,7 @@ def run(text, shared, queries, postings, mask, **options):
     launch(
         text, shared, (n, blocks),
         [*(one.numpy() for one in arrays), matched if mask is None else mask.numpy(),
-         scores, tiles, matched, blocks, queries.longest, stride],
+         scores, tiles, matched, blocks, queries.longest // SLOT_TERMS, stride],
         **options,
     )  # fmt: skip
     return scores, tiles, matched

@@ -8,7 +8,7 @@ from csplade.kernels.topk.api import topk
 from csplade.kernels.topk.reference import topk_reference
 from csplade.kernels.topk.triton import topk_triton
 
-FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped")
+FIELDS = ("terms", "weights", "impacts", "counts", "positive", "clipped", "nonfinite")
 DENORMAL = float(np.float32(1e-45))
 
 
@@ -140,12 +140,26 @@ def test_kernels_on_floats_at_the_edges(kernel_device):
     )
     weights[1] = -0.0
     weights[2] = float("nan")
-    top = topk_triton(weights.to(kernel_device), 6, 0.02, 255)
-    assert top.terms[0].tolist() == [3, 6, 5, 1, -1, -1]
-    assert top.impacts[0].tolist() == [255, 150, 1, 1, 0, 0]
-    assert top.counts.tolist() == top.positive.tolist() == [4, 0, 0, 0]
+    top = topk_triton(weights.to(kernel_device), 6, 0.02, 100)
+    assert top.terms[0].tolist() == [6, 5, 1, -1, -1, -1]
+    assert top.impacts[0].tolist() == [100, 1, 1, 0, 0, 0]
+    assert top.counts.tolist() == top.positive.tolist() == [3, 0, 0, 0]
     assert top.clipped.tolist() == [1, 0, 0, 0]
-    assert_same(top, topk_reference(weights, 6, 0.02, 255))
+    assert top.nonfinite.tolist() == [3, 0, 40, 0]
+    assert_same(top, topk_reference(weights, 6, 0.02, 100))
+
+
+@pytest.mark.parametrize("k", [1, 100, 300])
+def test_weights_of_every_magnitude_fall_into_the_right_bins(kernel_device, k):
+    """Powers of two and their neighbours: the edges of the bins, below the first and above the last."""
+    powers = np.ldexp(np.float32(1), np.arange(-149, 128)).astype(np.float32)
+    edges = np.concatenate([powers, np.nextafter(powers, np.float32(0)), powers * np.float32(1.25)])
+    row = np.random.default_rng(k).permutation(edges[np.isfinite(edges)])
+    weights = torch.from_numpy(np.stack([row, row[::-1]]))
+    assert_same(
+        topk_triton(weights.to(kernel_device), k, 0.02, 255, chunk=256),
+        topk_reference(weights, k, 0.02, 255),
+    )
 
 
 def test_kernels_on_the_widest_row_all_positive_and_equal(kernel_device):
