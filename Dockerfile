@@ -1,63 +1,77 @@
-# syntax=docker/dockerfile:1
-# csplade for a GPU: docker build -t csplade .
-# csplade for a CPU: docker build -t csplade --build-arg VARIANT=cpu --build-arg TORCH_INDEX=ADDRESS .
+# csplade in a container; `make image` builds it, docs/operations.md says how to run it.
 #
-# docker run --gpus all -p 50051:50051 -p 9464:9464 -v /path/to/index:/data/index:ro -v csplade-cache:/cache csplade
+#   VARIANT   BASE                                      what it is
+#   cpu       debian:bookworm-slim                      a server without a GPU
+#   cpu-ray   debian:bookworm-slim                      likewise, with Ray
+#   cuda      nvidia/cuda:13.0.0-base-ubuntu24.04       a server with a GPU, and Ray
+#
+# One base, so that a builder which builds every stage pulls only the one that is used.
+ARG BASE=debian:bookworm-slim
 
-# cuda or cpu: what the image stands on.
-ARG VARIANT=cuda
-
-# The driver comes from the machine and torch's wheels bring CUDA's libraries; this has the rest of the runtime.
-FROM nvidia/cuda:13.0.0-base-ubuntu24.04 AS base-cuda
-FROM ubuntu:24.04 AS base-cpu
-
-FROM base-${VARIANT} AS base
+FROM ${BASE} AS base
+# tini is process 1: a signal that comes before Python can handle it still ends the container.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 ca-certificates \
+    && apt-get install -y --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/*
 ENV PATH=/opt/csplade/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 
 FROM base AS build
-# Address of an index that has builds of torch for the CPU; without one the CPU image works too, but carries CUDA's libraries.
-ARG TORCH_INDEX=
+ARG VARIANT=cpu
+# Read by pip itself. The CPU variants need an index, or a folder or page of links, with torch's
+# builds for the CPU.
+ARG PIP_EXTRA_INDEX_URL=
+ARG PIP_FIND_LINKS=
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-dev python3-venv gcc libc6-dev \
+    && apt-get install -y --no-install-recommends python3-venv \
+        $([ "$VARIANT" != cuda ] || echo gcc libc6-dev python3-dev) \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 RUN python3 -m venv /opt/csplade
-# What is large and seldom changes, first: torch, of all builds of the pinned version the CPU one where it is offered.
-COPY constraints.txt ./
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt torch
+COPY deploy/image ./deploy/image
+RUN pip install --no-cache-dir --no-deps --require-hashes \
+    -r deploy/image/requirements-${VARIANT}.txt \
+    && deploy/image/trim ${VARIANT}
 COPY . ./
-RUN pip install --no-cache-dir -c constraints.txt '.[ray,tracing]'
-RUN TRITON_CACHE_DIR=/opt/csplade/triton python deploy/image/triton_driver.py \
-    && mkdir -p /opt/csplade/triton
+RUN pip install --no-cache-dir --no-deps --no-index --no-build-isolation .
+# The C module that Triton launches kernels with: the image itself has no compiler.
+RUN mkdir -p /opt/csplade/cache \
+    && TRITON_CACHE_DIR=/opt/csplade/cache/triton python deploy/image/triton_driver.py \
+    && install -m 755 deploy/image/entrypoint /opt/csplade/bin/csplade-entrypoint \
+    && cp deploy/image/sbom.py deploy/image/requirements-${VARIANT}.txt /opt/csplade/
+# embedded: put the base of the embedded model into the image, so that the first start needs no
+# network.
+ARG MODEL=
+RUN [ -z "$MODEL" ] || CSPLADE_CACHE=/opt/csplade/cache/csplade csplade model pull
 
 
 FROM base
-RUN useradd --uid 10001 --create-home csplade \
-    && install -d -o csplade /cache /data
+ARG VARIANT=cpu
 COPY --from=build /opt/csplade /opt/csplade
-# Triton keeps the kernels that it compiles beside the module that was compiled with the image.
-COPY --from=build --chown=csplade /opt/csplade/triton /opt/csplade/triton
+# Anybody may write into /cache: the container runs under any user id.
+RUN useradd --uid 10001 --create-home csplade \
+    && install -d -m 1777 /cache \
+    && install -d /data \
+    && python /opt/csplade/sbom.py ${VARIANT} > /opt/csplade/sbom.json
 USER csplade
 WORKDIR /data
-# Settings are those of deploy/csplade.yaml; arguments of the command stand over them.
+# Settings are those of deploy/csplade.yaml; arguments of the command override them.
 ENV CSPLADE_INDEX=/data/index \
     CSPLADE_SERVER__HOST=0.0.0.0 \
     CSPLADE_METRICS__HOST=0.0.0.0 \
     CSPLADE_CACHE=/cache/csplade \
     HF_HOME=/cache/huggingface \
+    HOME=/cache \
     NUMBA_CACHE_DIR=/cache/numba \
-    TRITON_CACHE_DIR=/opt/csplade/triton
-# Models and what is compiled for this machine: a second start finds them here.
+    TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
+    TRITON_CACHE_DIR=/cache/triton
+# Models, and what is compiled for this machine: a second start finds them here.
 VOLUME /cache
 # gRPC, and /metrics.
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "csplade.service.grpc.probe", "localhost:50051"]
-ENTRYPOINT ["csplade"]
+    CMD ["python", "-m", "csplade.service.grpc.probe"]
+ENTRYPOINT ["/usr/bin/tini", "--", "csplade-entrypoint"]
 CMD ["serve"]
