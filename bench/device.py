@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CspladeError
+from ..core.machine import hardware
 from ..core.ranking_key import LAST_ARRIVAL
 from ..core.vectors import ImpactBatch
 from ..kernels.runtime.transfer import Clock, fetch
@@ -28,7 +29,7 @@ from ..kernels.score.search import Found, search_blocks
 from ..kernels.score.types import Postings, Queries
 from . import distribution
 from .synthetic_device import collection
-from .timing import Ceilings, event_milliseconds, graph_of, hardware, wall_milliseconds
+from .timing import Ceilings, event_milliseconds, graph_of, wall_milliseconds
 
 BATCHES = (1, 8, 64)
 HEADINGS = [

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
+from ..core.machine import hardware
 from ..model import Encoder, Tokens
 from ..model.checkpoint.head import load_head
 from ..model.checkpoint.layout import resolve
 from ..model.checkpoint.load import load_merged
 from ..model.prior import saturated
 from ..model.quantization import default_dtype
-from .timing import hardware
 
 ROUNDS = 5
 QUERIES_PER_ROUND = 10
@@ -188,7 +188,7 @@ class _PlainLoop:
 def cpu_hardware() -> str:
     """Return the machine and the encoder's type of numbers in one line."""
     dtype = str(default_dtype("cpu")).removeprefix("torch.")
-    return f"{hardware(torch.device('cpu'))}, {dtype}"
+    return f"{hardware()}, {dtype}"
 
 
 def _tokens(ids: list[Any]) -> Tokens:

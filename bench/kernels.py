@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.machine import hardware
 from ..kernels.head.api import head
 from ..kernels.head.reference import head_reference
 from ..kernels.score.api import choose_backend, score_blocks
@@ -25,7 +26,7 @@ from ..kernels.select.api import select_blocks
 from ..kernels.topk.api import topk
 from . import distribution
 from .synthetic_device import collection
-from .timing import Ceilings, hardware, milliseconds, peak_bytes
+from .timing import Ceilings, milliseconds, peak_bytes
 
 OPS = ("head", "topk", "score", "select")
 # Hidden width and vocabulary.

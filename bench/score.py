@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..core.errors import CspladeError, InputError, UnavailableError
-from ..core.files import read_jsonl
+from ..core.errors import CspladeError, UnavailableError
+from ..core.lines import read_jsonl
+from ..core.machine import hardware
 from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
 from ..index import Index
 from . import peers
 from .peers import QueryTerms, Scorer, TermPostings, TopK
-from .timing import hardware
 
 ROUNDS = 3
 
@@ -122,12 +121,10 @@ def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str
         InputError: the file is missing, or a line has no vector.
     """
     vectors = []
-    for number, line in read_jsonl(path):
-        if not isinstance(line.get("vector"), dict):
-            raise InputError(
-                f"{path}:{number}: 'vector' is missing; must be an object {{term: weight}}"
-            )
-        vectors.append(line["vector"])
+    for line, values in read_jsonl(path):
+        if not isinstance(values.get("vector"), dict):
+            raise line.error("'vector' is missing; must be an object {term: weight}")
+        vectors.append(values["vector"])
     if index.manifest.vocabulary is not None:
         places = {token: term for term, token in enumerate(index.manifest.vocabulary)}
         how = "terms by the index's vocabulary"
@@ -222,7 +219,7 @@ def compare_scorers(
         return ScoreReport(
             collection,
             query_set,
-            hardware(torch.device("cpu")),
+            hardware(),
             single.manifest.documents,
             single.manifest.postings,
             len(queries),

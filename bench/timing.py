@@ -4,16 +4,15 @@ same run as what they judge.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from ..core import machine
 from ..kernels.runtime.launch import on_device
 
 # Written between timed runs: several times the L2 cache of any GPU there is, so that every run
@@ -133,40 +132,8 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    machine.reset_peak_bytes(device)
     before = torch.cuda.memory_allocated(device)
     work()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def hardware(device: torch.device) -> str:
-    """The machine in one line: device, driver, versions."""
-    versions = (
-        f"Python {platform.python_version()}, torch {torch.__version__}, triton {_triton_version()}"
-    )
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        driver = Path("/proc/driver/nvidia/version")
-        line = driver.read_text().splitlines()[0] if driver.exists() else "driver unknown"
-        words = [word for word in line.split() if word[:1].isdigit() and "." in word]
-        return (
-            f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
-            f"{properties.total_memory / 2**30:.0f} GiB, driver "
-            f"{words[0] if words else 'unknown'}, {versions}"
-        )
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    for entry in info.read_text().splitlines() if info.exists() else []:
-        if entry.startswith("model name"):
-            name = entry.split(":", 1)[1].strip()
-            break
-    return f"{name}, {torch.get_num_threads()} threads, {versions}"
-
-
-def _triton_version() -> str:
-    try:
-        import triton
-    except ImportError:
-        return "none"
-    return str(triton.__version__)
+    return machine.peak_bytes(device) - before

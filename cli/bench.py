@@ -252,7 +252,7 @@ def encode(
     """Encode texts with csplade and its peers, same weights."""
     from ..bench.encode import compare_with_loop
     from ..bench.masked import compare_with_sparse_encoder
-    from ..core.files import read_jsonl
+    from ..core.lines import read_jsonl
 
     lines = islice(read_jsonl(corpus or EXAMPLES), passages * tokens // TOKENS_PER_TEXT)
     texts = [str(row.get("text", "")) for _, row in lines]

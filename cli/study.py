@@ -37,7 +37,9 @@ def study(
     do to them.
     """
     from ..core.errors import InputError
-    from ..evaluation.study import SCALES, Study, split_judgments
+    from ..evaluation.study import Study
+    from ..evaluation.study_data import split_judgments
+    from ..evaluation.study_models import SCALES, StudyModels
     from ..model.training.teachers import load_teacher
 
     if unknown := set(tables) - set("abcde"):
@@ -45,7 +47,7 @@ def study(
     folders = data or [
         split_judgments(Path(__file__).parent.parent / "examples", work / "examples")
     ]
-    made = Study(
+    models = StudyModels(
         folders,
         work,
         SCALES[scale],
@@ -53,5 +55,5 @@ def study(
         seed=seed,
         progress=lambda what: note(f"training {what}"),
     )
-    for table in made.tables(tables):
+    for table in Study(models).tables(tables):
         typer.echo(table.markdown())

@@ -346,7 +346,7 @@ def idf(
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays
     as it is.
     """
-    from ..ingest.jsonl import joined_text, read_corpus
+    from ..core.corpus import read_corpus
     from ..model.certify import certify as certify_model
     from ..model.checkpoint.layout import resolve
     from ..model.lexical import train_idf
@@ -361,7 +361,7 @@ def idf(
             done += texts
             show("counting", done, total)
 
-        texts = (joined_text(document) for path in corpus for _, document, _ in read_corpus(path))
+        texts = (document.full_text for path in corpus for document in read_corpus(path))
         train_idf(resolve(model), out, texts, counts=counts, prior=prior, progress=advance)
     certify_model(out)
     typer.echo(out)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from .errors import InputError
+
+_NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -14,3 +19,31 @@ class Document:
     text: str
     title: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def full_text(self) -> str:
+        """What is encoded: title and text with a space between, empty parts left out."""
+        return " ".join(part for part in (self.title, self.text) if part)
+
+
+def parse_id(value: object, what: str = "id") -> str:
+    """Return an id of a document or query as a string; an integer counts as its decimal digits.
+
+    Args:
+        value: as it stands in a JSON object or another source.
+        what: names it in errors.
+
+    Raises:
+        InputError: the value is neither a string nor an integer, or is empty, or has white space or
+            a control character, which a line of a TREC run cannot hold.
+    """
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{what}: {value!r:.60} must be a string that is not empty, or an integer")
+    if _NOT_IN_IDS.search(value):
+        raise InputError(
+            f"{what}: {value!r:.60} has white space or a control character, which a TREC run "
+            "cannot hold; replace it, for example by '_'"
+        )
+    return value

@@ -45,7 +45,7 @@ def answer_vectors(
     for line in lines:
         if len(line.terms) > MAX_QUERY_TERMS:
             raise InputError(
-                f"{path}:{line.number}: query {line.document.id!r} has {len(line.terms)} terms, "
+                f"{line.line.place}: query {line.document.id!r} has {len(line.terms)} terms, "
                 f"at most {MAX_QUERY_TERMS}"
             )
     for first in range(0, len(lines), BATCH):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..core.beir import Dataset
+from ..core.corpus import read_corpus
 from ..core.errors import InputError, UnavailableError
-from ..ingest.jsonl import joined_text, read_corpus
 
 K1, B = 0.9, 0.4
 
@@ -46,10 +46,10 @@ def rank(
             f"the BM25 baseline needs {error.name}: pip install 'csplade[train]'"
         ) from None
     stemmer = Stemmer.Stemmer("english")
-    documents = [document for _, document, _ in read_corpus(dataset.corpus)]
+    documents = list(read_corpus(dataset.corpus))
     if not documents:
         raise InputError(f"{dataset.corpus}: no documents in it")
-    ids, texts = [one.id for one in documents], [joined_text(one) for one in documents]
+    ids, texts = [one.id for one in documents], [one.full_text for one in documents]
 
     started = time.perf_counter()
     tokens = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)

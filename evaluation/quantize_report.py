@@ -2,16 +2,13 @@
 
 Each encoder precision is measured in a process of its own (:mod:`.quantize_worker`) and kept in a
 work folder, so a run that was killed goes on with the next one. Each impact precision is then
-scored exhaustively over the same vectors. The reference is the float32 encoder scored with float
-weights: exact, and what overlap and cosine are counted against.
+scored exhaustively over the same vectors (:mod:`.quantize_ranking`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,19 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.beir import Dataset
-from ..core.errors import IncompatibleError, InputError, UnavailableError
-from ..core.files import write_aside
-from ..core.vectors import MAX_DOCUMENT_IMPACT, MAX_QUERY_IMPACT, SparseBatch
-from ..ingest.jsonl import joined_text, read_corpus
+from ..core.corpus import read_corpus
+from ..core.errors import InputError, UnavailableError
+from ..core.machine import hardware
+from ..core.resume import start_or_resume
 from ..model.checkpoint import presets
 from .measures import measure
+from .quantize_ranking import FLOAT, Reference, rank_all
 from .quantize_worker import Cost, Precision, Task, read
 
-DEPTH = 10
-FLOAT = "float"
 PRECISIONS = (
     Precision("fp32", dtype="float32"),
     Precision("bf16", dtype="bfloat16"),
@@ -44,7 +39,6 @@ PRECISIONS = (
         for head in (False, True)
     ),
 )
-SCALES = (0.005, 0.01, 0.02, 0.04)
 
 Progress = Callable[[str, int, int], None]
 """Called with a precision's name, texts done and texts in all."""
@@ -146,7 +140,8 @@ def run(
         "device": device,
         "threads": threads,
     }
-    _claim(work, settings)
+    work.mkdir(parents=True, exist_ok=True)
+    start_or_resume(work / "settings.json", settings)
     task = Task(model, device, threads, precisions[0], texts, list(dataset.queries.values()))
     reasons = {
         precision.name: _measure(dataclasses.replace(task, precision=precision), work, progress)
@@ -156,15 +151,15 @@ def run(
         raise UnavailableError(
             f"{precisions[0].name}, which the others are compared with, failed: {reason}"
         )
-    reference: _Reference | None = None
+    reference: Reference | None = None
     rows = []
     for precision in precisions:
         if reason := reasons[precision.name]:
             rows.append(Row(precision, reason=reason))
             continue
         cost, document_vectors, query_vectors = read(_place(work, precision))
-        ranked = _rank_all(document_vectors, query_vectors, cost.query_scale)
-        reference = reference or _Reference(document_vectors, query_vectors, ranked[FLOAT][0])
+        ranked = rank_all(document_vectors, query_vectors, cost.query_scale)
+        reference = reference or Reference(document_vectors, query_vectors, ranked[FLOAT][0])
         rows.append(
             Row(
                 precision,
@@ -193,39 +188,14 @@ def run(
         len(ids),
         corpus,
         len(dataset.queries),
-        _device_name(device),
+        hardware(device),
         threads,
         tuple(rows),
     )
 
 
-@dataclass(frozen=True)
-class _Reference:
-    documents: SparseBatch
-    queries: SparseBatch
-    tops: list[NDArray[np.int64]]
-
-    def cosine(self, documents: SparseBatch, queries: SparseBatch) -> float:
-        pairs = [
-            *zip(self.documents, documents, strict=True),
-            *zip(self.queries, queries, strict=True),
-        ]
-        return float(np.mean([_cosine(one, other) for one, other in pairs]))
-
-    def overlap(self, tops: list[NDArray[np.int64]]) -> float:
-        return float(
-            np.mean(
-                [
-                    len(np.intersect1d(one[:DEPTH], other[:DEPTH])) / len(one[:DEPTH])
-                    for one, other in zip(self.tops, tops, strict=True)
-                    if len(one)
-                ]
-            )
-        )
-
-
 def _pool(dataset: Dataset, documents: int | None, seed: int) -> tuple[list[str], list[str], int]:
-    every = [(document.id, joined_text(document)) for _, document, _ in read_corpus(dataset.corpus)]
+    every = [(document.id, document.full_text) for document in read_corpus(dataset.corpus)]
     if documents is None or documents >= len(every):
         return [one for one, _ in every], [text for _, text in every], len(every)
     judged = {document for judgments in dataset.qrels.values() for document in judgments}
@@ -239,22 +209,6 @@ def _pool(dataset: Dataset, documents: int | None, seed: int) -> tuple[list[str]
     drawn = np.random.default_rng(seed).choice(others, documents - len(needed), replace=False)
     chosen = [every[row] for row in sorted([*needed, *drawn.tolist()])]
     return [one for one, _ in chosen], [text for _, text in chosen], len(every)
-
-
-def _claim(work: Path, settings: dict[str, Any]) -> None:
-    """Make the work folder, or see that it is of the same run."""
-    work.mkdir(parents=True, exist_ok=True)
-    note = work / "settings.json"
-    if not note.exists():
-        with write_aside(note) as file:
-            json.dump(settings, file)
-    before = json.loads(note.read_text(encoding="utf-8"))
-    for key, value in settings.items():
-        if before.get(key) != value:
-            raise IncompatibleError(
-                f"{work}: holds rows measured with {key} {before.get(key)}, now it is {value}; "
-                "delete it to start again"
-            )
 
 
 def _place(work: Path, precision: Precision) -> Path:
@@ -299,60 +253,6 @@ def _measure(task: Task, work: Path, progress: Progress | None) -> str:
         if code < 0
         else (said or [f"exit code {code}"])[-1]
     )
-
-
-def _rank_all(
-    documents: SparseBatch, queries: SparseBatch, query_scale: float
-) -> dict[str, tuple[list[NDArray[np.int64]], int]]:
-    """Impact precision -> top 10 of each query (rows of documents), and impacts clipped."""
-    ranked = {FLOAT: (_rank(documents, documents.weights, queries, queries.weights), 0)}
-    asked = queries.quantize(query_scale, MAX_QUERY_IMPACT).impacts
-    largest = float(documents.weights.max(initial=1.0))
-    settings = [(f"8 bits, {scale}", scale, MAX_DOCUMENT_IMPACT) for scale in SCALES]
-    for name, scale, most in [*settings, ("4 bits, largest / 15", largest / 15, 15)]:
-        impacts = documents.quantize(scale, most)
-        ranked[name] = (_rank(documents, impacts.impacts, queries, asked), impacts.clipped)
-    return ranked
-
-
-def _rank(
-    documents: SparseBatch,
-    document_values: NDArray[Any],
-    queries: SparseBatch,
-    query_values: NDArray[Any],
-) -> list[NDArray[np.int64]]:
-    """Exhaustive top 10: integers in int64, floats in float64; score descending, then order of
-    arrival.
-    """
-    kind = np.float64 if document_values.dtype.kind == "f" else np.int64
-    size = int(max(documents.terms.max(initial=0), queries.terms.max(initial=0))) + 1
-    table = np.zeros((size, len(queries)), dtype=kind)
-    table[queries.terms, np.repeat(np.arange(len(queries)), np.diff(queries.indptr))] = query_values
-    scores = np.zeros((len(queries), len(documents)), dtype=kind)
-    for row, (start, end) in enumerate(zip(documents.indptr, documents.indptr[1:], strict=False)):
-        scores[:, row] = document_values[start:end].astype(kind) @ table[documents.terms[start:end]]
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-    return [top[scores[query, top] > 0] for query, top in enumerate(order)]
-
-
-def _cosine(
-    one: tuple[NDArray[Any], NDArray[Any]], other: tuple[NDArray[Any], NDArray[Any]]
-) -> float:
-    _, left, right = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
-    norm = float(np.linalg.norm(one[1]) * np.linalg.norm(other[1]))
-    return (
-        float(one[1][left] @ other[1][right]) / norm
-        if norm
-        else float(len(one[0]) == len(other[0]))
-    )
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {len(os.sched_getaffinity(0))} cores"
 
 
 def forget(work: Path) -> None:

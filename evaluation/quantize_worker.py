@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import CspladeError
 from ..core.files import write_aside
-from ..core.machine import peak_bytes
+from ..core.machine import peak_bytes, reset_peak_bytes
 from ..core.vectors import SparseBatch
 
 CHUNK = 64
@@ -98,7 +98,7 @@ def work(task: Task, out: Path) -> Cost:
     )
     encoder.encode(task.documents[:1], "document")
     gc.collect()
-    _forget_peak(encoder.device)
+    reset_peak_bytes(encoder.device)
     total, parts, cut = len(task.documents) + len(task.queries), [], {"tokens": 0, "terms": 0}
     started = time.perf_counter()
     # Texts of like length together, as one call over all of them would do; the order is put back
@@ -128,7 +128,7 @@ def work(task: Task, out: Path) -> Cost:
         documents_per_second=len(order) / spent,
         query_milliseconds=median(waits) * 1e3,
         weight_bytes=encoder.weight_bytes,
-        peak_bytes=_peak(encoder.device),
+        peak_bytes=peak_bytes(encoder.device),
         query_scale=encoder.query_scale,
         cut=cut,
     )
@@ -153,26 +153,6 @@ def read(out: Path) -> tuple[Cost, SparseBatch, SparseBatch]:
 
 def _arrays(kind: str, vectors: SparseBatch) -> dict[str, NDArray[Any]]:
     return {f"{kind}_{part}": getattr(vectors, part) for part in ("indptr", "terms", "weights")}
-
-
-def _forget_peak(device: str) -> None:
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        print("the peak of memory includes loading: this system cannot reset it", file=sys.stderr)
-
-
-def _peak(device: str) -> int:
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    return peak_bytes()
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from ..core.beir import Dataset
+from ..core.corpus import read_corpus
 from ..core.errors import InputError
-from ..ingest.jsonl import joined_text, read_corpus
 from ..ingest.trec import read_run
 from . import bm25
 from .measures import measure
@@ -70,9 +70,7 @@ def evaluate_index(
             cut,
         )
     manifest = engine.index.manifest
-    texts = [
-        joined_text(document) for _, document, _ in islice(read_corpus(dataset.corpus), sample)
-    ]
+    texts = [document.full_text for document in islice(read_corpus(dataset.corpus), sample)]
     started = time.perf_counter_ns()
     if texts:
         encoder.encode(texts, "document")

@@ -1,28 +1,29 @@
 """Corpus or ready vectors to an index, in fixed chunks, each one durable step of the builder.
 
-Chunks are cut at the same places however often a build is killed and resumed: a text is always
-encoded in the company of the same others, so that the vectors, and with them the bytes of the
-index, come out the same.
+Chunks lie at the same places however often a build is killed and resumed (:mod:`.chunks`), so that
+the vectors, and with them the bytes of the index, come out the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..core.corpus import read_corpus
 from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
+from ..core.lines import OnBad
+from ..core.resume import require_same_settings
 from ..core.vectors import DOCUMENT_SCALE, SparseBatch
 from ..index import BuildOptions, IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
-from .jsonl import CHUNK, OnBad, joined_text, read_corpus
+from . import chunks
 from .vectors import (
     Keys,
     Lookup,
@@ -36,8 +37,6 @@ from .vectors import (
 
 if TYPE_CHECKING:
     from ..model import Encoder
-
-VECTORS_CHUNK = 1024
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage ("documents" or "segments"), documents done and documents in all."""
@@ -82,7 +81,7 @@ def build_from_corpus(
     """Encode a corpus and index it.
 
     Args:
-        corpus: JSON lines; see :func:`.corpus.read_corpus`.
+        corpus: JSON lines; see :func:`csplade.core.corpus.read_records`.
         out: directory of the index, absent or empty unless resuming.
         encoder: what makes the vectors, or a function that loads it once the corpus has been
             checked.
@@ -115,16 +114,23 @@ def build_from_corpus(
     )
 
     def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
-        encoded = encoder.encode(
-            [joined_text(one) for one in documents], "document", progress=advance
-        )
+        encoded = encoder.encode([one.full_text for one in documents], "document", progress=advance)
         report.dropped_tokens += int(encoded.dropped_tokens.sum())
         report.dropped_terms += int(encoded.dropped_terms.sum())
         return encoded.vectors
 
-    source = (document for _, document, _ in read_corpus(corpus, on_bad=_quietly(on_bad)))
+    source = read_corpus(corpus, on_bad=_quietly(on_bad))
     return _build(
-        corpus, out, options, source, lambda one: one, encode, total, CHUNK, progress, report
+        corpus,
+        out,
+        options,
+        source,
+        lambda one: one,
+        encode,
+        total,
+        chunks.TEXTS,
+        progress,
+        report,
     )
 
 
@@ -186,7 +192,7 @@ def build_from_vectors(
         lambda line: line.document,
         convert,
         file.lines,
-        VECTORS_CHUNK,
+        chunks.VECTORS,
         progress,
         report,
     )
@@ -206,10 +212,10 @@ def _vocabulary(
         return size, None, ids_below(size)
     size = encoder.vocabulary_size
     lookup = encoder.vocabulary().get if file.keys == "tokens" else ids_below(size)
-    for term, line in file.terms.items():
+    for term, place in file.terms.items():
         if lookup(term) is None:
             raise InputError(
-                f"{path}:{line}: term {term!r} is not in the vocabulary of model {encoder.name}, "
+                f"{place}: term {term!r} is not in the vocabulary of model {encoder.name}, "
                 f"{size} terms"
             )
     return size, None, lookup
@@ -247,7 +253,7 @@ def _build(
                 progress("documents", done, total)
 
         first = 0
-        for chunk in _chunks(source, size):
+        for chunk in chunks.chunks(source, size):
             documents = [document_of(one) for one in chunk]
             known = min(max(safe - first, 0), len(chunk))
             _require_same_documents(builder, path, first, documents[:known])
@@ -298,27 +304,23 @@ def _open_builder(out: Path, options: BuildOptions) -> IndexBuilder:
 
 
 def _require_same_options(out: Path, manifest: IndexManifest, options: BuildOptions) -> None:
-    encoder = options.encoder or {}
-    noted = manifest.encoder or {}
-    pairs = {
-        "encoder": (noted.get("fingerprint"), encoder.get("fingerprint")),
-        "quantization": (noted.get("quantization"), encoder.get("quantization")),
-        "shards": (manifest.shard_count, options.shards),
-        "vocabulary size": (manifest.vocabulary_size, options.vocabulary_size),
-        "document scale": (manifest.document_scale, options.document_scale),
-        "query scale": (manifest.query_scale, options.query_scale),
+    require_same_settings(
+        out, _settings(manifest, manifest.shard_count), _settings(options, options.shards)
+    )
+
+
+def _settings(source: IndexManifest | BuildOptions, shards: int) -> dict[str, Any]:
+    """What the bytes of an index depend on, besides its documents."""
+    encoder = source.encoder or {}
+    return {
+        "encoder": encoder.get("fingerprint"),
+        "quantization": encoder.get("quantization"),
+        "shards": shards,
+        "vocabulary size": source.vocabulary_size,
+        "vocabulary": source.vocabulary,
+        "document scale": source.document_scale,
+        "query scale": source.query_scale,
     }
-    for name, (there, here) in pairs.items():
-        if there != here:
-            raise IncompatibleError(
-                f"{out}: the unfinished build has {name} {there}, now it is {here}; "
-                "resume with the same settings or build elsewhere"
-            )
-    if manifest.vocabulary != options.vocabulary:
-        raise IncompatibleError(
-            f"{out}: the unfinished build has another vocabulary; "
-            "resume with the same file or build elsewhere"
-        )
 
 
 def _require_same_documents(
@@ -342,12 +344,6 @@ def _require_same_documents(
                     f"{builder.path} has {there.id!r} there or another text; "
                     "resume with the same file or build elsewhere"
                 )
-
-
-def _chunks(source: Iterable[T], size: int) -> Iterator[list[T]]:
-    rows = iter(source)
-    while chunk := list(islice(rows, size)):
-        yield chunk
 
 
 def _encoder_record(encoder: Encoder) -> dict[str, Any]:

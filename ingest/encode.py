@@ -12,15 +12,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..core.corpus import read_corpus
 from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
-from ..core.files import sync_directory, write_aside
+from ..core.files import sync_directory
+from ..core.lines import OnBad
+from ..core.resume import read_settings, require_same_settings, write_settings
 from ..core.vectors import SparseBatch
-from .jsonl import CHUNK, OnBad, joined_text, read_corpus
+from . import chunks
 from .vectors import Keys
 
 if TYPE_CHECKING:
@@ -95,9 +97,7 @@ def encode_file(
         "terms": keys,
     }
     name = _namer(encoder, keys)
-    documents = (
-        document for _, document, _ in read_corpus(source, on_bad=on_bad and (lambda error: None))
-    )
+    documents = read_corpus(source, on_bad=on_bad and (lambda error: None))
     with _part(output, made_with) as part:
         report.resumed = _keep_whole_lines(part)
         done = report.resumed
@@ -112,14 +112,14 @@ def encode_file(
 
         first = 0
         part.seek(0)
-        while chunk := list(islice(documents, CHUNK)):
+        for chunk in chunks.chunks(documents, chunks.TEXTS):
             known = min(max(report.resumed - first, 0), len(chunk))
             _require_same_texts(part, output, chunk[:known])
             first += len(chunk)
             if known == len(chunk):
                 continue
             done = first - len(chunk)
-            encoded = encoder.encode([joined_text(one) for one in chunk], kind, progress=advance)
+            encoded = encoder.encode([one.full_text for one in chunk], kind, progress=advance)
             advance(first - done)  # empty texts are in no batch
             report.dropped_tokens += int(encoded.dropped_tokens.sum())
             report.dropped_terms += int(encoded.dropped_terms.sum())
@@ -142,25 +142,13 @@ def _part(output: Path, made_with: dict[str, str]) -> Iterator[BinaryIO]:
         output.with_name(output.name + ".part.json"),
     )
     if not path.exists():
-        with write_aside(note) as file:
-            json.dump(made_with, file)
+        write_settings(note, made_with)
     with open(path, "a+b") as part:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{output}: another process is writing it") from None
-        try:
-            before = json.loads(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise IncompatibleError(
-                f"{path}: nothing tells what it was made with; delete it to start again"
-            ) from None
-        for key, value in made_with.items():
-            if before.get(key) != value:
-                raise IncompatibleError(
-                    f"{path}: was made with {key} {before.get(key)}, now it is {value}; "
-                    "delete it to start again"
-                )
+        require_same_settings(path, read_settings(note), made_with)
         yield part
         part.flush()
         os.fsync(part.fileno())
@@ -185,7 +173,7 @@ def _require_same_texts(part: BinaryIO, output: Path, documents: list[Document])
     for document in documents:
         try:
             line = json.loads(part.readline())
-            same = (line["id"], line["contents"]) == (document.id, joined_text(document))
+            same = (line["id"], line["contents"]) == (document.id, document.full_text)
         except (ValueError, KeyError, TypeError):
             same = False
         if not same:
@@ -203,7 +191,7 @@ def _lines(
         vector = dict(
             zip(map(name, terms.tolist()), map(float, weights.astype(str).tolist()), strict=True)
         )
-        line = {"id": document.id, "contents": joined_text(document), "vector": vector}
+        line = {"id": document.id, "contents": document.full_text, "vector": vector}
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 

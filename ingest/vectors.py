@@ -1,13 +1,15 @@
-"""Ready vectors as JSON lines, the form of Anserini: ``{"id", "contents", "vector": {term:
-weight}}``.
+"""Ready vectors as JSON lines: an id, perhaps a text, and ``vector``.
 
-Terms are token strings or integer ids in decimal; which of the two is told by the whole file.
+A vector is ``{term: weight}`` as Anserini and Pyserini write it, where a term is a token string or
+an integer id in decimal, or ``{"indices": [...], "values": [...]}`` with integer ids as Qdrant,
+Milvus and Pinecone write it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.document import Document
+from ..core.corpus import read_records
+from ..core.document import Document, parse_id
 from ..core.errors import InputError
+from ..core.lines import Line, OnBad, files_of, is_tab_separated, located, read_lines
 from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
-from .jsonl import OnBad, read_corpus
 
 Keys = Literal["ids", "tokens"]
 Lookup = Callable[[str], int | None]
@@ -26,6 +29,7 @@ Lookup = Callable[[str], int | None]
 ID = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_TERM = 2**31 - 2
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_PAIR = {"indices", "values"}
 
 
 @dataclass(frozen=True)
@@ -33,66 +37,130 @@ class VectorLine:
     """One text with its vector.
 
     Attributes:
-        number: line in the file, from 1.
-        document: id and contents (as the text), title and metadata if there.
-        terms: keys of the vector, none repeated.
+        line: where it stands.
+        document: id and text, title and metadata if there.
+        terms: terms of the vector, none repeated.
         weights: float32 [len(terms)], finite and > 0.
+        has_ids: whether the line itself says that its terms are integer ids, by ``indices``.
     """
 
-    number: int
+    line: Line
     document: Document
     terms: list[str]
     weights: NDArray[np.float32]
+    has_ids: bool
 
 
 def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[VectorLine]:
-    """Yield the lines of a file of vectors, ``.gz`` accepted.
+    """Yield the vectors of a file or folder; see :mod:`.vectors`.
+
+    A weight of zero means that the term is absent.
 
     Args:
-        path: the file; ``contents`` may be left out of its lines.
-        on_bad: called with the error of a bad line, which is then skipped; without it the error is
-            raised.
+        path: see :func:`csplade.core.corpus.read_records`; the text may be left out.
+        on_bad: see :data:`csplade.core.lines.OnBad`.
 
     Raises:
-        InputError: no such file, or a bad line, naming file, line and term: no JSON object, no id
-            or a repeated one, no vector, a weight that is no number, not finite, not > 0 or outside
-            float32.
+        InputError: as :func:`csplade.core.corpus.read_records`; a line has no vector, a weight that
+            is not a number, not finite, negative or outside float32, an id that is not an integer
+            from 0 to ``MAX_TERM`` or is repeated, or lists of different lengths.
     """
-    for number, document, line in read_corpus(
-        path, text_key="contents", text_needed=False, on_bad=on_bad
+    for line, document, values in read_records(
+        path, text_needed=False, reserved=("vector", *_PAIR), on_bad=on_bad
     ):
-        vector = line.get("vector")
         try:
-            if not isinstance(vector, dict):
-                raise InputError(
-                    f"document {document.id!r} needs 'vector', an object of term: weight"
-                )
-            weights = _weights(vector)
+            terms, weights, has_ids = _vector(values)
         except InputError as error:
-            bad = InputError(f"{path}:{number}: {error}")
+            bad = line.error(error)
             if on_bad is None:
                 raise bad from None
             on_bad(bad)
             continue
-        yield VectorLine(number, document, list(vector), weights)
+        present = weights > 0
+        if not present.all():
+            terms = [term for term, kept in zip(terms, present.tolist(), strict=True) if kept]
+        yield VectorLine(line, document, terms, weights[present], has_ids)
 
 
-def _weights(vector: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Weights of a vector, checked together first and one by one only to name the bad one."""
-    values = list(vector.values())
+def read_query_vectors(path: Path | str) -> list[VectorLine]:
+    """Read query vectors: JSON lines as :func:`read_vectors`, or the tab-separated topics of
+    Anserini.
+
+    Files named ``.tsv`` or ``.txt`` have lines ``id TAB token token ...``; the weight of a token is
+    how often it stands there.
+
+    Raises:
+        InputError: as :func:`read_vectors`; a line without a tab, an id twice, no query at all.
+    """
+    files = files_of(Path(path))
+    if any(map(is_tab_separated, files)):
+        lines = [_topic(line) for file in files for line in read_lines(file)]
+    else:
+        lines = list(read_vectors(path))
+    if not lines:
+        raise InputError(f"{path}: no queries in it")
+    seen: set[str] = set()
+    for one in lines:
+        if one.document.id in seen:
+            raise one.line.error(f"query {one.document.id!r} is there already")
+        seen.add(one.document.id)
+    return lines
+
+
+def _topic(line: Line) -> VectorLine:
+    query, tab, text = line.text.partition("\t")
+    if not tab or text.lstrip().startswith("{"):
+        raise line.error(f"needs query id, tab and tokens, found {line.text!r:.80}")
+    with located(line):
+        query = parse_id(query, "query id")
+    counts = Counter(text.split())
+    weights = np.array(list(counts.values()), dtype=np.float32)
+    return VectorLine(line, Document(query, text), list(counts), weights, has_ids=False)
+
+
+def _vector(values: dict[str, Any]) -> tuple[list[str], NDArray[np.float32], bool]:
+    """Terms, weights (float32, zeros not yet left out) and whether the terms are ids."""
+    vector = values.get("vector")
+    if vector is None and values.keys() >= _PAIR:
+        vector = {name: values[name] for name in _PAIR}
+    if not isinstance(vector, dict):
+        raise InputError("'vector' is needed, an object of term: weight or of indices and values")
+    if len(vector) == 1 and isinstance(named := next(iter(vector.values())), dict):
+        vector = named  # Qdrant names its sparse vectors
+    if vector.keys() == _PAIR and isinstance(vector["indices"], list):
+        return _pair(vector["indices"], vector["values"])
+    return list(vector), _weights(list(vector), list(vector.values())), False
+
+
+def _pair(indices: list[Any], weights: Any) -> tuple[list[str], NDArray[np.float32], bool]:
+    if not isinstance(weights, list) or len(weights) != len(indices):
+        count = len(weights) if isinstance(weights, list) else 0
+        raise InputError(f"has {len(indices)} indices but {count} values")
+    for index in indices:
+        if type(index) is not int or not 0 <= index <= MAX_TERM:
+            raise InputError(f"index {index!r:.40} must be an integer from 0 to {MAX_TERM}")
+    terms = [str(index) for index in indices]
+    if len(set(terms)) < len(terms):
+        repeated = next(term for term, count in Counter(terms).items() if count > 1)
+        raise InputError(f"index {repeated} is there twice")
+    return terms, _weights(terms, weights), True
+
+
+def _weights(terms: list[str], values: list[Any]) -> NDArray[np.float32]:
+    """Check the weights of a vector, together first and one by one only to name the bad one."""
     if set(map(type, values)) <= {int, float}:
         try:
             weights = np.array(values, dtype=np.float64)
         except OverflowError:  # an integer beyond float64
             weights = np.full(len(values), np.inf)
-        if np.all((weights >= _SMALLEST) & (weights <= _LARGEST)):
+        if np.all(((weights >= _SMALLEST) & (weights <= _LARGEST)) | (weights == 0)):
             return weights.astype(np.float32)
-    for term, value in vector.items():
+    for term, value in zip(terms, values, strict=True):
         if type(value) not in (int, float):
             raise InputError(f"weight of term {term!r} is {value!r:.60}, must be a number")
-        if not _SMALLEST <= value <= _LARGEST:
+        if value != 0 and not _SMALLEST <= value <= _LARGEST:
             raise InputError(
-                f"weight of term {term!r} is {value!r:.60}, must be finite and > 0 in float32"
+                f"weight of term {term!r} is {value!r:.60}, must be 0 or more and finite in float32"
             )
     raise AssertionError("unreachable")
 
@@ -103,16 +171,16 @@ class VectorFile:
 
     Attributes:
         lines: good lines.
-        keys: whether terms are integer ids (every key in the file is one) or token strings.
-        terms: each distinct key and the first line it is on, ascending (ids as numbers, strings as
-            strings).
+        keys: whether terms are integer ids or token strings.
+        terms: each distinct term and the place of its first line, ascending (ids as numbers,
+            strings as strings).
         largest: largest weight.
         whole: every weight is a whole number.
     """
 
     lines: int
     keys: Keys
-    terms: dict[str, int]
+    terms: dict[str, str]
     largest: float
     whole: bool
 
@@ -140,60 +208,55 @@ def scan_vectors(
 
     Args:
         path: the file.
-        keys: what the terms are; None tells it by the file.
+        keys: what the terms are; None takes integer ids if every term of the file is one.
         on_bad: as for :func:`read_vectors`.
 
     Raises:
-        InputError: as :func:`read_vectors`; also no lines, no terms at all, a key that is no id
-            where ids are meant.
+        InputError: as :func:`read_vectors`; also no lines, no terms at all, a term that is not an
+            id where ids are meant, ``indices`` where token strings are meant.
     """
     lines, largest, whole = 0, 0.0, True
-    terms: dict[str, int] = {}
-    for line in read_vectors(path, on_bad=on_bad):
+    terms: dict[str, str] = {}
+    with_indices: str | None = None
+    for one in read_vectors(path, on_bad=on_bad):
         lines += 1
-        for term in line.terms:
-            terms.setdefault(term, line.number)
-        if line.terms:
-            largest = max(largest, float(line.weights.max()))
-            whole = whole and bool((line.weights == np.rint(line.weights)).all())
+        for term in one.terms:
+            terms.setdefault(term, one.line.place)
+        if one.terms:
+            largest = max(largest, float(one.weights.max()))
+            whole = whole and bool((one.weights == np.rint(one.weights)).all())
+            with_indices = with_indices or (one.line.place if one.has_ids else None)
     if not lines:
         raise InputError(f"{path}: no vectors in it")
-    for term, number in terms.items():
-        try:
-            term.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{path}:{number}: term {term!r} is no valid Unicode: {error}"
-            ) from None
     if not terms:
         raise InputError(f"{path}: not one of its {lines} vectors has a term")
+    if keys == "tokens" and with_indices:
+        raise InputError(f"{with_indices}: has indices, which are integer ids; use --terms ids")
     if keys is None:
-        keys = "ids" if all(map(ID.fullmatch, terms)) else "tokens"
+        keys = "ids" if with_indices or all(map(ID.fullmatch, terms)) else "tokens"
     if keys == "tokens":
         return VectorFile(lines, keys, dict(sorted(terms.items())), largest, whole)
-    for term, number in terms.items():
+    for term, place in terms.items():
         if not ID.fullmatch(term) or int(term) > MAX_TERM:
-            raise InputError(
-                f"{path}:{number}: term {term!r} is no integer id from 0 to {MAX_TERM}"
-            )
+            raise InputError(f"{place}: term {term!r} must be an integer id from 0 to {MAX_TERM}")
     return VectorFile(
         lines, keys, dict(sorted(terms.items(), key=lambda item: int(item[0]))), largest, whole
     )
 
 
 def ids_below(size: int) -> Lookup:
-    """Lookup of integer ids in decimal; None for what is no id below ``size``."""
+    """Return the lookup of integer ids in decimal; None for what is not an id below ``size``."""
     return lambda key: int(key) if ID.fullmatch(key) and int(key) < size else None
 
 
 def positions(tokens: Sequence[str]) -> Lookup:
-    """Lookup of a token's place in a vocabulary; None for what is not in it."""
+    """Return the lookup of a token's place in a vocabulary; None for what is not in it."""
     return {token: term for term, token in enumerate(tokens)}.get
 
 
 def to_batch(lines: Iterable[VectorLine], lookup: Lookup) -> tuple[SparseBatch, NDArray[np.int64]]:
-    """Vectors of n lines as one batch, and int64 [n]: how many terms of each were dropped as
-    unknown.
+    """Return the vectors of n lines as one batch, and int64 [n]: how many terms of each were
+    dropped as unknown.
     """
     rows: list[tuple[list[int], NDArray[np.float32]]] = []
     dropped = []

@@ -13,7 +13,8 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 from ..core.errors import InputError, UnavailableError
-from ..core.files import read_jsonl, write_aside
+from ..core.files import write_aside
+from ..core.lines import read_jsonl
 from ..v1 import retrieval_pb2 as pb
 from .target import Target
 
@@ -63,16 +64,14 @@ def read_queries(path: Path) -> Queries:
         InputError: the file is missing or empty, or a line has neither.
     """
     texts, vectors = [], []
-    for number, line in read_jsonl(path):
-        text, vector = line.get("text", line.get("contents")), line.get("vector")
+    for line, values in read_jsonl(path):
+        text, vector = values.get("text", values.get("contents")), values.get("vector")
         if isinstance(text, str) and text.strip():
             texts.append(text)
         if isinstance(vector, dict) and vector:
             vectors.append(vector)
         elif not isinstance(text, str):
-            raise InputError(
-                f"{path}:{number}: needs 'text', a string, or 'vector', an object {{term: weight}}"
-            )
+            raise line.error("needs 'text', a string, or 'vector', an object {term: weight}")
     if not texts and not vectors:
         raise InputError(f"{path}: it has no queries")
     return Queries(path.name, tuple(dict.fromkeys(texts)), tuple(vectors))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.files import write_aside
+from ..core.machine import hardware
 from . import k6
 from .k6 import STAGES, Outcome, Phase
 from .knee import Step
@@ -95,17 +96,8 @@ def now() -> str:
 
 
 def busy_hardware() -> str:
-    """Return this machine and its load average in one line."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return (
-        f"{len(os.sched_getaffinity(0))} cores of {name}, load average {os.getloadavg()[0]:.1f} "
-        "at the end"
-    )
+    """Describe this machine and its load average."""
+    return f"{hardware()}, load average {os.getloadavg()[0]:.1f} at the end"
 
 
 def tables(result: Result) -> list[tuple[str, Table]]:

@@ -4,7 +4,6 @@ negatives.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.beir import find_part, load_dataset
+from ...core.corpus import read_corpus
 from ...core.errors import InputError
-from ...core.files import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Collection:
     Attributes:
         name: the folder's name.
         passages: passage id -> title and text joined.
-        queries: query id -> text.
-        positives: query id -> ids of its relevant passages, of one split.
+        queries: query id -> text, the judged ones of one split.
+        positives: query id -> ids of its relevant passages, of that split.
     """
 
     name: str
@@ -37,32 +37,25 @@ class Collection:
         """Read a folder; without a split only its passages.
 
         Raises:
-            InputError: a missing file, a broken line or a judgment of something that is not there.
+            InputError: as :func:`csplade.core.beir.load_dataset`; a judged document that is not in
+                the corpus, or not one relevant document.
         """
-        passages = {
-            str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip()
-            for _, row in read_jsonl(directory / "corpus.jsonl")
-        }
         if split is None:
-            return cls(directory.name, passages)
-        queries = {
-            str(row["_id"]): str(row["text"]) for _, row in read_jsonl(directory / "queries.jsonl")
+            corpus = find_part(directory, "corpus", (".jsonl",))
+            return cls(directory.name, {one.id: one.full_text for one in read_corpus(corpus)})
+        dataset = load_dataset(directory, split)
+        passages = {one.id: one.full_text for one in read_corpus(dataset.corpus)}
+        for passage, place in dataset.judged_at.items():
+            if passage not in passages:
+                raise InputError(f"{place}: document {passage!r} is judged, but not in the corpus")
+        positives = {
+            query: relevant
+            for query, grades in dataset.qrels.items()
+            if (relevant := [passage for passage, grade in grades.items() if grade > 0])
         }
-        path = directory / "qrels" / f"{split}.tsv"
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; choose a split that the collection has")
-        positives: dict[str, list[str]] = {}
-        with open(path, encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, delimiter="\t"), 2):
-                query, passage = row["query-id"], row["corpus-id"]
-                if query not in queries or passage not in passages:
-                    raise InputError(
-                        f"{path}:{number}: query {query!r} or passage {passage!r} is not in the "
-                        "collection"
-                    )
-                if int(row["score"]) > 0:
-                    positives.setdefault(query, []).append(passage)
-        return cls(directory.name, passages, queries, positives)
+        if not positives:
+            raise InputError(f"{directory}: split {split!r} has no judgment above 0")
+        return cls(directory.name, passages, dataset.queries, positives)
 
 
 def packed(tokens: Iterator[Sequence[int]], length: int, separator: int) -> NDArray[np.int64]:

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import InputError
-from ...core.files import begun_with, read_jsonl, sync_directory
+from ...core.files import sync_directory
+from ...core.lines import read_jsonl
+from ...core.resume import start_or_resume
 from .data import Collection
 from .teachers import Ranker, Teacher
 
@@ -72,8 +74,8 @@ def mine(
         progress: told what is done, how much of it, of how much.
 
     Raises:
-        InputError: no teacher that ranks, or two of the same name; or ``OUT.work`` is of a run with
-            other settings.
+        InputError: no teacher that ranks, or two of the same name.
+        IncompatibleError: ``OUT.work`` is of a run with other settings.
     """
     if out.is_file():
         return
@@ -94,7 +96,7 @@ def mine(
         "limit": limit,
         "pool": pool,
     }
-    begun_with(work / "settings.json", settings | {"seed": seed})
+    start_or_resume(work / "settings.json", settings | {"seed": seed})
     random = np.random.default_rng(seed)
     queries = list(collection.positives)
     if limit is not None and limit < len(queries):
@@ -144,7 +146,7 @@ def read_mined(path: Path, collection: Collection) -> list[Mined]:
         InputError: a broken line, or an id that the collection does not have.
     """
     found = []
-    for number, row in read_jsonl(path):
+    for line, row in read_jsonl(path):
         try:
             scores = {
                 name: np.array(values, dtype=np.float32)
@@ -152,20 +154,17 @@ def read_mined(path: Path, collection: Collection) -> list[Mined]:
             }
             mined = Mined(row["query"], row["positives"], row["negatives"], scores)
         except (KeyError, ValueError, TypeError, AttributeError):
-            raise InputError(
-                f"{path}:{number}: not a line of a mined file; make it again with: csplade train "
-                "mine"
+            raise line.error(
+                "not a line of a mined file; make it again with: csplade train mine"
             ) from None
         unknown = [passage for passage in mined.candidates if passage not in collection.passages]
         if unknown or mined.query not in collection.queries:
-            raise InputError(
-                f"{path}:{number}: {(unknown or [mined.query])[0]!r} is not in {collection.name}; "
+            raise line.error(
+                f"{(unknown or [mined.query])[0]!r} is not in {collection.name}; "
                 "is it mined from another one?"
             )
         if any(len(values) != len(mined.candidates) for values in scores.values()):
-            raise InputError(
-                f"{path}:{number}: needs a score for each of {len(mined.candidates)} candidates"
-            )
+            raise line.error(f"needs a score for each of {len(mined.candidates)} candidates")
         found.append(mined)
     if not found:
         raise InputError(f"{path}: has no queries")

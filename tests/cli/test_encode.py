@@ -81,10 +81,12 @@ def test_a_part_of_something_else_is_refused(
     part, note = tmp_path / "vectors.jsonl.part", tmp_path / "vectors.jsonl.part.json"
     part.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))
     command = arguments(small_corpus, output, tiny_model)
-    assert "nothing tells what it was made with" in fails(*command)
+    assert "does not tell with which settings" in fails(*command)
     note.write_bytes(_note(tiny_model))
-    assert "made with kind document, now it is query" in fails(*command, "--kind", "query")
-    assert "made with terms tokens, now it is ids" in fails(*command, "--terms", "ids")
+    assert "was started with kind 'document', now it is 'query'" in fails(
+        *command, "--kind", "query"
+    )
+    assert "was started with terms 'tokens', now it is 'ids'" in fails(*command, "--terms", "ids")
     held = small_corpus.read_text().splitlines()
     other = lines(
         "other.jsonl",
@@ -140,7 +142,7 @@ def test_bad_input(fails, cli, lines, tmp_path, tiny_model):
     assert "no such file" in fails(*arguments(tmp_path / "no.jsonl", output, "nowhere"))
     assert ": no texts in it" in fails(*arguments(lines("empty.jsonl"), output, "nowhere"))
     bad = lines("bad.jsonl", {"_id": "a", "text": "tea"}, {"_id": "b"})
-    assert f"{bad}:2: document 'b' needs 'text'" in fails(*arguments(bad, output, "nowhere"))
+    assert f"{bad}:2: 'text' or 'contents' is needed" in fails(*arguments(bad, output, "nowhere"))
     assert "no such directory" in fails(
         *arguments(lines("one.jsonl", {"_id": "a", "text": "x"}), output, "nowhere")
     )

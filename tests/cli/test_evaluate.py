@@ -123,7 +123,7 @@ def test_bad_input(fails, dataset, small_index, tmp_path, many_vectors):
     from csplade.ingest.build import build_from_vectors
 
     assert "no such folder" in fails("evaluate", tmp_path / "no", "--bm25")
-    assert "splits that are there: test" in fails("evaluate", dataset, "--split", "dev", "--bm25")
+    assert "splits that exist: test" in fails("evaluate", dataset, "--split", "dev", "--bm25")
     assert "no such file" in fails("evaluate", dataset, "--run", tmp_path / "no.trec")
     assert "no index here" in fails("evaluate", dataset, "--index", tmp_path / "no")
     assert "UNAVAILABLE" in fails("evaluate", dataset, "--target", "127.0.0.1:1")

@@ -178,7 +178,9 @@ def test_bad_input(fails, lines, small_index, tmp_path, string_index):
         "search", string_index, "--vectors", wide, "--output", run
     )
     spaced = lines("spaced.jsonl", {"id": "a b", "vector": {"tea": 1}})
-    assert "query id 'a b'" in fails("search", string_index, "--vectors", spaced, "--output", run)
+    assert ":1: id: 'a b' has white space" in fails(
+        "search", string_index, "--vectors", spaced, "--output", run
+    )
     assert not run.exists()
 
 

@@ -11,8 +11,9 @@ import pytest
 from csplade.core.beir import load_dataset
 from csplade.core.errors import IncompatibleError, InputError, UnavailableError
 from csplade.core.vectors import SparseBatch
-from csplade.evaluation import quantize_report, quantize_show
-from csplade.evaluation.quantize_report import FLOAT, run
+from csplade.evaluation import quantize_ranking, quantize_report, quantize_show
+from csplade.evaluation.quantize_ranking import FLOAT
+from csplade.evaluation.quantize_report import run
 from csplade.evaluation.quantize_worker import Precision
 
 FP32 = Precision("fp32", dtype="float32")
@@ -106,7 +107,7 @@ def test_a_second_run_measures_only_what_is_missing(measured, again):
     assert again(FP32, INT8).rows == measured[0].rows[:2]
     with pytest.raises(FileNotFoundError):
         again(FP32, dataclasses.replace(INT8, name="other"))
-    with pytest.raises(IncompatibleError, match="measured with seed 0, now it is 1; delete it"):
+    with pytest.raises(IncompatibleError, match="was started with seed 0, now it is 1"):
         again(FP32, seed=1)
 
 
@@ -138,7 +139,7 @@ def test_integers_and_floats_rank_by_score_then_arrival():
     )
     queries = SparseBatch.from_rows([([1, 2], [1.0, 1.0]), ([7], [1.0])])
     for kind in (np.float32, np.int32):
-        tops = quantize_report._rank(
+        tops = quantize_ranking.rank(
             documents, documents.weights.astype(kind), queries, queries.weights.astype(kind)
         )
         assert [top.tolist() for top in tops] == [[0, 1, 3], []]
@@ -147,7 +148,7 @@ def test_integers_and_floats_rank_by_score_then_arrival():
 def test_coarse_impacts_clip_and_are_counted():
     documents = SparseBatch.from_rows([([1, 2], [1.5, 0.2]), ([2], [3.0])])
     queries = SparseBatch.from_rows([([2], [1.0])])
-    ranked = quantize_report._rank_all(documents, queries, 0.00125)
+    ranked = quantize_ranking.rank_all(documents, queries, 0.00125)
     assert ranked["8 bits, 0.005"][1] == 2  # 300 and 600 steps
     assert ranked["8 bits, 0.02"][1] == 0
     assert [top.tolist() for top in ranked["4 bits, largest / 15"][0]] == [[1, 0]]

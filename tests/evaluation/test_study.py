@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from csplade.evaluation.study import Table, _at, _largest, split_judgments
+from csplade.evaluation.study import Table, _at
+from csplade.evaluation.study_data import split_judgments
+from csplade.evaluation.study_models import _largest
 
 
 def test_judgments_are_split_by_query_and_none_is_lost(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csplade.core.files import read_jsonl
+from csplade.core.lines import read_jsonl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -45,7 +45,7 @@ def test_the_model_is_not_loaded_for_a_bad_corpus(written, tmp_path):
 def test_progress_counts_every_document_once(written, tmp_path, tiny_model, monkeypatch):
     from csplade.model import Encoder
 
-    monkeypatch.setattr(indexing, "CHUNK", 4)
+    monkeypatch.setattr(indexing.chunks, "TEXTS", 4)
     corpus = written("c.jsonl", [{"_id": str(i), "text": "tea " * (i % 3)} for i in range(10)])
     told = []
     report = build_from_corpus(

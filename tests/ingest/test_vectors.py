@@ -32,7 +32,7 @@ def vectors(tmp_path):
 
 def test_lines_keep_float32_weights(vectors):
     (line,) = read_vectors(vectors({"tea": 0.1, "2019": 3}))
-    assert (line.number, line.document.id, line.document.text, line.terms) == (
+    assert (line.line.number, line.document.id, line.document.text, line.terms) == (
         1,
         "a",
         "",
@@ -58,7 +58,7 @@ def test_what_keys_are_is_told_by_the_whole_file(vectors, rows, asked, keys, ter
 
 
 def test_ids_asked_for_must_be_ids(vectors):
-    with pytest.raises(InputError, match=r"vectors\.jsonl:2: term 'x' is no integer id"):
+    with pytest.raises(InputError, match=r"vectors\.jsonl:2: term 'x' must be an integer id"):
         scan_vectors(vectors({"1": 1}, {"x": 1}), keys="ids")
 
 
@@ -73,7 +73,7 @@ def test_ids_asked_for_must_be_ids(vectors):
     ],
 )
 def test_scales_hold_the_largest_weight(largest, whole, scales):
-    assert VectorFile(1, "ids", {"0": 1}, largest, whole).scales == pytest.approx(scales)
+    assert VectorFile(1, "ids", {"0": "f:1"}, largest, whole).scales == pytest.approx(scales)
 
 
 def test_unknown_terms_are_dropped_and_counted(vectors):
