@@ -20,7 +20,7 @@ from ..core.errors import InputError
 from ..core.machine import hardware
 from ..model import Encoder, Tokens
 from ..model.checkpoint.head import load_head
-from ..model.checkpoint.layout import resolve
+from ..model.checkpoint.layout import find, resolve
 from ..model.checkpoint.load import load_merged
 from ..model.prior import saturated
 from ..model.quantization import default_dtype
@@ -151,7 +151,7 @@ class _PlainLoop:
     def __init__(self, encoder: Encoder, model: str) -> None:
         directory = resolve(model)
         self.manifest = encoder.manifest
-        self.lm = load_merged(directory, self.manifest, default_dtype("cpu"))
+        self.lm = load_merged(find(directory, self.manifest), self.manifest, default_dtype("cpu"))
         kept = load_head(directory, self.manifest.vocabulary_size)
         self.bias = torch.full((self.manifest.vocabulary_size,), -torch.inf)
         self.bias[torch.from_numpy(kept.terms).long()] = torch.from_numpy(kept.bias)

@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from . import golden
 from .checkpoint import presets
-from .checkpoint.layout import EMBEDDED, find
+from .checkpoint.layout import EMBEDDED
 from .checkpoint.manifest import Manifest
 from .lexical import QueryTable, load_table
 from .tokens import Encoded, Kind, Tokens, tokenize
@@ -64,12 +64,13 @@ class Encoder:
         self.name, self.manifest, self.preset = name, known.manifest, known.preset
         self.fingerprint = self.manifest.fingerprint
         self.vocabulary_size = self.manifest.vocabulary_size
-        self._directory, self._tokenizer = known.directory, known.tokenizer
+        self._checkpoint = known.checkpoint
+        self._query_tokenizer, self._tokenizer = known.query_tokenizer, known.tokenizer
         self.device, self._quantization = device, quantization
         self._quantize_head, self._dtype, self._self_test = quantize_head, dtype, self_test
         self._table: QueryTable | None = None
         if self.manifest.query_encoder == "lexical":
-            self._table = load_table(self._directory, self.manifest, self._tokenizer)
+            self._table = load_table(self._checkpoint, self.manifest, self._query_tokenizer)
         self._loaded: SparseNetwork | None = None
         self._loading = Lock()
 
@@ -85,6 +86,7 @@ class Encoder:
         manifest: Manifest | None = None,
         preset: str | None = None,
         tokenizer: str | Path | None = None,
+        base: str | Path | None = None,
         threads: int | None = None,
         self_test: bool = True,
     ) -> Encoder:
@@ -106,6 +108,7 @@ class Encoder:
                 by the checkpoint's files where they tell.
             tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its
                 own.
+            base: directory or hub id of an adapter's base, instead of what its files name.
             threads: of torch on the CPU; process-wide.
             self_test: compare with the golden vectors.
 
@@ -129,9 +132,16 @@ class Encoder:
 
             torch.set_num_threads(threads)
         device = find_device(device)
-        known = presets.read(path_or_id, manifest=manifest, preset=preset, tokenizer=tokenizer)
+        known = presets.read(
+            path_or_id,
+            manifest=manifest,
+            preset=preset,
+            tokenizer=tokenizer,
+            base=base,
+            certified=self_test,
+        )
         encoder = cls(
-            "embedded" if known.directory == EMBEDDED else str(path_or_id),
+            "embedded" if known.checkpoint.directory == EMBEDDED else str(path_or_id),
             known,
             device=device,
             quantization=quantization,
@@ -139,6 +149,8 @@ class Encoder:
             dtype=dtype,
             self_test=self_test,
         )
+        if self_test:
+            encoder._check_tokens()
         if encoder._table is None:
             encoder.load_network()
         elif self_test:
@@ -146,7 +158,7 @@ class Encoder:
         if self_test and not encoder.manifest.golden:
             log.warning(
                 "%s: preset %s, no golden vectors to test it by: run csplade model certify %s",
-                *(encoder.name, known.preset, known.directory),
+                *(encoder.name, known.preset, known.checkpoint.directory),
             )
         return encoder
 
@@ -162,7 +174,7 @@ class Encoder:
                 from .quantization import default_dtype
 
                 network = load_network(
-                    self._directory,
+                    self._checkpoint,
                     self.manifest,
                     device=self.device,
                     dtype=self._dtype or default_dtype(self.device),
@@ -186,7 +198,7 @@ class Encoder:
             return self._quantization
         from .quantization import choose_quantization
 
-        return choose_quantization(find(self._directory, self.manifest), self.device)
+        return choose_quantization(self._checkpoint, self.device)
 
     @property
     def weight_bytes(self) -> int:
@@ -232,7 +244,8 @@ class Encoder:
         """Return token ids by the manifest's rules; cheap and safe to call from any thread."""
         if isinstance(texts, str):
             raise InputError("texts is one string, must be a list of strings")
-        return tokenize(self._tokenizer, self.manifest, texts, kind)
+        tokenizer = self._query_tokenizer if kind == "query" else self._tokenizer
+        return tokenize(tokenizer, self.manifest, texts, kind)
 
     def encode_tokens(
         self,
@@ -280,6 +293,7 @@ class Encoder:
             tokens,
             self._term_cap(kind),
             device=self.device,
+            normalize=self.manifest.normalize,
             impact_scale=impact_scale,
             batch_tokens=batch_tokens,
             progress=progress,
@@ -316,6 +330,11 @@ class Encoder:
         manifest = self.manifest
         return manifest.query_max_terms if kind == "query" else manifest.document_max_terms
 
+    def _check_tokens(self) -> None:
+        for text in self.manifest.golden:
+            found = self.tokenize([text.text], text.kind)
+            golden.compare_tokens(text, found.ids[0].tolist(), model=self.name)
+
     def _check_table(self) -> None:
         assert self._table is not None
         for text in self.manifest.golden:
@@ -330,7 +349,11 @@ class Encoder:
             if not self.looks_up(text.kind):
                 tokens = self.tokenize([text.text], text.kind)
                 made = encode_tensors(
-                    network, tokens, self._term_cap(text.kind), device=self.device
+                    network,
+                    tokens,
+                    self._term_cap(text.kind),
+                    device=self.device,
+                    normalize=self.manifest.normalize,
                 )
                 golden.compare(
                     text,

@@ -33,6 +33,25 @@ LEAST_COSINE = 0.97
 LEAST_COSINE_4BIT = 0.85
 
 
+def compare_tokens(golden: Golden, found: list[int], *, model: str) -> None:
+    """Compare the token ids of a golden text with those that the manifest keeps, exactly.
+
+    Raises:
+        IncompatibleError: other ids, which a change of the tokenizer or its library gives.
+    """
+    expected = list(golden.tokens)
+    if expected and found != expected:
+        place = next(
+            (i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]),
+            min(len(found), len(expected)),
+        )
+        raise IncompatibleError(
+            f"{model}: golden {golden.kind} {golden.text[:40]!r} gives other token ids from "
+            f"place {place} on; the tokenizer, its rules or the version of tokenizers or "
+            "transformers is not the one that csplade.json was certified with"
+        )
+
+
 def compare(golden: Golden, found: SparseBatch, *, model: str, quantization: str) -> None:
     """Compare the vector of a golden text with the one that the manifest keeps.
 

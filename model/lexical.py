@@ -22,9 +22,10 @@ from safetensors.numpy import load_file, save_file
 
 from ..core.errors import CorruptError, InputError
 from ..core.vectors import SparseBatch
+from .checkpoint.files import TABLE_FILE, first_line
 from .checkpoint.hashes import weights_hash
 from .checkpoint.head import load_head
-from .checkpoint.layout import TABLE_FILE, find, first_line
+from .checkpoint.layout import Checkpoint, find
 from .checkpoint.manifest import MAX_TERMS, Manifest
 from .checkpoint.tokenizer import load_tokenizer
 from .tokenizer import Tokenizer
@@ -42,6 +43,7 @@ class QueryTable:
         folded: int32 [V], the term that each token stands for.
         cap: terms kept of a query, those of largest weight.
         counts: a term weighs as often as the query has it; else once.
+        normalize: divide each vector by its Euclidean length.
     """
 
     def __init__(
@@ -51,14 +53,18 @@ class QueryTable:
         cap: int,
         *,
         counts: bool = False,
+        normalize: bool = False,
     ) -> None:
-        self.weights, self.folded, self.cap, self.counts = weights, folded, cap, counts
+        self.weights, self.folded, self.cap = weights, folded, cap
+        self.counts, self.normalize = counts, normalize
 
     @property
     def largest(self) -> float:
         """Weight that there must be room for: the largest, or that of a term that stands in the
         query ``REPEATS`` times.
         """
+        if self.normalize:
+            return 1.0
         return float(self.weights.max()) * (REPEATS if self.counts else 1)
 
     def look_up(self, tokens: Tokens) -> tuple[SparseBatch, NDArray[np.int64]]:
@@ -74,7 +80,8 @@ class QueryTable:
             if len(kept) > self.cap:
                 kept = np.sort(kept[np.argsort(-weights[kept], kind="stable")[: self.cap]])
             rows.append(terms[kept])
-            values.append(weights[kept])
+            length = np.linalg.norm(weights[kept]) if self.normalize and len(kept) else 1.0
+            values.append(weights[kept] / length)
         indptr = np.append(0, np.cumsum([len(terms) for terms in rows], dtype=np.int64))
         terms = np.concatenate([*rows, np.empty(0)]).astype(np.int32)
         return SparseBatch(
@@ -91,7 +98,7 @@ class QueryTable:
         return Encoded(vectors, tokens.lengths, tokens.dropped, dropped_terms, timings)
 
 
-def load_table(directory: Path, manifest: Manifest, tokenizer: Tokenizer) -> QueryTable:
+def load_table(checkpoint: Checkpoint, manifest: Manifest, tokenizer: Tokenizer) -> QueryTable:
     """The query table of a model directory; without a file of weights, every token but the special
     ones weighs 1.
 
@@ -99,7 +106,7 @@ def load_table(directory: Path, manifest: Manifest, tokenizer: Tokenizer) -> Que
         CorruptError: a table that is not readable, of another size, or with a weight below 0 or not
             finite.
     """
-    path, size = find(directory, manifest).table, manifest.vocabulary_size
+    path, size = checkpoint.table, manifest.vocabulary_size
     if path is None:
         weights = np.ones(size, dtype=np.float32)
         weights[tokenizer.special_ids()] = 0.0
@@ -112,8 +119,14 @@ def load_table(directory: Path, manifest: Manifest, tokenizer: Tokenizer) -> Que
         raise CorruptError(
             f"{path}: the weight of term {term} is {weights[term]}, must be finite and at least 0"
         )
-    folded = load_head(directory, size).folded
-    return QueryTable(weights, folded, manifest.query_max_terms, counts=manifest.query_counts)
+    folded = load_head(checkpoint.directory, size).folded
+    return QueryTable(
+        weights,
+        folded,
+        manifest.query_max_terms,
+        counts=manifest.query_counts,
+        normalize=manifest.normalize,
+    )
 
 
 def train_idf(
@@ -208,7 +221,7 @@ def write_table(
         shutil.copytree(model, aside)
         save_file({"weight": weights}, aside / TABLE_FILE)
         manifest = dataclasses.replace(
-            manifest, golden=(), weights_hash=weights_hash(aside, manifest)
+            manifest, golden=(), weights_hash=weights_hash(find(aside, manifest), manifest)
         )
         manifest.save(aside)
         aside.rename(out)

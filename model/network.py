@@ -145,27 +145,33 @@ class SparseNetwork(nn.Module):
         return hidden.flatten(0, 1).index_select(0, places), cu_seqlens
 
     def hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states [B, S, H] of a right-padded batch; those of padding mean nothing."""
+        """Return hidden states [B, S, H] of a right-padded batch; those of padding mean nothing."""
         output: Tensor = self.body(
-            input_ids=input_ids,
-            attention_mask=self._mask(lengths, input_ids.shape[1], input_ids.device),
-            use_cache=False,
+            input_ids=input_ids, use_cache=False, **self._attention(input_ids, lengths)
         ).last_hidden_state
         return output
 
-    def _mask(self, lengths: Tensor, width: int, device: torch.device) -> Tensor | None:
+    def _attention(self, input_ids: Tensor, lengths: Tensor) -> dict[str, Any]:
         # Without a mask a decoder's attention is causal, and then no token sees the padding to its
         # right.
         if self.variant != "bidirectional":
-            return None
+            return {"attention_mask": None}
+        width = input_ids.shape[1]
         real = torch.arange(width) < lengths[:, None]
         # A row that sees nothing would give NaN, so the first column stays open; only padding rows
         # of empty texts look at it.
         real[:, 0] = True
-        if isinstance(self.body, MaskedLMBody):
-            return None if bool(real.all()) else real.to(device, non_blocking=True)
+        decoder = not isinstance(self.body, MaskedLMBody)
+        if bool(real.all()):
+            # Attention without a mask has quicker kernels; a decoder's is causal unless told.
+            return {"attention_mask": None, **({"is_causal": False} if decoder else {})}
+        mask = real.to(input_ids.device, non_blocking=True)
         # A mask of four dimensions is taken as it is by every attention of transformers.
-        return real.to(device, non_blocking=True)[:, None, None, :].expand(-1, 1, width, width)
+        return {
+            "attention_mask": mask[:, None, None, :].expand(-1, 1, width, width)
+            if decoder
+            else mask
+        }
 
     @torch.inference_mode()
     def check_attention(self, longest: int) -> None:

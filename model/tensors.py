@@ -77,6 +77,7 @@ def encode_tensors(
     cap: int,
     *,
     device: str,
+    normalize: bool = False,
     impact_scale: float | None = None,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
@@ -90,6 +91,7 @@ def encode_tensors(
         tokens: of the texts.
         cap: terms kept of a vector, those of largest weight.
         device: where the tensors are made.
+        normalize: divide each vector by its Euclidean length.
         impact_scale: weight of one impact step; None computes no impacts.
         batch_tokens: padded tokens of a batch at most (one text may have more); None for the
             device's usual number.
@@ -109,7 +111,7 @@ def encode_tensors(
             padded[row, : lengths[text]] = tokens.ids[text]
         dense = network(upload(padded, device), torch.from_numpy(lengths[batch]))
         clock.mark("encode")
-        top = topk(dense, width, scale=impact_scale)
+        top = topk(dense, width, scale=None if normalize else impact_scale)
         rows = upload(batch, device)
         # Kept terms ascend with their columns, and the padding must come last.
         order = torch.where(top.terms < 0, len(network.terms), top.terms).argsort(dim=1)
@@ -125,6 +127,10 @@ def encode_tensors(
         clock.mark("sparsify")
         if progress is not None:
             progress(len(batch))
+    if normalize:
+        weights = torch.nn.functional.normalize(weights, dim=1)
+        if impact_scale is not None:
+            impacts, clipped = quantize(weights, impact_scale, MAX_QUERY_IMPACT)
     return EncodedTensors(terms, weights, counts, impacts, clipped, positive, clock)
 
 

@@ -62,6 +62,10 @@ class Tokenizer:
         """Return the text that token ids stand for, special tokens included."""
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
+    def added_tokens(self) -> list[str]:
+        """Return the tokens that were added to the vocabulary, special ones included."""
+        return [token.content for token in self._backend.get_added_tokens_decoder().values()]
+
     def special_ids(self) -> list[int]:
         """Return the ids of the special tokens, ascending."""
         added = self._backend.get_added_tokens_decoder()

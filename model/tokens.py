@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import InputError
 from ..core.vectors import SparseBatch
 from .checkpoint.manifest import Manifest
 from .tokenizer import Tokenizer
@@ -73,6 +74,9 @@ def tokenize(tokenizer: Tokenizer, manifest: Manifest, texts: Sequence[str], kin
 
     The cap cuts the end of the text; a special token that the tokenizer adds there (SEP, EOS)
     stays. A query that is looked up in a table gets no special tokens.
+
+    Raises:
+        InputError: a text holds a token that is not a term of the model.
     """
     prefix = manifest.query_prefix if kind == "query" else manifest.document_prefix
     cap = manifest.query_max_tokens if kind == "query" else manifest.document_max_tokens
@@ -91,5 +95,11 @@ def tokenize(tokenizer: Tokenizer, manifest: Manifest, texts: Sequence[str], kin
         )
         for row in whole
     ]
+    for text, row in zip(texts, ids, strict=True):
+        if len(row) and row.max() >= manifest.vocabulary_size:
+            raise InputError(
+                f"text {text[:40]!r} holds token {tokenizer.token(int(row.max()))!r}, which was "
+                "added to the tokenizer and is not a term of the model; leave it out"
+            )
     dropped = np.array([max(0, len(row) - cap) for row in whole], dtype=np.int64)
     return Tokens(ids, dropped)

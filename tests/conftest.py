@@ -62,6 +62,7 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
     from csplade.model import Manifest
     from csplade.model.certify import certify
     from csplade.model.checkpoint.hashes import weights_hash
+    from csplade.model.checkpoint.layout import find
     from csplade.model.checkpoint.tokenizer import read_tokenizer, vocabulary_hash
     from csplade.model.golden import TEXTS
 
@@ -107,7 +108,9 @@ def make_tiny_model(directory: Path, **manifest_values: object) -> Path:
             **manifest_values,
         }
     )
-    replace(manifest, weights_hash=weights_hash(directory, manifest)).save(directory)
+    replace(manifest, weights_hash=weights_hash(find(directory, manifest), manifest)).save(
+        directory
+    )
     certify(directory)
     return directory
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from ...core.errors import CorruptError
-from .layout import first_line
+from .files import first_line
 
 HEAD_FILE = "head.safetensors"
 

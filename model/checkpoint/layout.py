@@ -1,5 +1,4 @@
-"""Where the parts of a model directory lie: whole weights, adapter, tokenizer, table of query
-weights. Files alone tell.
+"""Where the parts of a model directory lie: weights, adapter, tokenizers, table of query weights.
 
 Besides this project's own directories: PEFT adapters, transformers checkpoints, and
 sentence-transformers' SparseEncoder directories (``modules.json``), whose parts may lie in folders
@@ -15,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
-from . import base
+from . import base, sentence_transformers
+from .files import ADAPTER_FILE, IDF_FILE, TABLE_FILE, check_fetched, first_line, read_json
 from .manifest import Manifest
+from .sentence_transformers import MODULES_FILE
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
-ADAPTER_FILE = "adapter_config.json"
-MODULES_FILE = "modules.json"
-IDF_FILE = "idf.json"
-TABLE_FILE = "query_weights.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt")
+# Names of input and output embeddings, as they end in PEFT's files.
+_EMBEDDINGS = (
+    "embed_tokens.weight", "embed_tokens.base_layer.weight", "wte.weight", "embed_in.weight",
+    "embed_out.weight", "word_embeddings.weight", "lm_head.weight", "lm_head.base_layer.weight",
+)  # fmt: skip
 # Of a hub repository only what torch needs is fetched.
 _NOT_FETCHED = (
     "*.onnx",
@@ -48,6 +50,8 @@ class Checkpoint:
         tokenizer: directory of the tokenizer.
         adapter: directory of a PEFT adapter to merge into the weights.
         table: file of query weights (safetensors), or an ``idf.json``.
+        query_tokenizer: directory of the tokenizer of queries, where it is not the documents'.
+        settings: ``config_sentence_transformers.json``.
         pooling: configuration of sentence-transformers' ``SpladePooling``.
         prompts: sentence-transformers' prompts for "query" and "document".
         limits: sentence-transformers' settings of the transformer module, such as
@@ -59,6 +63,8 @@ class Checkpoint:
     tokenizer: Path
     adapter: Path | None = None
     table: Path | None = None
+    query_tokenizer: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     pooling: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=dict)
@@ -66,15 +72,22 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """The transformers configuration as it stands in its file."""
-        return read_json(self.weights / "config.json")
+        config: dict[str, Any] = read_json(self.weights / "config.json")
+        return config
+
+    @property
+    def published_base(self) -> bool:
+        """Whether the weights are those of the published base, known by its hash."""
+        return self.weights == base.base_directory()
 
     def weight_files(self) -> list[Path]:
-        """Files that hold weights of any part, each once; the safetensors where both kinds are
-        there.
+        """Return the files that hold weights, each once, without those of the published base.
+
+        Where a part has safetensors and older files, the safetensors count.
         """
         files: list[Path] = []
         for part in dict.fromkeys((self.weights, self.adapter)):
-            if part is not None:
+            if part is not None and part != base.base_directory():
                 files += sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
         if self.table is not None and self.table not in files:
             files.append(self.table)
@@ -82,18 +95,44 @@ class Checkpoint:
 
     def parameters(self) -> int:
         """Count the parameters in the weight files."""
-        return sum(_parameters(path) for path in self.weight_files() if path != self.table)
+        files = {path for path in self.weight_files() if path != self.table}
+        return sum(map(_parameters, files | set(self.weights.glob("*.safetensors"))))
+
+
+def saved_rows(checkpoint: Checkpoint) -> int:
+    """Return the vocabulary that an adapter was saved with, 0 where it says nothing of it.
+
+    PEFT saves the embeddings whole when the vocabulary was changed.
+    """
+    if checkpoint.adapter is None:
+        return 0
+    path = checkpoint.adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        return 0
+    rows = [
+        tensor["shape"][0]
+        for name, tensor in _tensors(path).items()
+        if name.endswith(_EMBEDDINGS) and len(tensor["shape"]) == 2
+    ]
+    return int(rows[0]) if rows else 0
 
 
 def _parameters(path: Path) -> int:
     if path.suffix != ".safetensors":
         return path.stat().st_size // 2  # older files, most often of 16-bit weights
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        tensors: dict[str, Any] = json.loads(file.read(size))
-    return sum(
-        math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__"
-    )
+    return sum(math.prod(tensor["shape"]) for tensor in _tensors(path).values())
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file: dtype and shape of each tensor."""
+    check_fetched(path)
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            tensors: dict[str, Any] = json.loads(file.read(min(size, path.stat().st_size)))
+    except ValueError as error:
+        raise CorruptError(f"{path}: not readable: {first_line(error)}") from None
+    return {name: tensor for name, tensor in tensors.items() if name != "__metadata__"}
 
 
 def resolve(path_or_id: str | Path) -> Path:
@@ -111,7 +150,7 @@ def resolve(path_or_id: str | Path) -> Path:
         return directory
     if str(path_or_id).count("/") != 1 or str(path_or_id).startswith((".", "/")):
         raise InputError(
-            f"model {str(path_or_id)!r}: no such directory, and no hub id of the form owner/name"
+            f"model {str(path_or_id)!r}: no such directory, and not a hub id of the form owner/name"
         )
     try:
         from huggingface_hub import snapshot_download
@@ -124,13 +163,15 @@ def resolve(path_or_id: str | Path) -> Path:
         ) from None
 
 
-def find(directory: Path, manifest: Manifest | None = None) -> Checkpoint:
+def find(
+    directory: Path, manifest: Manifest | None = None, *, base_path: str | Path | None = None
+) -> Checkpoint:
     """Find the parts of a model directory.
 
     Args:
         directory: the model.
-        manifest: its ``csplade.json`` if it has one; says which published base an adapter belongs
-            to.
+        manifest: its ``csplade.json`` if it has one; says which base an adapter belongs to.
+        base_path: directory or hub id of an adapter's base, instead of what its files name.
 
     Raises:
         InputError: a sentence-transformers directory of modules that are not a sparse encoder's.
@@ -138,42 +179,29 @@ def find(directory: Path, manifest: Manifest | None = None) -> Checkpoint:
         UnavailableError: the base is out of reach.
         IncompatibleError: an adapter for a base that this program does not know.
     """
+    if (directory / MODULES_FILE).is_file():
+        return _sparse_encoder(directory, manifest, base_path)
     table = next(
         (path for name in (TABLE_FILE, IDF_FILE) if (path := directory / name).is_file()), None
     )
-    if (directory / MODULES_FILE).is_file():
-        return _sentence_transformers(directory, table)
     adapter = directory if (directory / ADAPTER_FILE).is_file() else None
-    weights = _base(directory, manifest, adapter)
+    weights = _weights(directory, manifest, adapter, base_path)
     return Checkpoint(directory, weights, _tokenizer(directory, weights), adapter, table)
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of a checkpoint.
-
-    Raises:
-        CorruptError: not there, or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CorruptError(
-            f"{path.parent}: no {path.name} in it, so it is no model directory"
-        ) from None
-    except ValueError as error:
-        raise CorruptError(f"{path}: not readable as JSON: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What another library's error says, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _base(directory: Path, manifest: Manifest | None, adapter: Path | None) -> Path:
-    if manifest is not None and manifest.base:
-        if manifest.base.get("sha256") != base.WHEEL_SHA256:
+def _weights(
+    directory: Path,
+    manifest: Manifest | None,
+    adapter: Path | None,
+    base_path: str | Path | None,
+) -> Path:
+    if adapter is None and base_path is not None:
+        raise InputError(f"{directory}: has no adapter; leave out base")
+    named = {} if manifest is None else manifest.base
+    if "sha256" in named and base_path is None:
+        if named["sha256"] != base.WHEEL_SHA256:
             raise IncompatibleError(
-                f"{directory}: base {manifest.base} is not the one known here, {base.NAME} "
+                f"{directory}: base {named} is not the one known here, {base.NAME} "
                 f"{base.WHEEL_SHA256}"
             )
         if not base.base_directory().is_dir():
@@ -184,14 +212,23 @@ def _base(directory: Path, manifest: Manifest | None, adapter: Path | None) -> P
         return base.base_directory()
     if adapter is None:
         return directory
-    name = read_json(adapter / ADAPTER_FILE).get("base_model_name_or_path")
-    if not name:
-        raise CorruptError(f"{adapter / ADAPTER_FILE}: base_model_name_or_path is empty")
+    wanted = base_path or named.get("path")
+    if wanted is None:
+        wanted = read_json(adapter / ADAPTER_FILE).get("base_model_name_or_path")
+    if not wanted:
+        raise CorruptError(
+            f"{adapter / ADAPTER_FILE}: base_model_name_or_path is empty; give the base: --base "
+            "DIR or hub id"
+        )
     try:
-        return resolve(name)
+        return resolve(wanted)
     except (InputError, UnavailableError) as error:
+        beside = adapter / str(wanted)
+        if (beside / "config.json").is_file():  # a path that counts from the adapter
+            return beside
         raise UnavailableError(
-            f"{directory}: the base of its adapter is out of reach: {error}"
+            f"{directory}: the base of its adapter is out of reach: {error}; give where it is "
+            "here: --base DIR or hub id"
         ) from None
 
 
@@ -200,66 +237,25 @@ def _tokenizer(directory: Path, weights: Path) -> Path:
     return directory if has else weights
 
 
-def _sentence_transformers(directory: Path, table: Path | None) -> Checkpoint:
-    modules = [
-        (entry["type"].rsplit(".", 1)[-1], directory / entry["path"])
-        for entry in read_json(directory / MODULES_FILE)
-    ]
-    queries: list[tuple[str, Path]] = []
-    if [name for name, _ in modules] == ["Router"]:
-        ((_, place),) = modules
-        router = read_json(place / "router_config.json")
-        routes = {
-            side: [(router["types"][name].rsplit(".", 1)[-1], place / name) for name in names]
-            for side, names in router["structure"].items()
-        }
-        queries, modules = routes.get("query", []), routes.get("document", [])
-        if [name for name, _ in queries] != ["SparseStaticEmbedding"]:
-            raise InputError(
-                f"{directory}: its query route is {_named(queries)}; only SparseStaticEmbedding "
-                "is supported there, "
-                "a second model for queries is not"
-            )
-    if [name for name, _ in modules] not in (
-        ["MLMTransformer", "SpladePooling"],
-        ["Transformer", "SpladePooling"],
-    ):
-        raise InputError(
-            f"{directory}: its modules are {_named(modules)}, must be a masked-LM transformer and "
-            "SpladePooling"
-        )
-    weights = modules[0][1]
-    limits = weights / "sentence_bert_config.json"
-    settings = directory / "config_sentence_transformers.json"
-    if queries:
-        table = next(
-            (
-                path
-                for path in (queries[0][1] / "model.safetensors", table)
-                if path and path.is_file()
-            ),
-            None,
-        )
-        if table is None:
-            raise CorruptError(
-                f"{queries[0][1]}: no model.safetensors in it, and no {IDF_FILE} in {directory}"
-            )
+def _sparse_encoder(
+    directory: Path, manifest: Manifest | None, base_path: str | Path | None
+) -> Checkpoint:
+    """Return the parts of a sentence-transformers directory."""
+    queries, modules = sentence_transformers.read_routes(directory)
+    (_, transformer), (_, pooling) = modules
+    adapter = transformer if (transformer / ADAPTER_FILE).is_file() else None
+    weights = _weights(transformer, manifest, adapter, base_path)
+    settings = sentence_transformers.model_settings(directory)
+    static = queries[0][1] if queries else None
     return Checkpoint(
         directory,
         weights,
-        weights,
-        table=table if queries else None,
-        pooling=read_json(modules[1][1] / "config.json"),
-        prompts=_prompts(read_json(settings)) if settings.is_file() else {},
-        limits=read_json(limits) if limits.is_file() else {},
+        _tokenizer(transformer, weights),
+        adapter,
+        None if static is None else sentence_transformers.find_table(static, directory),
+        None if static is None else _tokenizer(static, transformer),
+        settings=settings,
+        pooling=sentence_transformers.pooling_settings(pooling),
+        prompts=sentence_transformers.prompts(settings),
+        limits=sentence_transformers.transformer_settings(transformer),
     )
-
-
-def _named(modules: list[tuple[str, Path]]) -> str:
-    return " and ".join(name for name, _ in modules) or "empty"
-
-
-def _prompts(settings: dict[str, Any]) -> dict[str, str]:
-    """As ``encode_query`` and ``encode_document`` choose them."""
-    prompts = settings.get("prompts") or {}
-    return {side: prompts.get(side) or "" for side in ("query", "document")}

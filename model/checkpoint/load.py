@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+)
 from transformers.utils import logging as transformers_logging
 
-from ...core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from ...core.errors import (
+    CorruptError,
+    CspladeError,
+    IncompatibleError,
+    InputError,
+    UnavailableError,
+)
 from ..network import MaskedLMBody, SparseNetwork
 from ..quantization import quantize_linears
+from . import adapters, probe
+from .files import check_fetched, first_line, read_json
 from .head import Head, load_head
-from .layout import find, first_line
+from .layout import Checkpoint
 from .manifest import Manifest
-
-# peft asks transformers by a name that it is about to drop.
-warnings.filterwarnings(
-    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-)
-
-
-def base_of(directory: Path, manifest: Manifest) -> Path:
-    """Where the whole weights lie, those of the base for an adapter; raises as
-    :func:`.checkpoint.find`.
-    """
-    return find(directory, manifest).weights
+from .positions import positions
 
 
 def load_network(
-    directory: Path,
+    checkpoint: Checkpoint,
     manifest: Manifest,
     *,
     device: str = "cpu",
@@ -42,15 +43,20 @@ def load_network(
     quantization: str = "none",
     quantize_head: bool = False,
 ) -> SparseNetwork:
-    """Build the network of a model directory, its adapter merged, on a device.
+    """Build the network of a model, its adapter merged, on a device.
 
     Raises:
-        CorruptError: a weight file is missing, unreadable or of another size than the manifest
-            says.
+        CorruptError: a weight file is missing, unreadable, of another size than the manifest says,
+            or holds values that are not finite.
+        IncompatibleError: parts that do not fit each other, or a model that does what the network
+            does not.
+        UnavailableError: the device cannot do the quantization.
     """
-    model = load_merged(directory, manifest, dtype)
-    network = build_network(model, manifest, load_head(directory, manifest.vocabulary_size))
+    model = load_merged(checkpoint, manifest, dtype)
+    kept = load_head(checkpoint.directory, manifest.vocabulary_size)
+    network = build_network(model, manifest, kept)
     longest = max(manifest.query_max_tokens, manifest.document_max_tokens)
+    _check_positions(network.body, longest * (2 if manifest.variant == "echo" else 1))
     try:
         quantize_linears(network.body, quantization, device)
         network.to(device).eval().requires_grad_(False)
@@ -67,46 +73,24 @@ def load_network(
     return network
 
 
-def load_merged(directory: Path, manifest: Manifest, dtype: torch.dtype) -> Any:
-    """The language model of a directory as transformers knows it, its adapter merged into the
-    weights.
+def load_merged(checkpoint: Checkpoint, manifest: Manifest, dtype: torch.dtype) -> Any:
+    """Return the language model of a checkpoint as transformers knows it, its adapter merged.
 
     Raises:
-        CorruptError: files that cannot be loaded.
+        CorruptError: files that cannot be loaded, or values that are not finite.
         IncompatibleError: an adapter that does not fit the base.
     """
-    checkpoint = find(directory, manifest)
     model = _load_lm(_AUTO[manifest.architecture], checkpoint.weights, manifest.layers, dtype)
     if checkpoint.adapter is not None:
-        model = _merge(model, checkpoint.adapter, checkpoint.weights)
+        model = adapters.merge(model, checkpoint)
+    for name, parameter in model.named_parameters():
+        # One pass without a copy; a minimum of NaN is NaN.
+        if parameter.numel() and not bool(torch.isfinite(torch.stack(parameter.aminmax())).all()):
+            raise CorruptError(
+                f"{checkpoint.directory}: {name} has values that are not finite; fetch the "
+                "checkpoint again, or train it anew"
+            )
     return model.eval()
-
-
-def _merge(model: Any, adapter: Path, weights: Path) -> Any:
-    from peft import PeftModel
-
-    try:
-        # PEFT leaves out what has no place in the model and only warns.
-        with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
-            for key in file.keys():  # noqa: SIM118, safe_open is no dict
-                place = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
-                if place and place not in dict(model.named_modules()):
-                    raise ValueError(f"it has {place}, the base has not")
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except FileNotFoundError:
-        raise CorruptError(
-            f"{adapter}: has adapter_config.json but no adapter_model.safetensors"
-        ) from None
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise IncompatibleError(
-            f"{adapter}: its adapter does not fit the base {weights}: {reason[:200]}; is it for "
-            "another base?"
-        ) from None
-    except SafetensorError as error:
-        raise CorruptError(
-            f"{adapter}: adapter_model.safetensors is not readable: {error}"
-        ) from None
 
 
 def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
@@ -117,17 +101,19 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
             at its end.
     """
     output = model.get_output_embeddings()
+    if output is None:
+        raise IncompatibleError(f"{type(model).__name__} has no output layer over the vocabulary")
     config = model.config.get_text_config()
-    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
-        if getattr(config, name, None) is not None:
-            raise IncompatibleError(
-                f"{type(model).__name__} has {name} {getattr(config, name)}, which is not supported"
-            )
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise IncompatibleError(
+            f"{type(model).__name__} has attn_logit_softcapping {config.attn_logit_softcapping}, "
+            "which the attention that runs here leaves out; it is not supported"
+        )
     rows = output.weight.detach()
     if len(rows) != manifest.vocabulary_size:
         raise IncompatibleError(
-            f"the head has {len(rows)} terms, manifest vocabulary_size says "
-            f"{manifest.vocabulary_size}"
+            f"the head has {len(rows):,} terms, manifest vocabulary_size says "
+            f"{manifest.vocabulary_size:,}"
         )
     terms = kept.terms[~np.isin(kept.terms, manifest.excluded_terms)]
     bias = torch.zeros(len(rows))
@@ -135,9 +121,10 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
     if output.bias is not None:
         bias = bias + output.bias.detach().float()
     chosen = torch.from_numpy(terms).long()
-    body = (
-        _masked_body(model, output) if manifest.architecture == "masked_lm" else model.get_decoder()
-    )
+    training = model.training
+    factor = probe.head_factor(model.eval(), output)
+    body = _body(model, output, manifest.architecture)
+    model.train(training)
     return SparseNetwork(
         body,
         rows if len(chosen) == len(rows) else rows[chosen],
@@ -145,7 +132,7 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
         chosen.to(torch.int32),
         torch.from_numpy(replace(kept, terms=terms).rows),
         variant=manifest.variant,
-        scale=manifest.logit_scale,
+        scale=manifest.logit_scale * factor,
         shift=manifest.logit_shift,
         log_again=manifest.activation == "log1p_log1p_relu",
         prior=manifest.lexical_prior,
@@ -153,20 +140,33 @@ def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
 
 
 @torch.inference_mode()
-def _masked_body(model: Any, output: torch.nn.Linear) -> MaskedLMBody:
-    """The masked LM up to its output layer, proved by the logits of a probe."""
-    probe = {
-        "input_ids": torch.tensor([[1, 2, 3, 4]]),
-        "attention_mask": torch.ones(1, 4, dtype=torch.int64),
-    }
-    expected = model.eval()(**probe).logits
-    body = MaskedLMBody(model)
-    if not torch.equal(output(body(**probe).last_hidden_state), expected):
+def _body(model: Any, output: nn.Module, architecture: str) -> nn.Module:
+    """Return the model up to its output layer, proved by what that layer gives on a probe."""
+    _own, expected = probe.logits(model, output)
+    body = MaskedLMBody(model) if architecture == "masked_lm" else model.get_decoder()
+    inputs = probe.probe_inputs()
+    if not torch.equal(output(body(**inputs, use_cache=False).last_hidden_state), expected):
         raise IncompatibleError(
-            f"the head of {type(model).__name__} does more after its output layer than is known "
-            "here"
+            f"{type(model).__name__} does more between its last hidden states and its output layer "
+            "than is known here; it is not supported"
         )
     return body
+
+
+def _check_positions(body: nn.Module, longest: int) -> None:
+    """Raise IncompatibleError where texts may be longer than a model has learned positions for."""
+    learned = [
+        module
+        for name, module in body.named_modules()
+        if isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+    ]
+    config: Any = body.config
+    most = positions(config.to_dict()) if learned else 0
+    if most and longest > most:
+        raise IncompatibleError(
+            f"{type(body).__name__} has {most:,} positions, the manifest's token caps need "
+            f"{longest:,} (twice the cap for echo); lower query_max_tokens and document_max_tokens"
+        )
 
 
 def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:
@@ -183,28 +183,26 @@ _AUTO = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
 
 
 def _load_lm(auto: Any, directory: Path, layers: int, dtype: torch.dtype) -> Any:
+    kind = "causal" if auto is AutoModelForCausalLM else "masked"
+    _check_loadable(directory)
     # The layers left out are reported as unexpected weights; leaving them out is the point.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         if layers:
-            if layers > config.num_hidden_layers:
-                raise InputError(
-                    f"{directory}: manifest layers is {layers}, the base has "
-                    f"{config.num_hidden_layers}"
-                )
-            config.num_hidden_layers = layers
-            if getattr(config, "layer_types", None):
-                config.layer_types = config.layer_types[:layers]
+            keep_layers(config, layers, directory)
         model, told = auto.from_pretrained(
-            directory, config=config, dtype=dtype, output_loading_info=True
+            directory,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-    except InputError:
+    except CspladeError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        kind = "causal" if auto is AutoModelForCausalLM else "masked"
+    except Exception as error:
         raise CorruptError(
             f"{directory}: no {kind} language model can be loaded: {first_line(error)}"
         ) from None
@@ -216,3 +214,39 @@ def _load_lm(auto: Any, directory: Path, layers: int, dtype: torch.dtype) -> Any
             f"{directory}: has no weights for {missing[0]} and {len(missing) - 1} more"
         )
     return model
+
+
+def keep_layers(config: Any, layers: int, directory: Path) -> None:
+    """Shorten a configuration to the first layers.
+
+    Raises:
+        InputError: more layers than there are.
+    """
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise InputError(
+            f"layers: {layers} is not possible, {directory} has {config.num_hidden_layers}; "
+            f"allowed 1 to {config.num_hidden_layers}"
+        )
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+
+
+def _check_loadable(directory: Path) -> None:
+    """Raise where a checkpoint needs what this program does not do, before anything is loaded."""
+    config = read_json(directory / "config.json")
+    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+        raise IncompatibleError(
+            f"{directory}: its model_type {config.get('model_type')!r} needs code of its own "
+            "(auto_map), which this program never runs; use a checkpoint of an architecture that "
+            "transformers has"
+        )
+    method = (config.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
+    if method != "bitsandbytes":
+        raise IncompatibleError(
+            f"{directory}: its weights are quantized by {method}, which is not supported; take the "
+            "unquantized checkpoint and quantize it here: --quantization int8 or nf4"
+        )
+    for pattern in ("*.safetensors", "*.bin"):
+        for path in directory.glob(pattern):
+            check_fetched(path)

@@ -19,12 +19,20 @@ MAX_TERMS = 1024  # of a vector
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """A text and the vector it must give: the self-test that a model passes before it serves."""
+    """A text and the vector it must give: the self-test that a model passes before it serves.
+
+    Attributes:
+        kind: which side the text stands on.
+        text: what is encoded.
+        terms, weights: its vector, weights rounded to four decimals.
+        tokens: its token ids.
+    """
 
     kind: Literal["query", "document"]
     text: str
     terms: tuple[int, ...]
     weights: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +59,16 @@ class Manifest:
         query_counts: a look-up counts a term as often as the query repeats it; else once.
         lexical_prior: weight, times its share of BM25 (see :mod:`.prior`), that a document's own
             terms get on top of the model's; 0 adds none. Only with a lexical query encoder.
+        normalize: vectors are divided by their Euclidean length after the term cap, so that a dot
+            product is a cosine.
         excluded_terms: term ids, ascending, that no vector of the model ever holds.
         vocabulary_size: V of the head, named terms or not.
         vocabulary_hash: SHA-256 over the tokenizer's (token, id) pairs.
+        tokenizer_hash: SHA-256 over what the tokenizer's files say of token ids.
+        config_hash: SHA-256 over what ``config.json`` and ``adapter_config.json`` say of computing.
         weights_hash: SHA-256 over the weight files, base included.
-        base: which published base the adapter belongs to (name, sha256 of its source file); empty
-            for a whole model.
+        base: the base of an adapter: the published one (name, sha256 of its source file), or the
+            path where it lies on this machine; empty where the adapter's own files say it.
         plain_tokenizer: ``tokenizer.json`` gives the tokens as it stands, without transformers.
         golden: self-test texts with their vectors.
     """
@@ -79,9 +91,12 @@ class Manifest:
     query_encoder: Literal["model", "lexical"] = "model"
     query_counts: bool = False
     lexical_prior: float = 0.0
+    normalize: bool = False
     excluded_terms: tuple[int, ...] = ()
     vocabulary_size: int = 0
     vocabulary_hash: str = ""
+    tokenizer_hash: str = ""
+    config_hash: str = ""
     weights_hash: str = ""
     base: dict[str, str] = field(default_factory=dict)
     plain_tokenizer: bool = False
@@ -120,6 +135,7 @@ class Manifest:
         """
         values = self.to_dict(golden=False)
         del values["plain_tokenizer"]
+        values["base"] = {name: said for name, said in self.base.items() if name != "path"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self, *, golden: bool = True) -> dict[str, Any]:
@@ -160,7 +176,11 @@ class Manifest:
             )
         golden = tuple(
             Golden(
-                kind=g["kind"], text=g["text"], terms=tuple(g["terms"]), weights=tuple(g["weights"])
+                kind=g["kind"],
+                text=g["text"],
+                terms=tuple(g["terms"]),
+                weights=tuple(g["weights"]),
+                tokens=tuple(g.get("tokens", ())),
             )
             for g in values.pop("golden", ())
         )

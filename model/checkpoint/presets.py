@@ -20,10 +20,13 @@ from typing import Any, Literal
 
 from ...core.errors import IncompatibleError, InputError
 from ..tokenizer import Tokenizer
-from .hashes import foreign_weights_hash
-from .layout import ADAPTER_FILE, IDF_FILE, MODULES_FILE, Checkpoint, find, read_json, resolve
+from .files import ADAPTER_FILE, IDF_FILE, read_json
+from .hashes import config_hash, tokenizer_hash, weights_hash
+from .layout import Checkpoint, find, resolve, saved_rows
 from .manifest import FILE_NAME, MAX_TERMS, Manifest
-from .tokenizer import check_tokenizer, load_tokenizer, read_tokenizer, vocabulary_hash
+from .positions import positions
+from .sentence_transformers import MODULES_FILE
+from .tokenizer import load_tokenizers, vocabulary_hash
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ class Preset:
     ids: tuple[str, ...] = ()
 
     def manifest(self, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Manifest:
-        """The manifest of a checkpoint; sizes and hashes are left to :func:`read`."""
+        """The manifest of a checkpoint; sizes and hashes are filled in by :func:`read`."""
         return Manifest(architecture=self.architecture, **self.values(checkpoint, tokenizer))
 
 
@@ -113,13 +116,26 @@ def _sentence_transformers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict
             f"{checkpoint.directory}: SpladePooling's activation_function is {activation!r}, must "
             "be relu or log1p_relu"
         )
+    similarity = checkpoint.settings.get("similarity_fn_name") or "dot"
+    if similarity not in ("dot", "cosine"):
+        raise InputError(
+            f"{checkpoint.directory}: similarity_fn_name is {similarity!r}, must be dot or cosine"
+        )
+    terms = checkpoint.settings.get("max_active_dims") or MAX_TERMS
+    limits = checkpoint.limits
+    tokens = _most_tokens(checkpoint, tokenizer)
     return {
         **_splade(checkpoint, tokenizer),
         "activation": activations[activation],
-        "lowercase": bool(checkpoint.limits.get("do_lower_case", False)),
+        "normalize": similarity == "cosine",
+        "lowercase": bool(limits.get("do_lower_case", False)),
         "query_prefix": checkpoint.prompts.get("query", ""),
         "document_prefix": checkpoint.prompts.get("document", ""),
         "query_encoder": "model" if checkpoint.table is None else "lexical",
+        "query_max_tokens": min(limits.get("query_length") or tokens, tokens),
+        "document_max_tokens": min(limits.get("document_length") or tokens, tokens),
+        "query_max_terms": min(terms, MAX_TERMS),
+        "document_max_terms": min(terms, MAX_TERMS),
     }
 
 
@@ -253,22 +269,25 @@ def _architecture(checkpoint: Checkpoint) -> str:
 
 def _most_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int:
     """Tokens that positions and tokenizer allow, special tokens included."""
-    config = checkpoint.config
-    positions = config.get("max_position_embeddings") or MOST_TOKENS
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= config.get("pad_token_id", 1) + 1  # their positions begin after the padding's
     stated = checkpoint.limits.get("max_seq_length") or tokenizer.max_tokens
-    return int(min(positions, stated, MOST_TOKENS))
+    return int(min(positions(checkpoint.config) or MOST_TOKENS, stated, MOST_TOKENS))
 
 
 @dataclass(frozen=True)
 class Known:
-    """A model directory and how it is used: ``preset`` is ``csplade.json`` for a manifest of its
-    own, ``given`` for one that the caller gave."""
+    """A model directory and how it is used.
 
-    directory: Path
+    Attributes:
+        checkpoint: its parts.
+        preset: ``csplade.json`` for a manifest of its own, ``given`` for one that the caller gave.
+        manifest: sizes and hashes filled in.
+        query_tokenizer, tokenizer: of queries and of documents, most often one.
+    """
+
+    checkpoint: Checkpoint
     preset: str
     manifest: Manifest
+    query_tokenizer: Tokenizer
     tokenizer: Tokenizer
 
 
@@ -278,6 +297,8 @@ def read(
     manifest: Manifest | None = None,
     preset: str | None = None,
     tokenizer: str | Path | None = None,
+    base: str | Path | None = None,
+    certified: bool = True,
 ) -> Known:
     """Find a model and how it is used.
 
@@ -287,11 +308,15 @@ def read(
             leaves out are filled in.
         preset: a family's conventions instead.
         tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its own.
+        base: directory or hub id of an adapter's base, instead of what its files name.
+        certified: compare the files with the hashes of ``csplade.json``; else take them as they
+            are.
 
     Raises:
         InputError: no such model, an unknown preset, nothing tells which, or a manifest where there
             is one already.
-        IncompatibleError: the tokenizer is another model's, or the checkpoint of another kind.
+        IncompatibleError: the tokenizer is another model's, the checkpoint is of another kind, or
+            its files are not those that were certified.
         CorruptError: files that cannot be read.
         UnavailableError: the base or the hub is out of reach.
     """
@@ -301,23 +326,84 @@ def read(
             if given is not None:
                 raise InputError(f"{directory}: has a {FILE_NAME} already; leave out {name}")
         own = Manifest.load(directory)
-        return Known(directory, FILE_NAME, own, load_tokenizer(directory, own))
-    checkpoint = find(directory)
+        checkpoint = find(directory, own, base_path=base)
+        own = replace(own, base=_base(own, base))
+        own = _checked(own, checkpoint) if certified else _measured(own, checkpoint)
+        return Known(checkpoint, FILE_NAME, own, *load_tokenizers(checkpoint, own))
+    checkpoint = find(directory, base_path=base)
+    if tokenizer is not None:
+        checkpoint = replace(checkpoint, tokenizer=resolve(tokenizer), query_tokenizer=None)
     taken = "given" if manifest is not None else choose(checkpoint, str(path_or_id), preset)
-    words = read_tokenizer(checkpoint.tokenizer if tokenizer is None else resolve(tokenizer))
+    known = manifest or Manifest()
+    queries, words = load_tokenizers(
+        checkpoint, replace(known, vocabulary_size=known.vocabulary_size or _terms(checkpoint))
+    )
     if manifest is None:
-        manifest = PRESETS[taken].manifest(checkpoint, words)
-    config = checkpoint.config
+        manifest = _within_positions(PRESETS[taken].manifest(checkpoint, words), checkpoint)
+        if checkpoint.query_tokenizer is not None:
+            manifest = replace(manifest, query_max_tokens=min(queries.max_tokens, MOST_TOKENS))
     manifest = replace(
         manifest,
-        vocabulary_size=manifest.vocabulary_size or config.get("text_config", config)["vocab_size"],
+        base=_base(manifest, base),
+        vocabulary_size=manifest.vocabulary_size or _terms(checkpoint),
         vocabulary_hash=manifest.vocabulary_hash or vocabulary_hash(words),
-        weights_hash=manifest.weights_hash or foreign_weights_hash(checkpoint),
     )
-    check_tokenizer(words, manifest, directory)
+    manifest = _measured(manifest, checkpoint)
     log.info(
         "%s: %s",
         path_or_id,
         taken if taken == "given" else f"preset {taken}: {PRESETS[taken].what}",
     )
-    return Known(directory, taken, manifest, words)
+    return Known(checkpoint, taken, manifest, queries, words)
+
+
+def _within_positions(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+    """Return a preset's manifest with token caps that the model has positions for."""
+    most = positions(checkpoint.config) or MOST_TOKENS
+    most = most // 2 if manifest.variant == "echo" else most
+    return replace(
+        manifest,
+        query_max_tokens=min(manifest.query_max_tokens, most),
+        document_max_tokens=min(manifest.document_max_tokens, most),
+    )
+
+
+def _terms(checkpoint: Checkpoint) -> int:
+    """Return the size of a checkpoint's vocabulary, terms that the tokenizer lacks included."""
+    config = checkpoint.config
+    return int(saved_rows(checkpoint) or config.get("text_config", config)["vocab_size"])
+
+
+def _base(manifest: Manifest, given: str | Path | None) -> dict[str, str]:
+    if given is None:
+        return manifest.base
+    return {"path": str(Path(given).resolve() if Path(given).is_dir() else given)}
+
+
+def _measured(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+    """Return a manifest with the hashes of the files as they are."""
+    return replace(
+        manifest,
+        tokenizer_hash=tokenizer_hash(checkpoint),
+        config_hash=config_hash(checkpoint),
+        weights_hash=weights_hash(checkpoint, manifest),
+    )
+
+
+def _checked(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+    """Return a manifest with the hashes that it lacked; those that it has must be the files'.
+
+    Weights are large, and the golden vectors tell of them.
+    """
+    found = {
+        "tokenizer_hash": (tokenizer_hash(checkpoint), "the files of its tokenizer"),
+        "config_hash": (config_hash(checkpoint), "config.json or adapter_config.json"),
+    }
+    for name, (hashed, what) in found.items():
+        if getattr(manifest, name) not in ("", hashed):
+            raise IncompatibleError(
+                f"{checkpoint.directory}: {what} changed since it was certified, so that its "
+                "vectors may be other ones; restore the files, or run csplade model certify again "
+                "and build its indexes anew"
+            )
+    return replace(manifest, **{name: hashed for name, (hashed, _) in found.items()})

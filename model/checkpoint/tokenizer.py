@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import tokenizers
 from ...core.errors import CorruptError, IncompatibleError, InputError
 from ...core.files import write_aside
 from ..tokenizer import Tokenizer
-from .layout import find, first_line, read_json
+from .files import check_fetched, first_line, read_json
+from .layout import Checkpoint, find
 from .manifest import Manifest
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -32,33 +36,62 @@ TOKENIZER_FILES = (
 )
 
 
-def load_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
-    """Read the model's tokenizer, or its base's, and check it against the manifest.
+def load_tokenizers(checkpoint: Checkpoint, manifest: Manifest) -> tuple[Tokenizer, Tokenizer]:
+    """Read the tokenizers of queries and of documents, most often one, and check them.
 
     Raises:
         CorruptError: no readable tokenizer.
-        IncompatibleError: the tokenizer has another vocabulary, or tokens that the head has no term
-            for.
+        IncompatibleError: another vocabulary than the manifest says, or two of a kind.
     """
-    source = find(directory, manifest).tokenizer
-    tokenizer = read_plain(source) if manifest.plain_tokenizer else read_tokenizer(source)
-    check_tokenizer(tokenizer, manifest, directory)
-    return tokenizer
+    read = read_plain if manifest.plain_tokenizer else read_tokenizer
+    documents = read(checkpoint.tokenizer)
+    check_tokenizer(documents, manifest, checkpoint.directory)
+    if checkpoint.query_tokenizer in (None, checkpoint.tokenizer):
+        return documents, documents
+    assert checkpoint.query_tokenizer is not None
+    queries = read(checkpoint.query_tokenizer)
+    if queries.vocabulary() != documents.vocabulary():
+        raise IncompatibleError(
+            f"{checkpoint.query_tokenizer}: the tokenizer of queries has another vocabulary than "
+            f"that of documents in {checkpoint.tokenizer}, so their terms cannot be compared"
+        )
+    return queries, documents
+
+
+def load_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
+    """Read the tokenizer of documents of a model directory, see :func:`load_tokenizers`."""
+    return load_tokenizers(find(directory, manifest), manifest)[1]
 
 
 def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest, directory: Path) -> None:
-    """Raise IncompatibleError where the vocabulary is not the manifest's, or the head is smaller."""
+    """Check the vocabulary against the manifest.
+
+    Tokens without a term of the model are allowed where they were added to the tokenizer, see
+    :func:`..tokens.tokenize`.
+
+    Raises:
+        IncompatibleError: another vocabulary, or ordinary tokens that the head has no term for.
+    """
     found = vocabulary_hash(tokenizer)
     if manifest.vocabulary_hash and found != manifest.vocabulary_hash:
         raise IncompatibleError(
             f"{directory}: tokenizer vocabulary {found[:12]}, manifest says "
             f"{manifest.vocabulary_hash[:12]}"
         )
-    largest = max(tokenizer.vocabulary().values())
-    if manifest.vocabulary_size and largest >= manifest.vocabulary_size:
+    size = manifest.vocabulary_size
+    beyond = [token for token, term in tokenizer.vocabulary().items() if 0 < size <= term]
+    ordinary = set(beyond) - set(tokenizer.added_tokens())
+    if ordinary:
         raise IncompatibleError(
-            f"{directory}: the tokenizer has token id {largest}, the model "
-            f"{manifest.vocabulary_size} terms; it is another model's tokenizer"
+            f"{directory}: the tokenizer has {len(ordinary):,} tokens beyond the {size:,} terms of "
+            f"the model, such as {min(ordinary)!r}; it is another model's tokenizer; give the "
+            "right one: --tokenizer DIR or hub id"
+        )
+    if beyond:
+        log.warning(
+            "%s: the tokenizer has %d added tokens beyond the %d terms of the model, such as %r; "
+            "a text that holds one cannot be encoded",
+            *(directory, len(beyond), size, min(beyond)),
         )
 
 
@@ -70,8 +103,10 @@ def read_tokenizer(source: Path) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
+    for name in TOKENIZER_FILES:
+        check_fetched(source / name)
     try:
-        read: Any = AutoTokenizer.from_pretrained(source)
+        read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         backend = read.backend_tokenizer
     except Exception as error:
         raise CorruptError(
@@ -90,6 +125,7 @@ def read_plain(source: Path) -> Tokenizer:
         CorruptError: no readable ``tokenizer.json``.
     """
     path, settings = source / TOKENIZER_FILE, source / SETTINGS_FILE
+    check_fetched(path)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ..checkpoint.head import load_head
+from ..checkpoint.layout import find
 from ..checkpoint.manifest import Manifest
 from ..checkpoint.tokenizer import load_tokenizer
 from ..lexical import load_table, write_table
@@ -74,7 +75,7 @@ def train_table(
     weigh = combine_teachers(mined, teachers)
     tokenizer, head = load_tokenizer(model, manifest), load_head(model, manifest.vocabulary_size)
     kept = torch.from_numpy(head.terms).long()
-    before = torch.from_numpy(load_table(model, manifest, tokenizer).weights)[kept]
+    before = torch.from_numpy(load_table(find(model, manifest), manifest, tokenizer).weights)[kept]
 
     places, terms, shares, wanted, good, lengths = [], [], [], [], [], []
     pairs = 0

@@ -17,10 +17,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...core.errors import InputError
 from ...core.files import write_aside
+from ..checkpoint.files import TABLE_FILE
 from ..checkpoint.hashes import weights_hash
 from ..checkpoint.head import Head, load_head, save_head
-from ..checkpoint.layout import TABLE_FILE
-from ..checkpoint.load import base_of, build_network, load_causal_lm
+from ..checkpoint.layout import find
+from ..checkpoint.load import build_network, load_causal_lm
 from ..checkpoint.manifest import Manifest
 from ..checkpoint.tokenizer import load_tokenizer
 from ..lexical import load_table
@@ -91,7 +92,7 @@ class Trainable:
         manifest = Manifest.load(model)
         torch.manual_seed(schedule.seed)
         causal_lm = load_causal_lm(
-            base_of(model, manifest), manifest.layers, default_dtype(schedule.device)
+            find(model, manifest).weights, manifest.layers, default_dtype(schedule.device)
         )
         if (model / "adapter_config.json").is_file():
             adapted = PeftModel.from_pretrained(causal_lm, str(model), is_trainable=True)
@@ -113,7 +114,7 @@ class Trainable:
         network = build_network(adapted.get_base_model(), manifest, head)
         network.bias.requires_grad_(True)
         if manifest.query_encoder == "lexical":
-            table = load_table(model, manifest, load_tokenizer(model, manifest))
+            table = load_table(find(model, manifest), manifest, load_tokenizer(model, manifest))
             network.query_weights = torch.nn.Parameter(torch.from_numpy(table.weights[head.terms]))
         if schedule.gradient_checkpointing:
             cast(Any, network.body).gradient_checkpointing_enable({"use_reentrant": False})
@@ -143,9 +144,11 @@ class Trainable:
                 torch.relu(self.network.query_weights.detach()).float().cpu()
             )
             save_file({"weight": weights}, aside / TABLE_FILE)
-        replace(self.manifest, weights_hash=weights_hash(aside, self.manifest), golden=()).save(
-            aside
-        )
+        replace(
+            self.manifest,
+            weights_hash=weights_hash(find(aside, self.manifest), self.manifest),
+            golden=(),
+        ).save(aside)
         if out.exists():
             shutil.rmtree(out)
         aside.rename(out)

@@ -139,7 +139,7 @@ def test_another_tokenizer_is_refused(tiny_model_of):
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.add_tokens(["photosynthesis"])
     tokenizer.save_pretrained(directory)
-    with pytest.raises(IncompatibleError, match="vocabulary"):
+    with pytest.raises(IncompatibleError, match="files of its tokenizer changed"):
         Encoder.from_pretrained(directory)
 
 
@@ -162,7 +162,7 @@ def test_refuses_options(tiny_model, options, message):
 
 
 def test_refuses_a_path_that_is_no_model(tmp_path):
-    with pytest.raises(CorruptError, match="no model directory"):
+    with pytest.raises(CorruptError, match="not a model directory"):
         Encoder.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="no such directory"):
         Encoder.from_pretrained(tmp_path / "nothing")

@@ -117,19 +117,79 @@ def test_a_decoder_that_is_bidirectional_already_is_no_causal_one():
 
 def test_padding_that_is_seen_is_refused(monkeypatch):
     net = network(decoder("llama"), "bidirectional")
-    monkeypatch.setattr(
-        net,
-        "_mask",
-        lambda lengths, width, device: torch.ones(2, 1, width, width, dtype=torch.bool),
-    )
-    with pytest.raises(IncompatibleError, match="see the padding"):
+    monkeypatch.setattr(net, "_attention", lambda *_: {"is_causal": False})
+    with pytest.raises(IncompatibleError, match="see the padding after them"):
         net.check_attention(32)
 
 
-def test_a_soft_cap_on_logits_is_refused():
-    config = transformers.Gemma2Config(**SMALL, head_dim=8)
-    with pytest.raises(IncompatibleError, match=r"final_logit_softcapping 30.0"):
-        network(transformers.Gemma2ForCausalLM(config), "causal")
+def test_a_batch_without_padding_needs_no_mask(monkeypatch):
+    net, seen = network(decoder("llama"), "bidirectional"), []
+    forward = net.body.forward
+    monkeypatch.setattr(
+        net.body, "forward", lambda **inputs: seen.append(inputs) or forward(**inputs)
+    )
+    ids = torch.randint(10, 60, (2, 6), generator=torch.Generator().manual_seed(2))
+    whole = net.hidden(ids, torch.tensor([6, 6]))
+    padded = net.hidden(ids, torch.tensor([6, 4]))
+    assert (seen[0]["attention_mask"], seen[0]["is_causal"]) == (None, False)
+    assert seen[1]["attention_mask"].shape == (2, 1, 6, 6)
+    torch.testing.assert_close(padded[0], whole[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cap", "complaint"),
+    [
+        ({"attn_logit_softcapping": None}, "more than a constant factor"),
+        ({"final_logit_softcapping": None}, "attn_logit_softcapping 50.0"),
+    ],
+)
+def test_a_soft_cap_is_refused(cap, complaint):
+    torch.manual_seed(3)
+    config = transformers.Gemma2Config(**SMALL, head_dim=8, **cap)
+    model = transformers.Gemma2ForCausalLM(config).eval()
+    model.lm_head.weight.data *= 100
+    with pytest.raises(IncompatibleError, match=complaint):
+        network(model, "causal")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Granite", {"logits_scaling": 7.0}),
+        ("Cohere", {"logit_scale": 0.0625}),
+        ("Cohere2", {"logit_scale": 0.3}),
+    ],
+)
+def test_a_constant_factor_on_logits_is_folded_in(name, values, dtype):
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{name}Config")(**SMALL, pad_token_id=0, **values)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval().to(dtype)
+    ids = torch.randint(10, 60, (1, 9), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits = model(ids).logits[0].float()
+    net = network(model, "causal")
+    (value,) = values.values()
+    assert net.scale == (1 / value if name == "Granite" else value)
+    expected = torch.log1p(torch.relu(logits)).amax(0)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    )
+    torch.testing.assert_close(net(ids, torch.tensor([9]))[0], expected, **tolerance)
+
+
+def test_a_factor_that_the_configuration_does_not_name_is_measured(monkeypatch):
+    model = decoder("llama").to(torch.bfloat16)
+    forward = type(model).forward
+
+    def scaled(self, *args, **options):
+        output = forward(self, *args, **options)
+        output.logits = output.logits * 0.7
+        return output
+
+    monkeypatch.setattr(type(model), "forward", scaled)
+    assert network(model, "causal").scale == pytest.approx(0.7, rel=1e-6)
+    assert next(model.parameters()).dtype == torch.bfloat16
 
 
 MASKED = {
@@ -164,5 +224,5 @@ def test_a_head_that_goes_on_after_its_output_layer_is_refused():
     model = transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)).eval()
     decode = model.cls.forward
     model.cls.forward = lambda hidden: decode(hidden) + 1
-    with pytest.raises(IncompatibleError, match="does more after its output layer"):
+    with pytest.raises(IncompatibleError, match="more than a constant factor"):
         network(model, "bidirectional", "masked_lm")

@@ -278,7 +278,7 @@ def test_refuses_an_adapter_with_more_layers_than_the_base(adapter):
     config = json.loads((resolve(base) / "config.json").read_text())
     config["num_hidden_layers"] = 1
     (resolve(base) / "config.json").write_text(json.dumps(config))
-    with pytest.raises(IncompatibleError, match=r"it has model\.layers\.1\..*the base has not"):
+    with pytest.raises(IncompatibleError, match=r"layers\.1\..*the base has no place for it"):
         load(directory)
 
 
@@ -295,11 +295,25 @@ def test_refuses_an_adapter_without_its_base_or_its_weights(adapter):
 
 
 def test_refuses_another_models_tokenizer(causal_lm, word_pieces, tmp_path):
-    wide = copy.deepcopy(word_pieces)
-    wide.add_tokens([f"filler{number}" for number in range(400)])
-    wide.save_pretrained(tmp_path / "wide")
-    with pytest.raises(IncompatibleError, match="another model's tokenizer"):
+    values = json.loads(word_pieces.backend_tokenizer.to_str())
+    values["model"]["vocab"] |= {f"filler{number}": 100 + number for number in range(400)}
+    word_pieces.save_pretrained(tmp_path / "wide")
+    (tmp_path / "wide" / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(IncompatibleError, match=r"tokens beyond the 424 terms .*--tokenizer"):
         load(causal_lm(tokenizer=False), preset="csplade", tokenizer=tmp_path / "wide")
+
+
+def test_added_tokens_beyond_the_vocabulary_are_refused_where_a_text_holds_one(
+    causal_lm, byte_pairs, tmp_path, caplog
+):
+    wide = copy.deepcopy(byte_pairs)
+    wide.add_tokens([f"<extra{number}>" for number in range(30)])
+    wide.save_pretrained(tmp_path / "wide")
+    encoder = load(causal_lm(tokenizer=False), preset="csplade", tokenizer=tmp_path / "wide")
+    assert "added tokens beyond the 424 terms" in caplog.text
+    assert len(encoder.encode_document(["a river"]).terms)
+    with pytest.raises(InputError, match=r"holds token '<extra29>', which was added"):
+        encoder.encode_document(["a <extra29> river"])
 
 
 def test_refuses_weights_that_are_not_all_there(causal_lm):

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from csplade.core.errors import InputError
 from csplade.model import Encoder, Manifest
 from csplade.model.certify import certify
-from csplade.model.checkpoint.layout import TABLE_FILE
+from csplade.model.checkpoint.files import TABLE_FILE
 from csplade.model.lexical import train_idf
 from csplade.model.training.adapt import adapt
 from csplade.model.training.calibrate import calibrate
