@@ -31,6 +31,9 @@ TEXTS: tuple[tuple[Kind, str], ...] = (
 # BOS moves them below either bound.
 LEAST_COSINE = 0.97
 LEAST_COSINE_4BIT = 0.85
+# Quotient of the two vectors' lengths, at most, either way: a factor on the logits changes it.
+MOST_LONGER = 1.1
+MOST_LONGER_4BIT = 1.4
 
 
 def compare_tokens(golden: Golden, found: list[int], *, model: str) -> None:
@@ -64,21 +67,30 @@ def compare(golden: Golden, found: SparseBatch, *, model: str, quantization: str
     Raises:
         IncompatibleError: the vectors differ, naming the text and the cosine found.
     """
-    least = LEAST_COSINE_4BIT if quantization in ("nf4", "fp4") else LEAST_COSINE
+    packed = quantization in ("nf4", "fp4")
+    least = LEAST_COSINE_4BIT if packed else LEAST_COSINE
+    longest = MOST_LONGER_4BIT if packed else MOST_LONGER
     terms, weights = found.row(0)
     size = 1 + max((*golden.terms, *terms.tolist()), default=0)
     expected, encoded = np.zeros((2, size))
     expected[list(golden.terms)] = golden.weights
     encoded[terms] = weights
-    norm = float(np.linalg.norm(expected) * np.linalg.norm(encoded))
-    cosine = (
-        float(expected @ encoded) / norm
-        if norm
-        else float(not expected.any() and not encoded.any())
-    )
-    if not cosine >= least:
+    lengths = np.linalg.norm(expected), np.linalg.norm(encoded)
+    if not (np.isfinite(lengths[0]) and lengths[0] > 0):
         raise IncompatibleError(
-            f"{model}: golden {golden.kind} {golden.text[:40]!r} gives another vector "
-            f"(cosine {cosine:.3f}, must be at least {least}); "
-            "check special tokens, prefixes, tokenizer and weights against its csplade.json"
+            f"{model}: golden {golden.kind} {golden.text[:40]!r} has an empty or infinite vector in "
+            "csplade.json, which proves nothing; mend the model and run csplade model certify"
         )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = float(expected @ encoded / (lengths[0] * lengths[1]))
+        longer = float(lengths[1] / lengths[0])
+    if not cosine >= least:
+        difference = f"cosine {cosine:.3f}, must be at least {least}"
+    elif not 1 / longest <= longer <= longest:
+        difference = f"its weights are {longer:.3f} times as large, at most {longest} is allowed"
+    else:
+        return
+    raise IncompatibleError(
+        f"{model}: golden {golden.kind} {golden.text[:40]!r} gives another vector ({difference}); "
+        "check special tokens, prefixes, tokenizer and weights against its csplade.json"
+    )

@@ -10,7 +10,6 @@ manifest's ``query_counts`` it counts each time, as in BM25.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..core.errors import CorruptError, InputError
 from ..core.vectors import SparseBatch
-from .checkpoint.files import TABLE_FILE, first_line
+from .checkpoint.files import TABLE_FILE, first_line, read_json
 from .checkpoint.hashes import weights_hash
 from .checkpoint.head import load_head
 from .checkpoint.layout import Checkpoint, find
@@ -111,7 +110,7 @@ def load_table(checkpoint: Checkpoint, manifest: Manifest, tokenizer: Tokenizer)
         weights = np.ones(size, dtype=np.float32)
         weights[tokenizer.special_ids()] = 0.0
     elif path.suffix == ".json":
-        weights = _read_idf(path, tokenizer.vocabulary(), size)
+        weights = _read_idf(path, tokenizer, size)
     else:
         weights = _read_tensor(path, size)
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -244,13 +243,17 @@ def _read_tensor(path: Path, size: int) -> NDArray[np.float32]:
     return weights.astype(np.float32)
 
 
-def _read_idf(path: Path, vocabulary: dict[str, int], size: int) -> NDArray[np.float32]:
-    weights = np.zeros(size, dtype=np.float32)
+def _read_idf(path: Path, tokenizer: Tokenizer, size: int) -> NDArray[np.float32]:
+    """Read token weights; those of tokens without an id are the unknown token's, the last of them,
+    as in the code of OpenSearch and sentence-transformers.
+    """
+    weights, ids = np.zeros(size, dtype=np.float32), tokenizer.vocabulary()
     try:
-        for token, weight in json.loads(path.read_text(encoding="utf-8")).items():
-            weights[vocabulary[token]] = weight
-    except KeyError as error:
-        raise CorruptError(f"{path}: token {error} is not in the vocabulary") from None
+        for token, weight in read_json(path).items():
+            term = ids.get(token, tokenizer.unknown)
+            if term is None:
+                raise ValueError(f"token {token!r} is not in the vocabulary")
+            weights[term] = weight
     except (ValueError, AttributeError, TypeError) as error:
         raise CorruptError(f"{path}: not readable as token weights: {first_line(error)}") from None
     return weights

@@ -59,6 +59,8 @@ def merge(model: Any, checkpoint: Checkpoint) -> Any:
             return adapted.merge_and_unload()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"its file lacks {error.args[0]}"
         raise IncompatibleError(
             f"{adapter}: the adapter does not fit the base {checkpoint.weights}: {reason[:200]}; "
             "give its own base (--base), or save the adapter again"

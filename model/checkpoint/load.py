@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
 )
-from transformers.utils import logging as transformers_logging
 
 from ...core.errors import (
     CorruptError,
@@ -32,6 +31,7 @@ from .head import Head, load_head
 from .layout import Checkpoint
 from .manifest import Manifest
 from .positions import positions
+from .quiet import quiet
 
 
 def load_network(
@@ -52,9 +52,10 @@ def load_network(
             does not.
         UnavailableError: the device cannot do the quantization.
     """
-    model = load_merged(checkpoint, manifest, dtype)
     kept = load_head(checkpoint.directory, manifest.vocabulary_size)
-    network = build_network(model, manifest, kept)
+    with quiet():
+        model = load_merged(checkpoint, manifest, dtype)
+        network = build_network(model, manifest, kept)
     longest = max(manifest.query_max_tokens, manifest.document_max_tokens)
     _check_positions(network.body, longest * (2 if manifest.variant == "echo" else 1))
     try:
@@ -185,29 +186,24 @@ _AUTO = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
 def _load_lm(auto: Any, directory: Path, layers: int, dtype: torch.dtype) -> Any:
     kind = "causal" if auto is AutoModelForCausalLM else "masked"
     _check_loadable(directory)
-    # The layers left out are reported as unexpected weights; leaving them out is the point.
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        if layers:
-            keep_layers(config, layers, directory)
-        model, told = auto.from_pretrained(
-            directory,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with quiet():
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+            if layers:
+                keep_layers(config, layers, directory)
+            model, told = auto.from_pretrained(
+                directory,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     except CspladeError:
         raise
     except Exception as error:
         raise CorruptError(
             f"{directory}: no {kind} language model can be loaded: {first_line(error)}"
         ) from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     # transformers fills what it does not find with random numbers.
     if missing := sorted(told["missing_keys"]):
         raise CorruptError(

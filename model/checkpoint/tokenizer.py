@@ -103,10 +103,13 @@ def read_tokenizer(source: Path) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
+    from .quiet import quiet
+
     for name in TOKENIZER_FILES:
         check_fetched(source / name)
     try:
-        read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        with quiet():
+            read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         backend = read.backend_tokenizer
     except Exception as error:
         raise CorruptError(
