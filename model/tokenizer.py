@@ -20,6 +20,7 @@ class Tokenizer:
         end: id of the end-of-text token, None without one.
         unknown: id of the unknown token, None without one.
         max_tokens: tokens that the tokenizer's files allow in a text.
+        keeps_end: a text that is too long loses its beginning, not its end.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Tokenizer:
         end: int | None = None,
         unknown: int | None = None,
         max_tokens: int = 2**31,
+        keeps_end: bool = False,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
-        self.end, self.unknown, self.max_tokens = end, unknown, max_tokens
+        self.end, self.unknown = end, unknown
+        self.max_tokens, self.keeps_end = max_tokens, keeps_end
 
     def required_end(self) -> int:
         """Return the id of the end-of-text token.
@@ -71,14 +74,23 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return sorted(term for term, token in added.items() if token.special)
 
-    def closing_tokens(self) -> int:
-        """Return how many special tokens the tokenizer adds after a text."""
+    def special_around(self) -> tuple[int, int]:
+        """Return how many special tokens the tokenizer adds before and after a text."""
         bare, around = self.ids(["", "a"], special=True)
         opening = next(
             (i for i, (one, other) in enumerate(zip(bare, around, strict=False)) if one != other),
             len(bare),
         )
-        return len(bare) - opening
+        return opening, len(bare) - opening
+
+    def cut(self, ids: list[int], cap: int, *, special: bool = False) -> list[int]:
+        """Return at most ``cap`` ids of a text; the special tokens around it stay."""
+        if len(ids) <= cap:
+            return ids
+        opening, closing = self.special_around() if special else (0, 0)
+        if self.keeps_end:
+            return ids[:opening] + ids[len(ids) - (cap - opening) :]
+        return ids[: cap - closing] + ids[len(ids) - closing :]
 
     def to_json(self) -> str:
         """Return the whole tokenizer in the form of ``tokenizer.json``."""

@@ -23,7 +23,7 @@ class Tokens:
 
     Attributes:
         ids: int32 [length] per text; a text may have none.
-        dropped: int64 [n], tokens that the cap cut from each text's end.
+        dropped: int64 [n], tokens that the cap cut from each text.
     """
 
     ids: list[NDArray[np.int32]]
@@ -72,8 +72,8 @@ class Encoded:
 def tokenize(tokenizer: Tokenizer, manifest: Manifest, texts: Sequence[str], kind: Kind) -> Tokens:
     """Return the token ids of texts; an empty or blank text has none, whatever the prefix.
 
-    The cap cuts the end of the text; a special token that the tokenizer adds there (SEP, EOS)
-    stays. A query that is looked up in a table gets no special tokens.
+    The cap cuts the end of the text, or its beginning where the tokenizer says so; special tokens
+    that the tokenizer adds around it stay. A query that is looked up in a table gets no special tokens.
 
     Raises:
         InputError: a text holds a token that is not a term of the model.
@@ -87,14 +87,7 @@ def tokenize(tokenizer: Tokenizer, manifest: Manifest, texts: Sequence[str], kin
     )
     encoded = tokenizer.ids(prepared, special=special)
     whole = [ids if text else [] for text, ids in zip(stripped, encoded, strict=True)]
-    closing = tokenizer.closing_tokens() if special and any(len(row) > cap for row in whole) else 0
-    ids = [
-        np.asarray(
-            row if len(row) <= cap else row[: cap - closing] + row[len(row) - closing :],
-            dtype=np.int32,
-        )
-        for row in whole
-    ]
+    ids = [np.asarray(tokenizer.cut(row, cap, special=special), dtype=np.int32) for row in whole]
     for text, row in zip(texts, ids, strict=True):
         if len(row) and row.max() >= manifest.vocabulary_size:
             raise InputError(

@@ -34,7 +34,7 @@ _NOT_TOKENIZING = {
     "added_tokens_decoder", "auto_map", "backend", "chat_template", "clean_up_tokenization_spaces",
     "is_local", "local_files_only", "max_length", "model_input_names", "model_max_length",
     "name_or_path", "pad_to_multiple_of", "pad_token_type_id", "padding_side", "processor_class",
-    "stride", "tokenizer_file", "trust_remote_code", "truncation_side", "truncation_strategy",
+    "stride", "tokenizer_file", "trust_remote_code", "truncation_strategy",
     "vocab_file",
 }  # fmt: skip
 

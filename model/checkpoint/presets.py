@@ -395,15 +395,17 @@ def _checked(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
 
     Weights are large, and the golden vectors tell of them.
     """
-    found = {
-        "tokenizer_hash": (tokenizer_hash(checkpoint), "the files of its tokenizer"),
-        "config_hash": (config_hash(checkpoint), "config.json or adapter_config.json"),
-    }
-    for name, (hashed, what) in found.items():
-        if getattr(manifest, name) not in ("", hashed):
+    found = replace(
+        manifest, tokenizer_hash=tokenizer_hash(checkpoint), config_hash=config_hash(checkpoint)
+    )
+    for name, what in (
+        ("tokenizer_hash", "the files of its tokenizer"),
+        ("config_hash", "config.json or adapter_config.json"),
+    ):
+        if getattr(manifest, name) not in ("", getattr(found, name)):
             raise IncompatibleError(
                 f"{checkpoint.directory}: {what} changed since it was certified, so that its "
                 "vectors may be other ones; restore the files, or run csplade model certify again "
                 "and build its indexes anew"
             )
-    return replace(manifest, **{name: hashed for name, (hashed, _) in found.items()})
+    return found

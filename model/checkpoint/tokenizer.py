@@ -117,7 +117,11 @@ def read_tokenizer(source: Path) -> Tokenizer:
             "none, give its base's: csplade model certify DIR --tokenizer BASE"
         ) from None
     return Tokenizer(
-        backend, end=read.eos_token_id, unknown=read.unk_token_id, max_tokens=read.model_max_length
+        backend,
+        end=read.eos_token_id,
+        unknown=read.unk_token_id,
+        max_tokens=read.model_max_length,
+        keeps_end=read.truncation_side == "left",
     )
 
 
@@ -140,7 +144,12 @@ def read_plain(source: Path) -> Tokenizer:
         content = token.get("content") if isinstance(token, dict) else token
         return None if content is None else backend.token_to_id(content)
 
-    return Tokenizer(backend, end=special("eos_token"), unknown=special("unk_token"))
+    return Tokenizer(
+        backend,
+        end=special("eos_token"),
+        unknown=special("unk_token"),
+        keeps_end=named.get("truncation_side") == "left",
+    )
 
 
 def is_plain(tokenizer: Tokenizer, source: Path) -> bool:
