@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ..core.device import find_device
 from ..core.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +42,25 @@ Quantization = Annotated[
     Literal["auto", "none", "int8", "nf4", "fp4"],
     typer.Option(help="Precision of the encoder's weights."),
 ]
+
+
+def above_zero(value: float | None) -> float | None:
+    """Accept a finite number above 0; a callback of options."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is out of range; must be finite and > 0")
+    return value
+
+
+def not_blank(value: str | None) -> str | None:
+    """Accept a text with at least one word; a callback of options."""
+    if value is not None and not value.strip():
+        raise typer.BadParameter("it is blank; must have at least one word")
+    return value
+
+
+def available_device(value: str) -> str:
+    """Return the name of a device of this machine; a callback of options."""
+    return find_device(value, "--device")
 
 
 class _Speed(ProgressColumn):

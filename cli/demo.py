@@ -47,6 +47,9 @@ def demo(
     ] = False,
 ) -> None:
     """Index the example corpus, answer questions over gRPC, and show the terms of each hit."""
+    for text in question or ():
+        if not text.strip():
+            raise typer.BadParameter("it is blank; must have a word", param_hint="--question")
     from ..client.client import Client
     from ..core.beir import load_dataset
     from ..engine.collection import Collection

@@ -12,6 +12,7 @@ import typer
 from .console import (
     BadLines,
     Quantization,
+    above_zero,
     load_encoder,
     note,
     note_counts,
@@ -55,12 +56,16 @@ def build(
     document_scale: Annotated[
         float | None,
         typer.Option(
-            help="With --vectors: weight of one step of a document impact; default: fitted."
+            help="With --vectors: weight of one step of a document impact; default: fitted.",
+            callback=above_zero,
         ),
     ] = None,
     query_scale: Annotated[
         float | None,
-        typer.Option(help="With --vectors: weight of one step of a query impact; default: fitted."),
+        typer.Option(
+            help="With --vectors: weight of one step of a query impact; default: fitted.",
+            callback=above_zero,
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a build that was interrupted.")

@@ -35,12 +35,16 @@ def plan(
         Literal["none", "int8", "nf4", "fp4"],
         typer.Option(help="Precision of the model's weights."),
     ] = "none",
-    gpu_memory: Annotated[float, typer.Option(min=0, help="GiB of one GPU; 0: no GPU.")] = 0.0,
+    gpu_memory: Annotated[
+        float, typer.Option(min=0, max=1e6, help="GiB of one GPU; 0: no GPU.")
+    ] = 0.0,
     memory: Annotated[
         float | None,
-        typer.Option(min=0.1, help="GiB of main memory of one machine; default: of this one."),
+        typer.Option(
+            min=0.1, max=1e6, help="GiB of main memory of one machine; default: of this one."
+        ),
     ] = None,
-    rate: Annotated[float, typer.Option(min=0, help="Peak queries per second.")] = 0.0,
+    rate: Annotated[float, typer.Option(min=0, max=1e9, help="Peak queries per second.")] = 0.0,
     replicas: Annotated[
         int, typer.Option(min=0, help="Replicas of each part; 0: as many as the rate needs.")
     ] = 0,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Quantization, note_counts, print_table, progress_bars
+from .console import Quantization, not_blank, note_counts, print_table, progress_bars
 from .index import Directory
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ TERMS_SHOWN = 6  # per hit, in the table
 
 def search(
     index: Directory,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Query to search for.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Query to search for.", callback=not_blank)
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query at most.")] = 10,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the terms of each score.")

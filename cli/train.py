@@ -5,6 +5,7 @@ resume where they were stopped.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .console import progress_bars
+from .console import available_device, progress_bars
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +39,7 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
 Rate = Annotated[float, typer.Option(min=0.0, help="Peak learning rate; cosine, 5 % warm-up.")]
 Rank = Annotated[int, typer.Option(min=1, help="LoRA rank.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling and initialization.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=available_device)]
 
 
 @app.command()
@@ -55,8 +56,14 @@ def start(
     """Write the model that training starts from: kept terms and an IDF head bias over the embedded
     base.
     """
+    from ..model.checkpoint import base
     from ..model.training.start import start as write_start
 
+    available = json.loads((base.pull() / "config.json").read_text())["num_hidden_layers"]
+    if layers > available:
+        raise typer.BadParameter(
+            f"{layers} is too large; the base has {available} layers", param_hint="--layers"
+        )
     write_start(
         _passages(data), out, variant=variant, layers=layers, bias_strength=bias_strength, fold=fold
     )
