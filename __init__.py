@@ -8,16 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client.async_client import AsyncClient
     from .client.client import Client
+    from .client.connection import ServiceError
     from .engine.collection import Collection
     from .index import Index
     from .model import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Collection", "Encoder", "Index"]
+__all__ = ["AsyncClient", "Client", "Collection", "Encoder", "Index", "ServiceError"]
 
 _HOMES = {
+    "AsyncClient": ".client.async_client",
     "Client": ".client.client",
+    "ServiceError": ".client.connection",
     "Encoder": ".model",
     "Collection": ".engine.collection",
     "Index": ".index",

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.vectors import SparseBatch
 from ..engine.collection import Collection
-from ..service.grpc.requests import search_work
+from ..service.grpc.requests import search_query
 from ..service.settings import Limits
 
 WARM_UP_QUERIES = 20
@@ -45,12 +45,11 @@ class EngineAlone:
         Returns:
             p50 and p99 in milliseconds.
         """
-        size = self._engine.index.manifest.vocabulary_size
-        works = [search_work(one, Limits(), size, self._engine.terms_by_token) for one in requests]
+        queries = [search_query(one, Limits(), self._engine.info) for one in requests]
         asked = [
-            (SparseBatch.from_rows([work.vector]), work.k)
-            for work in works
-            if work.vector is not None
+            (SparseBatch.join([query.vector]), query.k)
+            for query in queries
+            if query.vector is not None
         ]
         took = []
         began = time.perf_counter()
@@ -59,7 +58,7 @@ class EngineAlone:
                 time.sleep(early)
             vector, k = asked[number % len(asked)]
             started = time.perf_counter()
-            self._engine.search(vector, k, fetch=False)
+            self._engine.search(vector, k, with_document=False)
             took.append(time.perf_counter() - started)
         p50, p99 = np.percentile(took[WARM_UP_QUERIES:], [50, 99]) * 1e3
         return float(p50), float(p99)

@@ -16,8 +16,8 @@ from .console import load_encoder, note, print_table, progress_bars
 
 if TYPE_CHECKING:
     from ..client.client import Client
-    from ..client.results import Answer, Hit
     from ..core.beir import Dataset
+    from ..core.results import Answer, Hit
     from ..model import Encoder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

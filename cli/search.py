@@ -14,7 +14,8 @@ from .console import Quantization, not_blank, note_counts, print_table, progress
 from .index import Directory
 
 if TYPE_CHECKING:
-    from ..engine.collection import Answer, Collection, Hit
+    from ..core.results import Answer, Hit
+    from ..engine.collection import Collection
 
 SNIPPET_CHARACTERS = 100  # of a document, in the table
 TERMS_SHOWN = 6  # per hit, in the table
@@ -80,9 +81,9 @@ def search(
         if text is not None:
             answer = engine.search([text], k, explain=explain)[0]
             if as_json:
-                typer.echo(json.dumps(_plain(text, answer, engine), ensure_ascii=False))
+                typer.echo(json.dumps(_plain(text, answer), ensure_ascii=False))
             else:
-                _print(answer, engine, explain)
+                _print(answer, explain)
         elif output is not None:
             answers = (
                 answer_vectors(vectors, lines, engine, k)
@@ -111,9 +112,9 @@ def _write(
         for done, (query, answer) in enumerate(answers, 1):
             run.write(
                 query,
-                ((hit.id, hit.score_int if integer_scores else hit.score) for hit in answer.hits),
+                ((hit.id, hit.integer_score if integer_scores else hit.score) for hit in answer.hits),
             )
-            cuts = (not answer.hits, answer.dropped_tokens, answer.dropped_terms, answer.clipped)
+            cuts = (not answer.hits, answer.cut.tokens, answer.cut.terms, answer.cut.impacts)
             counts = {
                 what: count + cut for (what, count), cut in zip(counts.items(), cuts, strict=True)
             }
@@ -122,14 +123,14 @@ def _write(
     note_counts(counts)
 
 
-def _print(answer: Answer, engine: Collection, explain: bool) -> None:
+def _print(answer: Answer, explain: bool) -> None:
     headers = ["rank", "score", "id", "document"] + ["terms"] * explain
     rows = []
     for rank, hit in enumerate(answer.hits, 1):
         row = [str(rank), f"{hit.score:.3f}", hit.id, _snippet(hit)]
-        if hit.contributions is not None:
+        if explain:
             shown = [
-                f"{one.token or one.term} {one.product * engine.score_scale:.2f}"
+                f"{one.token or one.term} {one.product * answer.score_scale:.2f}"
                 for one in hit.contributions
             ]
             row.append(
@@ -145,9 +146,9 @@ def _print(answer: Answer, engine: Collection, explain: bool) -> None:
         ", ".join(f"{stage} {spent / 1e6:.2f} ms" for stage, spent in answer.timings.items())
     )
     cuts = {
-        "tokens": answer.dropped_tokens,
-        "terms": answer.dropped_terms,
-        "impacts": answer.clipped,
+        "tokens": answer.cut.tokens,
+        "terms": answer.cut.terms,
+        "impacts": answer.cut.impacts,
     }
     if cut := ", ".join(f"{count} {what}" for what, count in cuts.items() if count):
         typer.echo(f"cut from the query: {cut}")
@@ -160,14 +161,17 @@ def _snippet(hit: Hit) -> str:
     return words if len(words) <= SNIPPET_CHARACTERS else words[: SNIPPET_CHARACTERS - 3] + "..."
 
 
-def _plain(text: str, answer: Answer, engine: Collection) -> dict[str, object]:
+def _plain(text: str, answer: Answer) -> dict[str, object]:
     """Return an answer as plain values; ``score = integer_score * score_scale``."""
     hits = []
     for rank, hit in enumerate(answer.hits, 1):
         document = asdict(hit.document) if hit.document else {}
-        plain = {"rank": rank, "score": hit.score, "integer_score": hit.score_int, **document}
-        if hit.contributions is not None:
-            plain["contributions"] = [asdict(one) for one in hit.contributions]
+        plain = {"rank": rank, "score": hit.score, "integer_score": hit.integer_score, **document}
+        if hit.contributions:
+            plain["contributions"] = [
+                {name: value for name, value in asdict(one).items() if name != "score"}
+                for one in hit.contributions
+            ]
         hits.append(plain)
     return {
         "query": text,
@@ -176,12 +180,12 @@ def _plain(text: str, answer: Answer, engine: Collection) -> dict[str, object]:
         "postings_read": answer.postings,
         "query_terms": answer.query_terms,
         "cut": {
-            "tokens": answer.dropped_tokens,
-            "terms": answer.dropped_terms,
-            "impacts": answer.clipped,
+            "tokens": answer.cut.tokens,
+            "terms": answer.cut.terms,
+            "impacts": answer.cut.impacts,
         },
         "nanoseconds": answer.timings,
-        "score_scale": engine.score_scale,
-        "generation": engine.index.manifest.generation,
-        "model_fingerprint": engine.model_fingerprint,
+        "score_scale": answer.score_scale,
+        "generation": answer.generation,
+        "model_fingerprint": answer.model_fingerprint,
     }

@@ -1,133 +1,31 @@
-"""What clients give back: small values made from the messages of the service."""
+"""Turn messages of the service into the result model of :mod:`csplade.core.results`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
+from ..core.document import Document
+from ..core.results import (
+    Answer,
+    Contribution,
+    Cut,
+    Difference,
+    Encoding,
+    Hit,
+    Verification,
+)
 from ..v1 import retrieval_pb2 as pb
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """What one shared term adds to a hit's score: ``product = query_impact * document_impact``."""
-
-    term: int
-    token: str
-    query_impact: int
-    document_impact: int
-    product: int
-    score: float
-
-    def __str__(self) -> str:
-        return f"{self.token or self.term} {self.score:.3g}"
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document as it was indexed."""
-
-    title: str
-    text: str
-    metadata: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One document of an answer; ``contributions`` (when explained) sum exactly to
-    ``integer_score``.
-    """
-
-    id: str
-    score: float
-    integer_score: int
-    shard: int
-    document: Document | None = field(default=None, repr=False)
-    contributions: tuple[Contribution, ...] = field(default=(), repr=False)
-
-    def __str__(self) -> str:
-        why = ", ".join(map(str, self.contributions[:8])) + (
-            ", ..." if len(self.contributions) > 8 else ""
-        )
-        return f"{self.score:8.3f}  {self.id}" + (f"  ({why})" if why else "")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How much a cap took away: tokens of the text, terms of the vector, impacts. False when
-    nothing.
-    """
-
-    tokens: int = 0
-    terms: int = 0
-    impacts: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.tokens or self.terms or self.impacts)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The ranked hits of one query, best first; iterates over its hits.
-
-    Attributes:
-        hits: best first.
-        matched: documents that share a term with the query.
-        postings: postings read to score them.
-        query_terms: terms of the query as scored.
-        cut: what was cut from the query.
-        timings: stage -> nanoseconds.
-        generation: state of the index that answered.
-        model_fingerprint: of the encoder the index was built with.
-        score_scale: ``score = integer_score * score_scale``.
-        missing_shards: shards that failed and are not in the answer; only with ``allow_partial``.
-    """
-
-    hits: tuple[Hit, ...]
-    matched: int
-    postings: int
-    query_terms: int
-    cut: Cut
-    timings: dict[str, int] = field(repr=False)
-    generation: int
-    model_fingerprint: str = field(repr=False)
-    score_scale: float = field(repr=False)
-    missing_shards: tuple[int, ...] = ()
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """The vector of one text, term id -> weight, ascending; ``tokens`` the terms in letters, if
-    asked for.
-    """
-
-    vector: dict[int, float]
-    tokens: tuple[str, ...]
-    tokens_read: int
-    cut: Cut
-
-    def __repr__(self) -> str:
-        names: tuple[str | int, ...] = self.tokens or tuple(self.vector)
-        heaviest = sorted(
-            zip(self.vector.values(), names, strict=True), reverse=True, key=lambda one: one[0]
-        )
-        shown = ", ".join(f"{name} {weight:.3g}" for weight, name in heaviest[:8])
-        return f"Encoding({len(self.vector)} terms: {shown}{', ...' if len(heaviest) > 8 else ''})"
+from .connection import ServiceError
 
 
 @dataclass(frozen=True)
 class Info:
-    """What is being served; ``model`` is None when no encoder is loaded. Keys as in the proto's
-    messages.
-    """
+    """What is served. ``model`` is None without an encoder. Keys are those of the proto's messages."""
 
     version: str
     versions: dict[str, str]
@@ -140,37 +38,8 @@ class Info:
         return f"Info(csplade {self.version}, {model}, {self.index['documents']} documents)"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One rank (from 1) where search and reference disagree; an id is "" where a ranking is
-    shorter.
-    """
-
-    rank: int
-    reference_id: str
-    reference_score: int
-    id: str
-    score: int
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How a search compares with the exhaustive reference. True when identical."""
-
-    identical: bool
-    compared: int
-    differences: tuple[Difference, ...]
-    matched: int
-    reference_matched: int
-    reference_nanoseconds: int
-    generation: int
-
-    def __bool__(self) -> bool:
-        return self.identical
-
-
 def answer(message: pb.SearchResponse) -> Answer:
-    """From the answer of Search."""
+    """Return the answer of a Search."""
     return Answer(
         hits=tuple(_hit(hit, message.score_scale) for hit in message.hits),
         matched=message.matched_documents,
@@ -186,20 +55,22 @@ def answer(message: pb.SearchResponse) -> Answer:
 
 
 def encodings(message: pb.EncodeResponse) -> list[Encoding]:
-    """From the answer of Encode."""
+    """Return the encodings of an Encode."""
     return [
         Encoding(
-            vector=dict(zip(one.vector.indices, one.vector.values, strict=True)),
+            terms=tuple(one.vector.indices),
+            weights=tuple(one.vector.values),
             tokens=tuple(one.vector.tokens),
             tokens_read=one.tokens,
             cut=_cut(one.cut),
+            timings=_timings(message.timings),
         )
         for one in message.encodings
     ]
 
 
 def info(message: pb.InfoResponse) -> Info:
-    """From the answer of Info."""
+    """Return what Info tells."""
     return Info(
         version=message.version,
         versions=dict(message.versions),
@@ -210,7 +81,7 @@ def info(message: pb.InfoResponse) -> Info:
 
 
 def verification(message: pb.VerifyResponse) -> Verification:
-    """From the answer of Verify."""
+    """Return the comparison of a Verify."""
     return Verification(
         identical=message.identical,
         compared=message.compared,
@@ -222,27 +93,68 @@ def verification(message: pb.VerifyResponse) -> Verification:
         reference_matched=message.reference_matched_documents,
         reference_nanoseconds=message.reference_nanoseconds,
         generation=message.generation,
+        timings=_timings(message.timings),
     )
+
+
+class InOrder:
+    """Put the answers of a stream into the order of its queries; holds the server's window at most."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._early: dict[int, pb.SearchStreamResponse] = {}
+
+    def ready(self, response: pb.SearchStreamResponse) -> Iterator[Answer]:
+        """Yield the answers that are next.
+
+        Raises:
+            ServiceError: the next query failed.
+        """
+        self._early[response.sequence] = response
+        while (current := self._early.pop(self._next, None)) is not None:
+            if current.HasField("error"):
+                raise _stream_error(current.error, self._next)
+            self._next += 1
+            yield answer(current.response)
+
+    def check_complete(self, sent: int) -> None:
+        """Raise ServiceError unless every query of ``sent`` has its answer."""
+        if self._next != sent:
+            raise ServiceError(
+                "UNAVAILABLE", f"the stream ended after {self._next} of {sent} answers"
+            )
+
+
+def _stream_error(error: pb.Error, number: int) -> ServiceError:
+    names = {code.value[0]: code.name for code in grpc.StatusCode}
+    after = error.retry_after_ms / 1000 if error.HasField("retry_after_ms") else None
+    details = f"query {number} of the stream: {error.message}"
+    return ServiceError(names.get(error.code, str(error.code)), details, "", after)
 
 
 def _hit(message: pb.Hit, scale: float) -> Hit:
     document = None
     if message.HasField("document"):
-        metadata = json.loads(message.document.metadata_json or "{}")
-        document = Document(message.document.title, message.document.text, metadata)
-    contributions = tuple(
-        Contribution(
-            one.term,
-            one.token,
-            one.query_impact,
-            one.document_impact,
-            one.product,
-            one.product * scale,
-        )
-        for one in message.contributions
-    )
+        stored = message.document
+        metadata = json.loads(stored.metadata_json or "{}")
+        document = Document(message.id, stored.text, stored.title, metadata)
     return Hit(
-        message.id, message.score, message.integer_score, message.shard, document, contributions
+        id=message.id,
+        score=message.score,
+        integer_score=message.integer_score,
+        shard=message.shard,
+        document=document,
+        contributions=tuple(
+            Contribution(
+                term=one.term,
+                token=one.token,
+                query_impact=one.query_impact,
+                document_impact=one.document_impact,
+                product=one.product,
+                score=one.product * scale,
+            )
+            for one in message.contributions
+        ),
     )
 
 
@@ -255,7 +167,7 @@ def _timings(message: pb.Timings) -> dict[str, int]:
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    """A flat message as a dict with Python ints (JSON would make strings of the 64-bit ones)."""
+    """Return a flat message as a dict of Python values; JSON would make strings of 64-bit ones."""
     plain = {}
     for name, kind in message.DESCRIPTOR.fields_by_name.items():
         value = getattr(message, name)

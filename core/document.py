@@ -1,10 +1,13 @@
-"""The document: what a user stores and gets back."""
+"""The document that a user stores and gets back."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+TextKind = Literal["query", "document"]
+"""The side of a search that a text is encoded for."""
 
 from .errors import InputError
 
@@ -13,7 +16,7 @@ _NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Document:
-    """What a user stores and gets back; ``id`` is unique in an index, ``metadata`` any JSON object."""
+    """A document; ``id`` is unique in an index, ``metadata`` is any JSON object."""
 
     id: str
     text: str

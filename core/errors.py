@@ -1,37 +1,61 @@
-"""Errors a user can cause and mend: one line each, naming the field or file, the value and the
-bound.
+"""Errors that a user can cause and fix.
+
+Each has one line of text that names the field or file, the value and the bound, and a ``code``: the
+name of a gRPC status. ``service/grpc/status.py`` maps codes to gRPC, ``service/http`` to HTTP.
+Errors survive pickling with all their attributes, so they can cross process boundaries as values.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 
 class CspladeError(Exception):
-    """Base of every error meant for a user; the message is one line. The command line exits with 1
-    on it.
-    """
+    """Base of every error meant for a user. The command line exits with 1 on it."""
+
+    code: str = "INTERNAL"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, vars(self))
+
+
+class InternalError(CspladeError):
+    """A failure that the caller did not cause; the log of the process that failed explains it."""
 
 
 class InputError(CspladeError, ValueError):
-    """A value, file or line that breaks a stated rule (INVALID_ARGUMENT over gRPC)."""
+    """A value, file or line that breaks a stated rule."""
+
+    code = "INVALID_ARGUMENT"
 
 
 class IncompatibleError(CspladeError):
-    """Two things that are each sound but do not belong together (FAILED_PRECONDITION over gRPC).
+    """Two things that are each valid but do not belong together.
 
     For example an index built by another encoder, or a model whose golden texts do not reproduce.
     """
 
+    code = "FAILED_PRECONDITION"
+
 
 class CorruptError(CspladeError):
-    """A file on disk that is torn, altered or of another format version."""
+    """A file on disk that is incomplete, altered or of another format version."""
 
 
 class UnavailableError(CspladeError):
-    """Something outside the process that is not there: a package index, a device, a server
-    (UNAVAILABLE).
-    """
+    """Something outside the process is missing: a package index, a device, a server."""
+
+    code = "UNAVAILABLE"
 
 
 class OverloadedError(CspladeError):
-    """The queue is full, or the one place of its kind is taken; ``retry_after`` is in seconds."""
+    """The queue is full, or the only place of its kind is taken.
+
+    Attributes:
+        retry_after: Seconds to wait before the next attempt.
+    """
+
+    code = "RESOURCE_EXHAUSTED"
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -39,12 +63,27 @@ class OverloadedError(CspladeError):
 
 
 class DeadlineError(CspladeError):
-    """The request's time ran out."""
+    """The deadline of a request passed."""
+
+    code = "DEADLINE_EXCEEDED"
 
 
 class KeyMissingError(CspladeError):
-    """A key is needed and none came."""
+    """A request needs an API key and has none."""
+
+    code = "UNAUTHENTICATED"
 
 
 class KeyWrongError(CspladeError):
-    """The key that came is none of the server's."""
+    """The API key of a request is not one of the server's."""
+
+    code = "PERMISSION_DENIED"
+
+
+def _restore(
+    kind: type[CspladeError], args: tuple[Any, ...], state: dict[str, Any]
+) -> CspladeError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error

@@ -1,12 +1,14 @@
-"""The batching worker: one thread takes whatever waits, up to a budget, and never waits for more to
-come.
+"""The batching worker: one thread takes whatever is queued, up to a budget, and never waits for more.
 
-Brief works are done by the event loop itself while the worker has nothing to do: half a millisecond
-goes by until a thread has woken up and given the result back.
+A transport enqueues tasks without blocking and awaits their results. The queue is bounded, and so is
+everything after it: tasks that are being finished count as queued, and what does not fit is rejected
+at once. A task that was cancelled, or whose deadline passed, is dropped before further work is done.
 
-The transport hands work in without blocking and awaits it. The queue is bounded: what does not fit
-is refused at once. What was cancelled, or whose deadline passed while it waited, is dropped before
-any work is done.
+Urgent tasks go before the others; a batch holds tasks of one urgency. After several urgent batches
+one other batch runs, so that neither starves.
+
+While the worker is idle, the event loop runs small tasks itself: waking a thread and returning to the
+loop takes half a millisecond.
 """
 
 from __future__ import annotations
@@ -15,141 +17,165 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..core.errors import DeadlineError, OverloadedError, UnavailableError
-from ..service.settings import Batching
-from ..service.telemetry.metrics import Metrics
+from .deadline import Deadline
+from .observer import Observer
+from .policy import INLINE_SECONDS, RETRY_SECONDS, URGENT_BATCHES
 
-W = TypeVar("W")
-D = TypeVar("D")
+T = TypeVar("T")
 R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
-SHORTEST_RETRY, LONGEST_RETRY = 0.01, 10.0  # seconds
-BRIEF = 0.002  # seconds; when works take longer than that lately, none is brief
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """Sizes of the queue and of a batch.
+
+    Attributes:
+        queue: Tasks that may be queued or being finished.
+        tokens: Tokens in a batch; a single text may have more.
+        background_tokens: The same for tasks that are not urgent, because urgent ones wait for them.
+        characters: Characters of text that are tokenized for a batch; a single text may have more.
+        tasks: Tasks in a batch.
+        threads: Threads that finish tasks.
+    """
+
+    queue: int = 512
+    tokens: int = 8192
+    background_tokens: int = 1024
+    characters: int = 65_536
+    tasks: int = 64
+    threads: int = 2
 
 
-@dataclass(eq=False, slots=True)
-class _Entry(Generic[W, R]):
-    work: W
-    deadline: float  # of time.monotonic
-    arrived: int  # of time.perf_counter_ns
-    future: asyncio.Future[R]
-    thread: int  # of the future's loop
-    cost: int | None = None
-    weighing: int = 0  # nanoseconds spent on the cost: work, not waiting
+class BatchJob(Protocol[T_contra, R_co]):
+    """What the worker does with tasks."""
+
+    def is_urgent(self, task: T_contra) -> bool:
+        """Whether the task goes before those that are not urgent."""
+
+    def characters(self, task: T_contra) -> int:
+        """Return the length of the task's text, 0 without one."""
+
+    def weigh(self, tasks: Sequence[T_contra]) -> Sequence[int]:
+        """Return the cost of each task in tokens; called once per task, in the worker."""
+
+    def process(self, tasks: Sequence[T_contra]) -> None:
+        """Do the work of one batch; the tasks keep what was done."""
+
+    def finish(self, task: T_contra, waited: int) -> R_co:
+        """Return the result of a processed task that was queued for so many nanoseconds.
+
+        Called in a thread of the pool, so that the worker goes on with the next batch, or by the
+        worker itself if ``finishes_inline``.
+        """
+
+    def finishes_inline(self, task: T_contra) -> bool:
+        """Whether finishing takes less time than handing the task to another thread."""
+
+    def runs_inline(self, task: T_contra) -> bool:
+        """Whether processing and finishing do."""
 
 
 class Pace:
-    """How fast a queue moves, so that the refused can be told when to come again.
-
-    Attributes:
-        each: seconds per work, smoothed; 0 before the first.
-    """
+    """Measure how fast a queue moves, to tell rejected callers when to retry."""
 
     def __init__(self) -> None:
-        self.each = 0.0
+        self.seconds = 0.0
+        """Seconds per task, smoothed; 0 before the first."""
 
-    def did(self, count: int, seconds: float) -> None:
-        """So many works took so long."""
-        each = seconds / count
-        self.each = each if not self.each else 0.8 * self.each + 0.2 * each
+    def record(self, tasks: int, seconds: float) -> None:
+        """Record that so many tasks took so long."""
+        each = seconds / tasks
+        self.seconds = each if not self.seconds else 0.8 * self.seconds + 0.2 * each
 
-    def refusal(self, waiting: int, wanted: int, queue: int) -> OverloadedError:
-        """The error for ``wanted`` works that found no room behind ``waiting`` ones."""
-        retry = min(max(self.each * waiting, SHORTEST_RETRY), LONGEST_RETRY)
+    def rejection(self, queued: int, wanted: int, limit: int) -> OverloadedError:
+        """Return the error for ``wanted`` tasks that do not fit behind ``queued`` ones."""
+        shortest, longest = RETRY_SECONDS
+        retry = min(max(self.seconds * queued, shortest), longest)
         return OverloadedError(
-            f"the queue is full: {waiting} wait, {wanted} more exceed batching.queue {queue}; "
-            f"try again in {retry:.2f} s",
+            f"batching.queue: {queued} queued and {wanted} more exceed {limit}; "
+            f"retry after {retry:.2f} s",
             retry,
         )
 
 
-class Batcher(Generic[W, D, R]):
-    """A bounded queue before one worker thread, and a pool that finishes what the worker has done.
+@dataclass(eq=False, slots=True)
+class _Entry(Generic[T, R]):
+    task: T
+    deadline: Deadline
+    arrived: int  # of time.perf_counter_ns
+    future: asyncio.Future[R]
+    thread: int  # of the future's loop
+    cost: int | None = None
+    weighing: int = 0  # nanoseconds spent on the cost, which are not waiting
+
+
+class Batcher(Generic[T, R]):
+    """A bounded queue, one worker thread behind it, and a pool that finishes tasks.
 
     Args:
-        weigh: tells the cost in tokens of each work; called once per work, in the worker, several
-            together.
-        process: does the works of one batch together.
-        finish: makes the result from a work, what was done, and the nanoseconds it waited in the
-            queue; called in a thread of the pool, so that the worker goes on with the next batch,
-            unless it is light and nothing waits.
-        light: tells whether finishing a work takes less time than handing it to another thread is
-            worth.
-        brief: tells whether doing and finishing it does.
-        threads: of the pool.
-        settings: sizes of queue and batch.
-        metrics: where depth, waiting and batch sizes are recorded.
+        job: What is done with tasks.
+        options: Sizes of queue and batch.
+        observer: Receives queue depth, waiting times and batch sizes.
     """
 
-    def __init__(
-        self,
-        weigh: Callable[[Sequence[W]], Sequence[int]],
-        process: Callable[[Sequence[W]], Sequence[D]],
-        finish: Callable[[W, D, int], R],
-        light: Callable[[W], bool],
-        brief: Callable[[W], bool],
-        threads: int,
-        settings: Batching,
-        metrics: Metrics,
-    ) -> None:
-        self._weigh, self._process, self._finish = weigh, process, finish
-        self._light, self._brief = light, brief
-        self._settings, self._metrics = settings, metrics
-        self._waiting: deque[_Entry[W, R]] = deque()
-        self._wake = threading.Condition()
-        self._working = threading.Lock()  # held by whoever does a batch
+    def __init__(self, job: BatchJob[T, R], options: BatchOptions, observer: Observer) -> None:
+        self._job, self._options, self._observer = job, options, observer
+        self._urgent: deque[_Entry[T, R]] = deque()
+        self._background: deque[_Entry[T, R]] = deque()
+        self._urgent_batches = 0  # since the last background batch
+        self._finishing = 0
+        self._changed = threading.Condition()
+        self._working = threading.Lock()  # held by the thread that runs a batch
         self._closed = False
         self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="csplade-batching", daemon=True)
         self._thread.start()
-        self._pool = ThreadPoolExecutor(threads, "csplade-finish")
+        self._pool = ThreadPoolExecutor(options.threads, "csplade-finish")
 
     def close(self) -> None:
-        """Finish what waits, then end the threads; later work is refused. Blocks until then."""
-        with self._wake:
+        """Finish the queued tasks, then end the threads. Blocks; later tasks are rejected."""
+        with self._changed:
             self._closed = True
-            self._wake.notify()
+            self._changed.notify()
         self._thread.join()
-        with self._working:  # until the event loop has handed over what it is doing
+        with self._working:  # the event loop may still be running a batch
             self._pool.shutdown()
 
-    async def submit(self, works: Sequence[W], deadline: float) -> list[R]:
-        """Queue works together, all or none, and await their results.
-
-        Args:
-            works: what to do.
-            deadline: moment of ``time.monotonic`` after which nobody waits for the results.
-
-        Returns:
-            Result of each work.
+    async def submit(self, tasks: Sequence[T], deadline: Deadline) -> list[R]:
+        """Enqueue tasks together, all or none, and await their results.
 
         Raises:
-            OverloadedError: the queue has not that much room.
-            DeadlineError: the deadline passed while it waited.
-            UnavailableError: the worker is closed.
+            OverloadedError: the queue has no room for all of them.
+            DeadlineError: the deadline passed before they were finished.
+            UnavailableError: the batcher is closed.
         """
         loop = asyncio.get_running_loop()
         arrived, thread = time.perf_counter_ns(), threading.get_ident()
         entries = [
-            _Entry[W, R](work, deadline, arrived, loop.create_future(), thread) for work in works
+            _Entry[T, R](task, deadline, arrived, loop.create_future(), thread) for task in tasks
         ]
-        here = 0 < self._pace.each <= BRIEF and all(map(self._brief, works))
-        with self._wake:
+        inline = 0 < self._pace.seconds <= INLINE_SECONDS and all(map(self._job.runs_inline, tasks))
+        with self._changed:
             if self._closed:
-                raise UnavailableError("the server is shutting down")
-            if len(self._waiting) + len(entries) > self._settings.queue:
-                raise self._pace.refusal(len(self._waiting), len(entries), self._settings.queue)
-            self._waiting.extend(entries)
-            self._metrics.queue_depth.set(len(self._waiting))
-            if not here:
-                self._wake.notify()
-        if here:
-            loop.call_soon(self._work_here)  # with all that has come in by then
+                raise UnavailableError("the server is shutting down; retry with another one")
+            depth = self._depth + self._finishing
+            if depth + len(entries) > self._options.queue:
+                raise self._pace.rejection(depth, len(entries), self._options.queue)
+            for entry in entries:
+                self._queue_of(entry).append(entry)
+            self._observer.queued(self._depth)
+            if not inline:
+                self._changed.notify()
+        if inline:
+            loop.call_soon(self._run_inline)  # with everything that is enqueued by then
         try:
             return list(await asyncio.gather(*(entry.future for entry in entries)))
         finally:
@@ -158,58 +184,93 @@ class Batcher(Generic[W, D, R]):
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                while not self._waiting and not self._closed:
-                    self._wake.wait()
-                if not self._waiting:
+            with self._changed:
+                while not self._depth and not self._closed:
+                    self._changed.wait()
+                if not self._depth:
                     return
-                taken = self._take()
+                taken = self._dequeue()
             with self._working:
-                self._do(taken)
+                self._run_batch(taken)
 
-    def _work_here(self) -> None:
-        """Do a batch on the event loop, unless one is being done, or not all that waits is brief."""
+    def _run_inline(self) -> None:
+        """Run a batch on the event loop, unless one is running or not all queued tasks are small."""
         if not self._working.acquire(blocking=False):
-            return  # whoever holds it looks again at what waits
+            return  # whoever holds the lock looks at the queue again
         try:
-            with self._wake:
-                taken = (
-                    self._take() if all(self._brief(entry.work) for entry in self._waiting) else []
-                )
-            self._do(taken)
+            with self._changed:
+                queued = (*self._urgent, *self._background)
+                inline = all(self._job.runs_inline(entry.task) for entry in queued)
+                taken = self._dequeue() if inline else []
+            self._run_batch(taken)
         finally:
             self._working.release()
-        with self._wake:
-            if self._waiting:
-                self._wake.notify()
+        with self._changed:
+            if self._depth:
+                self._changed.notify()
 
-    def _take(self) -> list[_Entry[W, R]]:
-        count = min(len(self._waiting), self._settings.queries)
-        return [self._waiting.popleft() for _ in range(count)]
+    @property
+    def _depth(self) -> int:
+        return len(self._urgent) + len(self._background)
 
-    def _do(self, taken: Sequence[_Entry[W, R]]) -> None:
-        batch = self._fit([entry for entry in taken if self._alive(entry)])
-        if batch:
-            self._answer(batch)
+    def _queue_of(self, entry: _Entry[T, R]) -> deque[_Entry[T, R]]:
+        return self._urgent if self._job.is_urgent(entry.task) else self._background
 
-    def _alive(self, entry: _Entry[W, R]) -> bool:
+    def _dequeue(self) -> list[_Entry[T, R]]:
+        """Take tasks of one urgency, as many as fit into the text that a batch may tokenize."""
+        background_due = self._background and self._urgent_batches >= URGENT_BATCHES
+        if self._urgent and not background_due:
+            queue = self._urgent
+            self._urgent_batches += 1
+        else:
+            queue = self._background
+            self._urgent_batches = 0
+        taken: list[_Entry[T, R]] = []
+        characters = 0
+        while queue and len(taken) < self._options.tasks:
+            characters += self._job.characters(queue[0].task)
+            if taken and characters > self._options.characters:
+                break
+            taken.append(queue.popleft())
+        return taken
+
+    def _run_batch(self, taken: Sequence[_Entry[T, R]]) -> None:
+        batch = self._fit([entry for entry in taken if self._wanted(entry)])
+        if not batch:
+            return
+        started = time.perf_counter_ns()
+        self._observer.batch(len(batch), sum(entry.cost or 0 for entry in batch))
+        outcomes = self._process([entry.task for entry in batch])
+        self._pace.record(len(batch), (time.perf_counter_ns() - started) * 1e-9)
+        for entry, error in zip(batch, outcomes, strict=True):
+            waited = started - entry.arrived - entry.weighing
+            self._observer.stages({"queue": waited})
+            if error is not None:
+                _settle(entry, error)
+            elif self._job.finishes_inline(entry.task) and not self._depth:
+                self._finish(entry, waited)
+            else:
+                with self._changed:
+                    self._finishing += 1
+                self._pool.submit(self._finish_pooled, entry, waited)
+
+    def _wanted(self, entry: _Entry[T, R]) -> bool:
+        """Whether anybody still waits for the task; a passed deadline settles it."""
         if entry.future.cancelled():
             return False
-        if time.monotonic() < entry.deadline:
+        if not entry.deadline.expired:
             return True
         waited = (time.perf_counter_ns() - entry.arrived) * 1e-9
-        _settle(entry, DeadlineError(f"the deadline passed after {waited:.3f} s in the queue"))
+        _settle(entry, DeadlineError(f"deadline: exceeded after {waited:.3f} s in the server"))
         return False
 
-    def _fit(self, entries: list[_Entry[W, R]]) -> list[_Entry[W, R]]:
-        """The first entries that the token budget holds, at least one; the rest goes back to the
-        queue.
-        """
+    def _fit(self, entries: list[_Entry[T, R]]) -> list[_Entry[T, R]]:
+        """Return the first entries that the token budget holds, at least one; requeue the rest."""
         fresh = [entry for entry in entries if entry.cost is None]
         if fresh:
             started = time.perf_counter_ns()
             try:
-                costs = self._weigh([entry.work for entry in fresh])
+                costs = self._job.weigh([entry.task for entry in fresh])
             except Exception as error:
                 for entry in fresh:
                     _settle(entry, error)
@@ -218,56 +279,49 @@ class Batcher(Generic[W, D, R]):
             for entry, cost in zip(fresh, costs, strict=True):
                 entry.cost = cost
                 entry.weighing = time.perf_counter_ns() - started
+        if not entries:
+            return entries
+        urgent = self._job.is_urgent(entries[0].task)
+        budget = self._options.tokens if urgent else self._options.background_tokens
         tokens, count = 0, 0
         for entry in entries:
             tokens += entry.cost or 0
-            if count and tokens > self._settings.tokens:
+            if count and tokens > budget:
                 break
             count += 1
-        with self._wake:
-            self._waiting.extendleft(reversed(entries[count:]))
-            self._metrics.queue_depth.set(len(self._waiting))
+        with self._changed:
+            self._queue_of(entries[0]).extendleft(reversed(entries[count:]))
+            self._observer.queued(self._depth)
         return entries[:count]
 
-    def _answer(self, batch: list[_Entry[W, R]]) -> None:
-        started = time.perf_counter_ns()
-        self._metrics.batch_queries.observe(len(batch))
-        if tokens := sum(entry.cost or 0 for entry in batch):
-            self._metrics.batch_tokens.observe(tokens)
-        done = self._results([entry.work for entry in batch])
-        self._pace.did(len(batch), (time.perf_counter_ns() - started) * 1e-9)
-        for entry, one in zip(batch, done, strict=True):
-            waited = started - entry.arrived - entry.weighing
-            self._metrics.stages({"queue": waited})
-            if isinstance(one, Exception):
-                _settle(entry, one)
-            elif self._light(entry.work) and not self._waiting:
-                self._finished(entry, one, waited)  # another thread would only be later
-            else:
-                self._pool.submit(self._finished, entry, one, waited)
+    def _process(self, tasks: Sequence[T]) -> list[Exception | None]:
+        """Process a batch; if that fails, each task alone, so that only the culprits fail."""
+        try:
+            self._job.process(tasks)
+        except Exception as error:
+            if len(tasks) == 1:
+                return [error]
+            return [outcome for task in tasks for outcome in self._process([task])]
+        return [None] * len(tasks)
 
-    def _finished(self, entry: _Entry[W, R], done: D, waited: int) -> None:
-        if entry.future.cancelled():
+    def _finish_pooled(self, entry: _Entry[T, R], waited: int) -> None:
+        try:
+            self._finish(entry, waited)
+        finally:
+            with self._changed:
+                self._finishing -= 1
+
+    def _finish(self, entry: _Entry[T, R], waited: int) -> None:
+        if not self._wanted(entry):
             return
         try:
-            _settle(entry, self._finish(entry.work, done, waited))
+            _settle(entry, self._job.finish(entry.task, waited))
         except Exception as error:
             _settle(entry, error)
 
-    def _results(self, works: Sequence[W]) -> Sequence[D | Exception]:
-        """What was done of a batch; when it fails, each work is tried alone: only the culprits
-        fail.
-        """
-        try:
-            return self._process(works)
-        except Exception as error:
-            if len(works) == 1:
-                return [error]
-            return [result for work in works for result in self._results([work])]
 
-
-def _settle(entry: _Entry[W, R], outcome: Exception | R) -> None:
-    """Hand the outcome to the waiting coroutine, in its own thread."""
+def _settle(entry: _Entry[T, R], outcome: Exception | R) -> None:
+    """Hand the outcome to the awaiting coroutine, in the thread of its loop."""
 
     def settle() -> None:
         if entry.future.done():
@@ -279,6 +333,6 @@ def _settle(entry: _Entry[W, R], outcome: Exception | R) -> None:
 
     if entry.thread == threading.get_ident():
         settle()
-    # A loop that is closed has nobody waiting any more.
+    # Nobody awaits on a loop that is closed.
     elif not (loop := entry.future.get_loop()).is_closed():
         loop.call_soon_threadsafe(settle)

@@ -1,5 +1,6 @@
-"""Text to hits on one device: encode, quantize, score and select follow each other there; the host
-waits once, for one copy.
+"""The plan on one device: encode, quantize, score and select without leaving it.
+
+The host synchronizes once per batch, for one copy.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.document import TextKind
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
 from ..index.read.device import queries_from_rows
 from ..kernels.runtime.transfer import Clock, fetch
 from ..kernels.select.types import check_k
 from ..model import Encoder
-from ..model.tokens import Encoded, Kind, Tokens
+from ..model.tokens import Encoded, Tokens
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Ranked:
     result: SearchResult
 
 
-def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: Kind, k: int) -> Ranked:
+def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: TextKind, k: int) -> Ranked:
     """Encode texts and find the ``k`` best documents of each; the same as doing so one after the
     other.
 

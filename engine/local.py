@@ -1,320 +1,149 @@
-"""What the server does for a request: queue, encode and score in one worker, fetch in a pool."""
+"""LocalBackend: answer searches in this process, in batches of whatever is queued.
+
+Two workers, so that a vector search never waits for a text in the network: the encode worker runs
+texts through the encoder's network (and tokenizes long texts), the search worker does the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..core.errors import DeadlineError, OverloadedError
-from ..core.vectors import ImpactBatch, SparseBatch
-from ..index import SearchResult
-from ..service.settings import Settings
-from ..service.telemetry.metrics import Metrics
-from .batching import Batcher
-from .collection import Answer, Collection
-
-if TYPE_CHECKING:
-    from ..model.tokens import Encoded, Tokens
-
-T = TypeVar("T")
-
-Kind = Literal["query", "document"]
-FEW = 100  # hits that are made into a message in less time than it takes to change the thread
-SMALL = 1_000_000  # postings of an index of which every search is brief
-SHORT = 500  # characters of a text that is looked up in no time
-KINDS: tuple[Kind, ...] = ("query", "document")
-Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
+from ..core.document import TextKind
+from ..core.errors import OverloadedError
+from ..core.results import Answer, Encoding, Verification
+from .backend import CollectionInfo, Query
+from .batching import Batcher, BatchOptions
+from .collection import Collection
+from .deadline import Deadline
+from .observer import Observer
+from .plan import Plan, SearchTask
+from .policy import INLINE_HITS, INLINE_POSTINGS, INLINE_TEXT, LOOKUP_TEXT
 
 
-@dataclass(slots=True)
-class Work:
-    """One text to encode, or one query (text or vector) to encode and score.
-
-    Attributes:
-        text: None when ``vector`` is given.
-        vector: terms int32 ascending, weights float32.
-        kind: which side ``text`` stands on.
-        k: hits wanted; 0 to encode only.
-        explain: add contributions to hits.
-        fetch: add documents to hits.
-        allow_partial: a shard that fails may be missing from the answer; where shards can fail
-            alone.
-        tokens: of ``text``, made in the worker.
-        then: makes the result in the pool, from what was done and, for a search, the answer.
-    """
-
-    text: str | None = None
-    vector: Vector | None = None
-    kind: Kind = "query"
-    k: int = 0
-    explain: bool = False
-    fetch: bool = False
-    allow_partial: bool = False
-    tokens: Tokens | None = None
-    then: Callable[[Done, Answer | None], Any] = lambda done, answer: (done, answer)
-    timings: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Done:
-    """What was made of a work: the vector, and for a search the batch's result and its row therein."""
-
-    vector: Vector
-    tokens: int = 0
-    dropped_tokens: int = 0
-    dropped_terms: int = 0
-    clipped: int = 0
-    timings: dict[str, int] = field(default_factory=dict)
-    queries: ImpactBatch | None = None
-    result: SearchResult | None = None
-    row: int = 0
-
-
-@asynccontextmanager
-async def until(remaining: float | None, limit: float) -> AsyncIterator[float]:
-    """Gives the deadline as a moment of ``time.monotonic``; what outlives it ends in DeadlineError.
+class LocalBackend:
+    """A :class:`~.backend.SearchBackend` on one collection.
 
     Args:
-        remaining: seconds until the caller's deadline, None for none.
-        limit: seconds that any request may take.
+        collection: Closed with the backend.
+        options: Sizes of the queue and of a batch, of each worker.
+        observer: Receives durations and counts.
     """
-    seconds = limit if remaining is None else min(remaining, limit)
-    try:
-        async with asyncio.timeout(seconds):
-            yield time.monotonic() + seconds
-    except TimeoutError:
-        raise DeadlineError(f"not answered within {seconds:.3f} s") from None
 
-
-class Pipeline:
-    """Runs requests on an engine; every method may be awaited by many requests at once."""
-
-    def __init__(self, engine: Collection, settings: Settings, metrics: Metrics) -> None:
-        self.engine = engine
-        self._metrics = metrics
-        self._timeout = settings.limits.timeout_seconds
-        self._batcher: Batcher[Work, Done, Any] = Batcher(
-            self._weigh,
-            self._process,
-            self._finish,
-            _is_light,
-            self._is_brief,
-            settings.server.fetch_threads,
-            settings.batching,
-            metrics,
-        )
-        self._judge_pool = ThreadPoolExecutor(1, "csplade-verify")
-        self._judgement: asyncio.Future[tuple[Answer, int]] | None = None
+    def __init__(self, collection: Collection, options: BatchOptions, observer: Observer) -> None:
+        self.collection = collection
+        self._plan = Plan(collection, observer)
+        job = _Job(collection, self._plan)
+        self._search_worker: Batcher[SearchTask, SearchTask] = Batcher(job, options, observer)
+        self._encode_worker: Batcher[SearchTask, SearchTask] = Batcher(job, options, observer)
+        self._reference_pool = ThreadPoolExecutor(1, "csplade-verify")
+        self._verifying: asyncio.Future[tuple[Answer, int]] | None = None
 
     def close(self) -> None:
-        """Finish what waits and end the threads; blocks."""
-        self._batcher.close()
-        self._judge_pool.shutdown()
+        """Finish what is queued, end the threads, close the collection. Blocks."""
+        self._encode_worker.close()
+        self._search_worker.close()
+        self._reference_pool.shutdown()
+        self.collection.close()
 
-    async def search(
-        self, work: Work, *, remaining: float | None, then: Callable[[Answer], T]
-    ) -> T:
-        """Answer one query.
+    @property
+    def info(self) -> CollectionInfo:
+        """What is searched."""
+        return self.collection.info
 
-        Args:
-            work: with ``k`` >= 1.
-            remaining: seconds until the caller's deadline, None for none.
-            then: turns the answer into what is returned, off the event loop.
-
-        Raises:
-            OverloadedError, DeadlineError, UnavailableError: see :meth:`Batcher.submit`.
-            IncompatibleError: a text, but no encoder.
-        """
-        work.then = lambda done, answer: then(answer)  # type: ignore[arg-type]
-        async with until(remaining, self._timeout) as deadline:
-            return await self._submit(work, deadline)
+    async def search(self, query: Query, deadline: Deadline) -> Answer:
+        """See :meth:`.backend.SearchBackend.search`."""
+        return _answer(await self._search(query, deadline))
 
     async def encode(
-        self, works: Sequence[Work], *, remaining: float | None, then: Callable[[Sequence[Done]], T]
-    ) -> T:
-        """Encode texts; ``then`` gets what was done of each. Raises as :meth:`search`."""
-        self.engine.need_encoder()
-        async with until(remaining, self._timeout) as deadline:
-            results = await self._batcher.submit(works, deadline)
-            return await asyncio.to_thread(then, [done for done, _ in results])
+        self, texts: Sequence[str], kind: TextKind, deadline: Deadline
+    ) -> list[Encoding]:
+        """See :meth:`.backend.SearchBackend.encode`."""
+        self.info.require_encoder()
+        tasks = [SearchTask(Query(text=text, k=0), kind, deadline) for text in texts]
+        await self._run(tasks, deadline)
+        return [self._plan.encoding(task) for task in tasks]
 
-    async def verify(self, work: Work, *, remaining: float | None) -> tuple[Answer, Answer, int]:
-        """Answer one query twice: as :meth:`search` does, and by the exhaustive reference.
+    async def verify(self, query: Query, deadline: Deadline) -> Verification:
+        """See :meth:`.backend.SearchBackend.verify`."""
+        return Verification.compare(*await self.compare(query, deadline))
 
-        Returns:
-            The answer, the reference's answer, and the nanoseconds the reference took.
+    async def compare(self, query: Query, deadline: Deadline) -> tuple[Answer, Answer, int]:
+        """Return the answer, the reference's answer, and the nanoseconds that the reference took.
 
         Raises:
-            OverloadedError: another verification is going on; and as :meth:`search`.
+            OverloadedError: another comparison is in progress.
         """
-        async with until(remaining, self._timeout) as deadline:
-            done, answer = await self._submit(work, deadline)
-            if self._judgement is not None and not self._judgement.done():
-                raise OverloadedError("another Verify is going on, one at a time is allowed", 1.0)
-            loop = asyncio.get_running_loop()
-            self._judgement = loop.run_in_executor(self._judge_pool, self._judge, work, done)
-            # A caller that leaves early does not stop the thread: its place stays taken until it is
-            # through.
-            reference, nanoseconds = await asyncio.shield(self._judgement)
-            return answer, reference, nanoseconds
+        task = await self._search(query, deadline)
+        if self._verifying is not None and not self._verifying.done():
+            raise OverloadedError("Verify: 1 in progress, at most 1 is allowed; retry later", 1.0)
+        loop = asyncio.get_running_loop()
+        self._verifying = loop.run_in_executor(self._reference_pool, self._plan.reference, task)
+        async with deadline.enforced():
+            # A caller that leaves does not stop the thread: its place stays taken until it ends.
+            reference, nanoseconds = await asyncio.shield(self._verifying)
+        return _answer(task), reference, nanoseconds
 
-    async def _submit(self, work: Work, deadline: float) -> Any:
-        if work.vector is None:
-            self.engine.need_encoder()
-        return (await self._batcher.submit([work], deadline))[0]
+    async def _search(self, query: Query, deadline: Deadline) -> SearchTask:
+        if query.text is not None:
+            self.info.require_encoder()
+        task = SearchTask(query, deadline=deadline)
+        await self._run([task], deadline)
+        return task
 
-    def _is_brief(self, work: Work) -> bool:
-        """A search that takes less time than changing the thread: in few postings, with no network
-        to run.
-        """
-        index, encoder = self.engine.index, self.engine.encoder
-        if (
-            index.tensors is not None
-            or index.manifest.postings > SMALL
-            or not work.k
-            or not _is_light(work)
-        ):
+    async def _run(self, tasks: Sequence[SearchTask], deadline: Deadline) -> None:
+        slow = any(self._needs_encode_worker(task) for task in tasks)
+        worker = self._encode_worker if slow else self._search_worker
+        async with deadline.enforced():
+            await worker.submit(tasks, deadline)
+
+    def _needs_encode_worker(self, task: SearchTask) -> bool:
+        text, encoder = task.query.text, self.collection.encoder
+        if text is None or encoder is None:
             return False
-        return work.text is None or (
-            encoder is not None and encoder.looks_up(work.kind) and len(work.text) <= SHORT
+        return not encoder.looks_up(task.kind) or len(text) > LOOKUP_TEXT
+
+
+def _answer(task: SearchTask) -> Answer:
+    assert task.answer is not None
+    return task.answer
+
+
+class _Job:
+    """Runs the plan for the batcher."""
+
+    def __init__(self, collection: Collection, plan: Plan) -> None:
+        self._collection, self._plan = collection, plan
+
+    def is_urgent(self, task: SearchTask) -> bool:
+        return task.kind == "query"
+
+    def characters(self, task: SearchTask) -> int:
+        return len(task.query.text or "")
+
+    def weigh(self, tasks: Sequence[SearchTask]) -> list[int]:
+        self._plan.tokenize(tasks)
+        return [0 if task.tokens is None else len(task.tokens.ids[0]) for task in tasks]
+
+    def process(self, tasks: Sequence[SearchTask]) -> None:
+        self._plan.run(tasks)
+
+    def finish(self, task: SearchTask, waited: int) -> SearchTask:
+        task.timings["queue"] = waited
+        if task.query.k:
+            task.answer = self._plan.answer(task)
+        return task
+
+    def finishes_inline(self, task: SearchTask) -> bool:
+        return task.query.k <= INLINE_HITS and not task.query.explain
+
+    def runs_inline(self, task: SearchTask) -> bool:
+        query, index, encoder = task.query, self._collection.index, self._collection.encoder
+        if index.tensors is not None or index.manifest.postings > INLINE_POSTINGS:
+            return False
+        if not query.k or not self.finishes_inline(task):
+            return False
+        return query.text is None or (
+            encoder is not None and encoder.looks_up(task.kind) and len(query.text) <= INLINE_TEXT
         )
-
-    def _weigh(self, works: Sequence[Work]) -> list[int]:
-        """In the worker: tokenize the texts; a work costs its tokens."""
-        for kind in KINDS:
-            texts = [work for work in works if work.text is not None and work.kind == kind]
-            if not texts:
-                continue
-            started = time.perf_counter_ns()
-            tokens = self.engine.need_encoder().tokenize([work.text or "" for work in texts], kind)
-            spent = time.perf_counter_ns() - started
-            self._metrics.stages({"tokenize": spent})
-            for row, work in enumerate(texts):
-                work.tokens = tokens.take([row])
-                work.timings["tokenize"] = spent
-        return [0 if work.tokens is None else len(work.tokens.ids[0]) for work in works]
-
-    def _process(self, works: Sequence[Work]) -> list[Done]:
-        """In the worker: encode the texts, then score all queries of the batch together."""
-        done = {i: Done(work.vector) for i, work in enumerate(works) if work.vector is not None}
-        for kind in KINDS:
-            rows = [
-                i for i, work in enumerate(works) if work.tokens is not None and work.kind == kind
-            ]
-            if self.engine.together and (asking := [i for i in rows if works[i].k]):
-                done.update(
-                    zip(
-                        asking, self._encode_and_rank([works[i] for i in asking], kind), strict=True
-                    )
-                )
-                rows = [i for i in rows if not works[i].k]
-            if rows:
-                done.update(zip(rows, self._encode([works[i] for i in rows], kind), strict=True))
-        if searches := [i for i, work in enumerate(works) if work.k and done[i].result is None]:
-            self._rank([done[i] for i in searches], max(works[i].k for i in searches))
-        return [done[i] for i in range(len(works))]
-
-    def _encode(self, works: Sequence[Work], kind: Kind) -> list[Done]:
-        return self._encoded(works, self.engine.need_encoder().encode_tokens(_tokens(works), kind))
-
-    def _encode_and_rank(self, works: Sequence[Work], kind: Kind) -> list[Done]:
-        ranked = self.engine.rank_tokens(_tokens(works), kind, max(work.k for work in works))
-        searches = self._encoded(works, ranked.encoded)
-        self._ranked(searches, ranked.queries, ranked.clipped, ranked.result)
-        return searches
-
-    def _encoded(self, works: Sequence[Work], encoded: Encoded) -> list[Done]:
-        self._metrics.stages(encoded.timings)
-        self._metrics.cuts(int(encoded.dropped_tokens.sum()), int(encoded.dropped_terms.sum()), 0)
-        return [
-            Done(
-                vector=encoded.vectors.row(i),
-                tokens=int(encoded.tokens[i]),
-                dropped_tokens=int(encoded.dropped_tokens[i]),
-                dropped_terms=int(encoded.dropped_terms[i]),
-                timings={**work.timings, **encoded.timings},
-            )
-            for i, work in enumerate(works)
-        ]
-
-    def _rank(self, searches: Sequence[Done], k: int) -> None:
-        vectors = SparseBatch.join(done.vector for done in searches)
-        queries, clipped = self.engine.quantize(vectors)
-        self._ranked(searches, queries, clipped, self.engine.index.search(queries, k))
-
-    def _ranked(
-        self,
-        searches: Sequence[Done],
-        queries: ImpactBatch,
-        clipped: NDArray[np.int64],
-        result: SearchResult,
-    ) -> None:
-        self._metrics.stages(result.timings)
-        self._metrics.cuts(0, 0, int(clipped.sum()))
-        for row, done in enumerate(searches):
-            done.queries, done.result, done.row, done.clipped = (
-                queries,
-                result,
-                row,
-                int(clipped[row]),
-            )
-            done.timings.update(result.timings)
-            self._metrics.query_terms.observe(len(done.vector[0]))
-            self._metrics.postings_scored.observe(int(result.postings[row]))
-
-    def _finish(self, work: Work, done: Done, waited: int) -> Any:
-        """In the pool: the result of a work."""
-        done.timings["queue"] = waited
-        if not work.k:
-            return work.then(done, None)
-        answer = self._answer(work, done)
-        self._metrics.stages({"fetch": answer.timings["fetch"]})
-        return work.then(done, answer)
-
-    def _answer(self, work: Work, done: Done) -> Answer:
-        """Ids, documents and contributions of a ranked query."""
-        assert done.queries is not None
-        assert done.result is not None
-        started = time.perf_counter_ns()
-        hits = self.engine.hits(
-            done.queries, done.result, done.row, work.k, explain=work.explain, fetch=work.fetch
-        )
-        return Answer(
-            hits=hits,
-            matched=int(done.result.matched[done.row]),
-            postings=int(done.result.postings[done.row]),
-            query_terms=len(done.vector[0]),
-            dropped_tokens=done.dropped_tokens,
-            dropped_terms=done.dropped_terms,
-            clipped=done.clipped,
-            timings={**done.timings, "fetch": time.perf_counter_ns() - started},
-        )
-
-    def _judge(self, work: Work, done: Done) -> tuple[Answer, int]:
-        """The same query by the exhaustive reference."""
-        assert done.queries is not None
-        terms, impacts = done.queries.row(done.row)
-        query = ImpactBatch(
-            np.array([0, len(terms)], dtype=np.int64), terms, impacts, done.queries.scale
-        )
-        started = time.perf_counter_ns()
-        result = self.engine.index.oracle(query, work.k)
-        nanoseconds = time.perf_counter_ns() - started
-        return self._answer(work, Done(done.vector, queries=query, result=result)), nanoseconds
-
-
-def _is_light(work: Work) -> bool:
-    return work.k <= FEW and not work.explain
-
-
-def _tokens(works: Sequence[Work]) -> Tokens:
-    parts = [work.tokens for work in works if work.tokens is not None]
-    return type(parts[0]).concatenate(parts)

@@ -50,16 +50,16 @@ def evaluate_index(
     Raises:
         IncompatibleError: the engine has no encoder.
     """
-    encoder = engine.need_encoder()
+    encoder = engine.require_encoder()
     tally = _Tally(dataset, name)
     for query, text in _told(dataset.queries.items(), progress):
         started = time.perf_counter_ns()
-        answer = engine.search([text], k, fetch=False)[0]
+        answer = engine.search([text], k, with_document=False)[0]
         timings = {**answer.timings, "total": time.perf_counter_ns() - started}
         cut = {
-            "tokens": answer.dropped_tokens,
-            "terms": answer.dropped_terms,
-            "impacts": answer.clipped,
+            "tokens": answer.cut.tokens,
+            "terms": answer.cut.terms,
+            "impacts": answer.cut.impacts,
         }
         tally.add(
             query,

@@ -1,115 +1,170 @@
-"""What stands before every rpc of csplade: request id, key, readiness, error map, metrics, log."""
+"""What every request passes, whatever its transport: key, state, limits; metrics, trace, log line."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
-import grpc
-import grpc.aio
-
-from ..core.errors import UnavailableError
+from ..core.errors import CspladeError, InternalError, OverloadedError
+from ..engine.deadline import Deadline
 from .auth import Keys
-from .grpc.status import status_of
+from .drain import Lifecycle
 from .telemetry import logs
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 0.1  # for callers beyond the bound of requests in flight
 
-class Boundary:
-    """Every rpc runs inside :meth:`request`.
 
-    Args:
-        metrics: where requests are counted.
-        keys: that callers need, None for none.
-        log_requests: whether each request gets a line.
-        tracer: makes a span of each request, None for none.
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What a transport tells about a request.
 
     Attributes:
-        state: ``loading``, ``ready`` or ``draining``; only ``ready`` lets requests in.
-        idle: set while no request is inside.
+        method: Name of the rpc.
+        metadata: Headers of the request, names in lower case.
+        peer: Address of the caller.
+        remaining: Seconds until the caller's deadline; None without one.
+        request_id: The caller's, or a new one.
+    """
+
+    method: str
+    metadata: Mapping[str, str | bytes]
+    peer: str
+    remaining: float | None
+    request_id: str
+
+    @classmethod
+    def create(
+        cls,
+        method: str,
+        metadata: Mapping[str, str | bytes],
+        peer: str,
+        remaining: float | None,
+    ) -> RequestContext:
+        """Make a context with the caller's request id if it is usable, else with a new one."""
+        request_id = logs.take_or_make_id(metadata.get("x-request-id"))
+        return cls(method, metadata, peer, remaining, request_id)
+
+
+class Admission:
+    """Admit requests, and record how they end.
+
+    Args:
+        lifecycle: State of the server.
+        metrics: Where requests are counted.
+        keys: API keys that callers need; None for none.
+        in_flight: Requests that may be in flight at once.
+        timeout: Seconds that a request may take.
+        log_requests: Whether each request gets a log line.
+        tracer: Makes a span of each request; None for none.
     """
 
     def __init__(
         self,
+        lifecycle: Lifecycle,
         metrics: Metrics,
         keys: Keys | None,
         *,
+        in_flight: int,
+        timeout: float,
         log_requests: bool,
         tracer: Tracer | None = None,
     ) -> None:
-        self._metrics, self._keys, self._log_requests, self._tracer = (
-            metrics,
-            keys,
-            log_requests,
-            tracer,
-        )
-        self.state: Literal["loading", "ready", "draining"] = "loading"
-        self._inside = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self.lifecycle = lifecycle
+        self._metrics, self._keys, self._tracer = metrics, keys, tracer
+        self._limit, self._timeout, self._log_requests = in_flight, timeout, log_requests
 
-    @asynccontextmanager
-    async def request(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        """Let a request in or refuse it; make a status of what it raises; count and log it."""
-        metadata = dict(context.invocation_metadata() or ())
-        request_id = logs.take_or_make_id(metadata.get("x-request-id"))
-        logs.request_id.set(request_id)
-        trailing = ("x-request-id", request_id)
-        context.set_trailing_metadata((trailing,))
-        started = time.perf_counter()
-        code, complaint = grpc.StatusCode.OK, ""
-        self._inside += 1
-        self.idle.clear()
-        tracing = (
-            nullcontext()
-            if self._tracer is None
-            else self._tracer.request(method, metadata, request_id)
-        )
-        with tracing as trace:
-            try:
-                self._admit(metadata)
-                yield
-            except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
-                raise
-            except Exception as error:
-                status = status_of(error, request_id)
-                code, complaint = status.code, status.message
-                if code is grpc.StatusCode.INTERNAL:
-                    log.exception("%s failed", method)
-                await context.abort(code, status.message, (trailing, *status.metadata))
-            finally:
-                if trace is not None:
-                    trace.code(code, complaint)
-                self._inside -= 1
-                if not self._inside:
-                    self.idle.set()
-                seconds = time.perf_counter() - started
-                self._metrics.answered(method, code.name, seconds)
-                if self._log_requests:
-                    facts = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
-                    facts |= {"peer": context.peer()} | (
-                        {"complaint": complaint} if complaint else {}
-                    )
-                    # Once the answer is on its way: a line takes longer than most of what came
-                    # before.
-                    asyncio.get_running_loop().call_soon(_log, facts)
+    def check(self, metadata: Mapping[str, str | bytes]) -> None:
+        """Raise the reason why a request with these headers is not admitted.
 
-    def _admit(self, metadata: dict[str, Any]) -> None:
+        Cheap, and needs no message: a transport calls it before it reads one.
+
+        Raises:
+            KeyMissingError, KeyWrongError: a key is needed.
+            UnavailableError: the server is loading or draining.
+            OverloadedError: too many requests are in flight.
+        """
         if self._keys is not None:
             self._keys.check(metadata.get("authorization"))
-        if self.state == "loading":
-            raise UnavailableError("the server is still loading, try again soon")
-        if self.state == "draining":
-            raise UnavailableError("the server is shutting down, try another one")
+        self.lifecycle.check()
+        if self.lifecycle.in_flight >= self._limit:
+            raise OverloadedError(
+                f"limits.in_flight: {self._limit} requests are in flight, at most {self._limit} "
+                f"are allowed; retry after {RETRY_SECONDS} s",
+                RETRY_SECONDS,
+            )
+
+    def deadline(self, remaining: float | None) -> Deadline:
+        """Return the deadline of a request whose caller waits for so many seconds, None for ever."""
+        return Deadline.after(min(self._timeout, self._timeout if remaining is None else remaining))
+
+    @contextmanager
+    def request(self, context: RequestContext) -> Iterator[Deadline]:
+        """Run a request: check it, count, trace and log it; yields its deadline.
+
+        Raises:
+            CspladeError: why the request was not admitted or failed. Whatever is not meant for the
+                caller is logged and becomes an InternalError that names the request id.
+        """
+        logs.request_id.set(context.request_id)
+        started, code, complaint = time.perf_counter(), "OK", ""
+        span = (
+            nullcontext()
+            if self._tracer is None
+            else self._tracer.request(context.method, context.metadata, context.request_id)
+        )
+        caller = None if context.remaining is None else Deadline.after(context.remaining)
+        with span as trace:
+            try:
+                self.check(context.metadata)
+                with self.lifecycle.track():
+                    yield self.deadline(context.remaining)
+            except asyncio.CancelledError:
+                # A transport cancels both when the caller leaves and when its deadline passes.
+                passed = caller is not None and caller.expired
+                code = "DEADLINE_EXCEEDED" if passed else "CANCELLED"
+                raise
+            except Exception as error:
+                public = public_error(error, context.method, context.request_id)
+                code, complaint = public.code, str(public)
+                raise public from error
+            finally:
+                if trace is not None:
+                    trace.end_with(code, complaint)
+                seconds = time.perf_counter() - started
+                self._metrics.answered(context.method, code, seconds)
+                if self._log_requests:
+                    fields: dict[str, Any] = {
+                        "method": context.method,
+                        "code": code,
+                        "seconds": round(seconds, 6),
+                        "peer": context.peer,
+                    }
+                    if complaint:
+                        fields["complaint"] = complaint
+                    # After the answer has left: a line takes longer than most of a request.
+                    asyncio.get_running_loop().call_soon(_log, fields)
 
 
-def _log(facts: dict[str, Any]) -> None:
-    log.info("request", extra=facts)
+def public_error(error: Exception, what: str, request_id: str) -> CspladeError:
+    """Return the error that the caller may see.
+
+    Errors whose code is INTERNAL, and all others, are logged and replaced: their text may name files.
+    """
+    if isinstance(error, CspladeError) and error.code != InternalError.code:
+        return error
+    if not isinstance(error, InternalError):
+        log.error("%s failed", what, exc_info=error)
+    return InternalError(f"internal error; the server's log explains request id {request_id}")
+
+
+def _log(fields: dict[str, Any]) -> None:
+    log.info("request", extra=fields)

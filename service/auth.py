@@ -25,7 +25,7 @@ class Keys:
         if not self._digests:
             raise InputError(f"security.keys_file: {path} holds no key; write one key a line")
 
-    def check(self, authorization: str | None) -> None:
+    def check(self, authorization: str | bytes | None) -> None:
         """Let a request pass, or not.
 
         Args:
@@ -35,7 +35,8 @@ class Keys:
             KeyMissingError: no bearer key at all.
             KeyWrongError: a key that is not in the file.
         """
-        scheme, _, key = (authorization or "").partition(" ")
+        given = authorization if isinstance(authorization, str) else ""
+        scheme, _, key = given.partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise KeyMissingError(
                 "an API key is needed: send the metadata `authorization: Bearer KEY`"

@@ -63,7 +63,11 @@ class Server(Section):
     reflection: bool = True
     receive_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1)
     send_bytes: int = Field(default=64 * 2**20, ge=1024, le=2**31 - 1)
+    lame_duck_seconds: float = Field(default=1.0, ge=0)
     drain_seconds: float = Field(default=30.0, ge=0)
+    keepalive_seconds: float = Field(default=7200.0, ge=1)
+    keepalive_timeout_seconds: float = Field(default=20.0, gt=0)
+    connection_age_seconds: float | None = Field(default=None, gt=0)
     fetch_threads: int = Field(default=2, ge=1)
 
 
@@ -96,6 +100,7 @@ class Batching(Section):
     """The batching worker and its queue."""
 
     tokens: int = Field(default=8192, ge=1)
+    background_tokens: int = Field(default=1024, ge=1)
     queries: int = Field(default=64, ge=1, le=4096)
     queue: int = Field(default=512, ge=1)
 
@@ -109,6 +114,8 @@ class Limits(Section):
     text_bytes: int = Field(default=65_536, ge=1)
     encode_texts: int = Field(default=64, ge=1)
     stream_in_flight: int = Field(default=64, ge=1)
+    in_flight: int = Field(default=1024, ge=1)
+    connection_streams: int = Field(default=2048, ge=1, le=2**31 - 1)
     timeout_seconds: float = Field(default=60.0, gt=0)
 
 

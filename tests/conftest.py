@@ -215,7 +215,7 @@ class HeldIndex:
     def __getattr__(self, name: str) -> object:
         return getattr(self._index, name)
 
-    def search(self, queries, k):
+    def search(self, queries, k, mask=None):
         self.searched.append(len(queries))
         self.entered.set()
         assert self.release.wait(30)

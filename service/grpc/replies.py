@@ -1,136 +1,123 @@
-"""Results turned into messages."""
+"""Turn results into messages."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from ... import __version__
-from ...engine.collection import Answer, Collection, Hit
-from ...engine.local import Done
+from ...core.results import Answer, Cut, Encoding, Hit, Timings, Verification
+from ...core.stages import STAGES
+from ...engine.backend import CollectionInfo
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Settings
 
 DISTRIBUTIONS = (
-    "grpcio",
-    "protobuf",
-    "numpy",
-    "numba",
-    "torch",
-    "triton",
-    "transformers",
-    "tokenizers",
-)
+    "grpcio", "protobuf", "numpy", "numba", "torch", "triton", "transformers", "tokenizers",
+)  # fmt: skip
 
 
-def search_reply(
-    answer: Answer, engine: Collection, *, with_document: bool, total: int
-) -> pb.SearchResponse:
-    """The reply to Search; ``total`` in nanoseconds."""
+def search_reply(answer: Answer, *, total: int) -> pb.SearchResponse:
+    """Return the reply to Search; ``total`` in nanoseconds."""
     return pb.SearchResponse(
-        hits=[_hit(hit, with_document) for hit in answer.hits],
+        hits=map(_hit, answer.hits),
         matched_documents=answer.matched,
         postings_read=answer.postings,
         query_terms=answer.query_terms,
-        cut=pb.Cut(
-            tokens=answer.dropped_tokens, terms=answer.dropped_terms, impacts=answer.clipped
-        ),
-        timings=pb.Timings(**answer.timings, total=total),
-        generation=engine.index.manifest.generation,
-        model_fingerprint=engine.model_fingerprint,
-        score_scale=engine.score_scale,
+        cut=_cut(answer.cut),
+        timings=_timings(answer.timings, total),
+        generation=answer.generation,
+        model_fingerprint=answer.model_fingerprint,
+        score_scale=answer.score_scale,
         partial=bool(answer.missing_shards),
         missing_shards=answer.missing_shards,
     )
 
 
 def encode_reply(
-    results: Sequence[Done], engine: Collection, *, decode: bool, total: int
+    encodings: Sequence[Encoding], info: CollectionInfo, *, decode: bool, total: int
 ) -> pb.EncodeResponse:
-    """The reply to Encode; ``total`` in nanoseconds."""
-    timings = {"total": total}
-    # All texts of a batch report its times; another batch took other nanoseconds.
-    for stage, nanoseconds in {time for done in results for time in done.timings.items()}:
+    """Return the reply to Encode; ``total`` in nanoseconds."""
+    encoder = info.require_encoder()
+    # All texts of a batch report its durations; different durations are of different batches.
+    durations = {item for one in encodings for item in one.timings.items() if item[0] != "queue"}
+    timings: dict[str, int] = {"queue": max(one.timings.get("queue", 0) for one in encodings)}
+    for stage, nanoseconds in durations:
         timings[stage] = timings.get(stage, 0) + nanoseconds
-    timings["queue"] = max(done.timings["queue"] for done in results)
     return pb.EncodeResponse(
         encodings=[
             pb.Encoding(
                 vector=pb.SparseVector(
-                    indices=done.vector[0].tolist(),
-                    values=done.vector[1].tolist(),
-                    tokens=map(engine.need_encoder().token, done.vector[0].tolist())
-                    if decode
-                    else (),
+                    indices=one.terms,
+                    values=one.weights,
+                    tokens=[encoder.tokens[term] for term in one.terms] if decode else (),
                 ),
-                tokens=done.tokens,
-                cut=pb.Cut(tokens=done.dropped_tokens, terms=done.dropped_terms),
+                tokens=one.tokens_read,
+                cut=_cut(one.cut),
             )
-            for done in results
+            for one in encodings
         ],
-        timings=pb.Timings(**timings),
-        model_fingerprint=engine.need_encoder().fingerprint,
+        timings=_timings(timings, total),
+        model_fingerprint=encoder.fingerprint,
     )
 
 
-def verify_reply(
-    answer: Answer, reference: Answer, engine: Collection, *, nanoseconds: int, total: int
-) -> pb.VerifyResponse:
-    """The reply to Verify; ``nanoseconds`` of the reference, and in ``total``."""
-    compared = max(len(answer.hits), len(reference.hits))
-    found, expected = _padded(answer.hits, compared), _padded(reference.hits, compared)
-    differences = [
-        pb.Difference(
-            rank=rank, reference_id=right[0], reference_score=right[1], id=left[0], score=left[1]
-        )
-        for rank, (left, right) in enumerate(zip(found, expected, strict=True), 1)
-        if left != right
-    ]
+def verify_reply(verification: Verification, *, total: int) -> pb.VerifyResponse:
+    """Return the reply to Verify; ``total`` in nanoseconds."""
     return pb.VerifyResponse(
-        identical=not differences and answer.matched == reference.matched,
-        compared=compared,
-        differences=differences,
-        matched_documents=answer.matched,
-        reference_matched_documents=reference.matched,
-        reference_nanoseconds=nanoseconds,
-        timings=pb.Timings(**answer.timings, total=total),
-        generation=engine.index.manifest.generation,
+        identical=verification.identical,
+        compared=verification.compared,
+        differences=[
+            pb.Difference(
+                rank=one.rank,
+                reference_id=one.reference_id,
+                reference_score=one.reference_score,
+                id=one.id,
+                score=one.score,
+            )
+            for one in verification.differences
+        ],
+        matched_documents=verification.matched,
+        reference_matched_documents=verification.reference_matched,
+        reference_nanoseconds=verification.reference_nanoseconds,
+        timings=_timings(verification.timings, total),
+        generation=verification.generation,
     )
 
 
-def info_reply(engine: Collection, settings: Settings) -> pb.InfoResponse:
-    """The reply to Info."""
-    manifest, encoder = engine.index.manifest, engine.encoder
+def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
+    """Return the reply to Info."""
+    index, encoder = info.index, info.encoder
     limits, batching = settings.limits, settings.batching
-    return pb.InfoResponse(
-        version=__version__,
-        versions=_versions(),
-        model=None
-        if encoder is None
-        else pb.ModelInfo(
+    model = None
+    if encoder is not None:
+        model = pb.ModelInfo(
             name=encoder.name,
             fingerprint=encoder.fingerprint,
             vocabulary_size=encoder.vocabulary_size,
-            # The golden vectors are long, and no rule of encoding.
-            manifest_json=json.dumps(encoder.manifest.to_dict(golden=False), ensure_ascii=False),
-        ),
+            manifest_json=json.dumps(encoder.manifest, ensure_ascii=False),
+        )
+    return pb.InfoResponse(
+        version=__version__,
+        versions=_versions(),
+        model=model,
         index=pb.IndexInfo(
-            format_version=manifest.format_version,
-            model_fingerprint=engine.model_fingerprint,
-            vocabulary_size=manifest.vocabulary_size,
-            document_scale=manifest.document_scale,
-            query_scale=manifest.query_scale,
-            generation=manifest.generation,
-            documents=manifest.documents,
-            postings=manifest.postings,
-            bytes=manifest.bytes,
+            format_version=index.format_version,
+            model_fingerprint=info.model_fingerprint,
+            vocabulary_size=index.vocabulary_size,
+            document_scale=index.document_scale,
+            query_scale=index.query_scale,
+            generation=index.generation,
+            documents=index.documents,
+            postings=index.postings,
+            bytes=index.bytes,
             shards=[
                 pb.ShardInfo(documents=shard.documents, postings=shard.postings, bytes=shard.bytes)
-                for shard in manifest.shards
+                for shard in index.shards
             ],
-            string_terms=manifest.vocabulary is not None,
+            string_terms=index.vocabulary is not None,
         ),
         limits=pb.Limits(
             k=limits.k,
@@ -149,13 +136,13 @@ def info_reply(engine: Collection, settings: Settings) -> pb.InfoResponse:
     )
 
 
-def _hit(hit: Hit, with_document: bool) -> pb.Hit:
-    message = pb.Hit(id=hit.id, score=hit.score, integer_score=hit.score_int, shard=hit.shard)
-    if with_document and hit.document is not None:
+def _hit(hit: Hit) -> pb.Hit:
+    message = pb.Hit(id=hit.id, score=hit.score, integer_score=hit.integer_score, shard=hit.shard)
+    if hit.document is not None:
         message.document.title = hit.document.title
         message.document.text = hit.document.text
         message.document.metadata_json = json.dumps(hit.document.metadata, ensure_ascii=False)
-    for one in hit.contributions or ():
+    for one in hit.contributions:
         message.contributions.add(
             term=one.term,
             token=one.token,
@@ -166,9 +153,12 @@ def _hit(hit: Hit, with_document: bool) -> pb.Hit:
     return message
 
 
-def _padded(hits: Iterable[Hit], length: int) -> list[tuple[str, int]]:
-    ranking = [(hit.id, hit.score_int) for hit in hits]
-    return ranking + [("", 0)] * (length - len(ranking))
+def _cut(cut: Cut) -> pb.Cut:
+    return pb.Cut(tokens=cut.tokens, terms=cut.terms, impacts=cut.impacts)
+
+
+def _timings(timings: Timings, total: int) -> pb.Timings:
+    return pb.Timings(**{stage: timings.get(stage, 0) for stage in STAGES}, total=total)
 
 
 def _versions() -> Mapping[str, str]:
@@ -176,6 +166,6 @@ def _versions() -> Mapping[str, str]:
     for name in DISTRIBUTIONS:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # triton where there is no GPU, for one
+        except PackageNotFoundError:  # for example triton on a machine without a GPU
             continue
     return found

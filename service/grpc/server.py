@@ -1,14 +1,14 @@
-"""The server: listens at once, becomes ready when index and encoder are loaded, drains before it
-ends.
-"""
+"""The gRPC server of one process: it listens at once, is ready once loaded, and drains at its end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -16,106 +16,82 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
-from grpc_health.v1.health import aio as health
-from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from ...core.errors import InputError, UnavailableError
+from ...core.errors import UnavailableError
 from ...engine.collection import Collection
-from ...engine.local import Pipeline
+from ...engine.local import LocalBackend
 from ...v1 import retrieval_pb2 as pb
 from ...v1 import retrieval_pb2_grpc as rpc
-from ..admission import Boundary
-from ..auth import Keys, server_credentials
+from .. import compose
+from ..auth import server_credentials
+from ..compose import Opener, open_collection
+from ..drain import Lifecycle
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import tracer
+from .health import NOT_SERVING, SERVING, HealthServicer
+from .interceptor import AdmissionInterceptor
 from .servicer import RetrievalServicer
 
 log = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
-LAST_WORDS = 1.0  # seconds for answers that are on their way out when the handlers are through
-
-
-def open_engine(settings: Settings, shards: Sequence[int] | None = None) -> Collection:
-    """The engine that the settings describe, of all shards or some.
-
-    Raises:
-        InputError: no index is named; and what :meth:`Collection.open` raises.
-    """
-    if settings.index is None:
-        raise InputError(
-            "no index is given: name its directory as the argument or in the setting index"
-        )
-    return Collection.open(
-        settings.index,
-        model=settings.model.path,
-        with_encoder=settings.model.enabled,
-        device=settings.model.device,
-        quantization=settings.model.quantization,
-        encoder_threads=settings.model.threads,
-        index_threads=settings.scoring.threads,
-        index_device=settings.scoring.device,
-        shards=shards,
-    )
+FLUSH_SECONDS = 1.0  # for answers that are still being sent when their handlers have ended
+# Calls beyond limits.in_flight are rejected by csplade, with the time to retry after; beyond this
+# multiple of it by gRPC, before Python sees them. gRPC's own bound on calls that Python has not yet
+# seen (1,000, hard 3,000) would cancel them without a message, so it is far above both.
+HARD_LIMIT = 2
+PENDING_CALLS = 1_000_000
 
 
 class Server:
     """One gRPC server with its metrics endpoint.
 
     Args:
-        settings: the whole tree.
-        opener: makes the engine, in a thread; by default what the settings describe.
+        settings: All settings.
+        opener: Opens the collection, in a thread; by default what the settings describe.
 
     Attributes:
         address: ``host:port`` that it listens at, once started.
-        metrics_address: likewise of the metrics endpoint; "" without one.
+        metrics_address: The same of the metrics endpoint; "" without one.
     """
 
-    def __init__(
-        self, settings: Settings, opener: Callable[[Settings], Collection] = open_engine
-    ) -> None:
+    def __init__(self, settings: Settings, opener: Opener = open_collection) -> None:
         self._settings, self._opener = settings, opener
         self.metrics = Metrics()
         self.address = self.metrics_address = ""
-        self._pipeline: Pipeline | None = None
+        self._backend: LocalBackend | None = None
 
     async def start(self) -> None:
-        """Listen: health tells alive but not ready, everything else is UNAVAILABLE.
+        """Listen: health says alive but not ready, everything else is UNAVAILABLE.
 
         Raises:
             InputError: a file of the security settings that cannot be used.
             UnavailableError: a port that is taken.
         """
         settings = self._settings
-        keys = (
-            Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
-        )
         credentials = server_credentials(settings.security)
         self._tracer = tracer(settings.tracing)
-        self._boundary = Boundary(
-            self.metrics, keys, log_requests=settings.logging.requests, tracer=self._tracer
-        )
-        self._servicer = RetrievalServicer(settings, self.metrics, self._boundary)
-        self._health = health.HealthServicer()
+        self._lifecycle = Lifecycle()
+        self._admission = compose.admission(settings, self._lifecycle, self.metrics, self._tracer)
+        self._servicer = RetrievalServicer(settings, self.metrics, self._admission)
+        self._health = HealthServicer()
         self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.server.receive_bytes),
-                ("grpc.max_send_message_length", settings.server.send_bytes),
-                ("grpc.so_reuseport", 0),
-            ],
+            interceptors=[AdmissionInterceptor(self._admission, SERVICE_NAME)],
+            options=_options(settings),
+            maximum_concurrent_rpcs=HARD_LIMIT * settings.limits.in_flight,
         )
         rpc.add_RetrievalServiceServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.server.reflection:
             names = (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._grpc)
-        await self._health.set("", HealthCheckResponse.SERVING)
-        await self._health.set(SERVICE_NAME, HealthCheckResponse.NOT_SERVING)
+        self._health.set("", SERVING)
+        self._health.set(SERVICE_NAME, NOT_SERVING)
 
-        if keys is not None and credentials is None:
+        if settings.security.keys_file is not None and credentials is None:
             log.warning("API keys travel in plain text: security has no tls_certificate")
         try:
             self._bind(credentials)
@@ -136,7 +112,8 @@ class Server:
                 port = self._grpc.add_secure_port(wanted, credentials)
         except RuntimeError:
             raise UnavailableError(
-                f"cannot listen at {wanted} (server.host, server.port): taken or not ours"
+                f"server.host, server.port: cannot listen at {wanted}, it is taken or not of this "
+                "machine; choose another"
             ) from None
         self.address = _address(host, port)
 
@@ -146,102 +123,122 @@ class Server:
             self._http, self._http_thread = start_http_server(port, host, self.metrics.registry)
         except OSError as error:
             raise UnavailableError(
-                f"cannot listen at {_address(host, port)} (metrics.host, metrics.port): "
-                f"{error.strerror}"
+                f"metrics.host, metrics.port: cannot listen at {_address(host, port)}: "
+                f"{error.strerror}; choose another"
             ) from None
         self.metrics_address = _address(host, self._http.server_port)
 
     async def load(self) -> None:
-        """Open the engine, try it once, become ready. Raises what the opener raises."""
-        engine = await asyncio.to_thread(self._opener, self._settings)
-        if engine.encoder is not None:
-            await asyncio.to_thread(engine.search, ["ready"], 1, fetch=False)
-            encoder = engine.encoder
-            self.metrics.model_info.info(
-                {
-                    "name": encoder.name,
-                    "fingerprint": encoder.fingerprint,
-                    "device": encoder.device,
-                    "query_encoder": encoder.manifest.query_encoder,
-                }
-            )
-        self.metrics.index(engine.index.manifest)
-        self._pipeline = self._servicer.pipeline = Pipeline(engine, self._settings, self.metrics)
-        self._boundary.state = "ready"
-        await self._health.set(SERVICE_NAME, HealthCheckResponse.SERVING)
-        manifest = engine.index.manifest
+        """Open the collection, search it once, become ready. Raises what the opener raises."""
+        backend = await _in_daemon_thread(self._open)
+        self._backend = self._servicer.backend = backend
+        self._lifecycle.loaded()
+        self._health.set(SERVICE_NAME, SERVING)
+        info = backend.info
         log.info(
             "serving",
             extra={
                 "address": self.address,
                 "metrics": self.metrics_address,
-                "documents": manifest.documents,
-                "generation": manifest.generation,
-                "model": None if engine.encoder is None else engine.encoder.name,
+                "documents": info.index.documents,
+                "generation": info.index.generation,
+                "model": None if info.encoder is None else info.encoder.name,
             },
         )
 
+    def _open(self) -> LocalBackend:
+        collection: Collection = self._opener(self._settings)
+        return compose.ready_backend(collection, self._settings, self.metrics)
+
     async def drain(self) -> None:
-        """Refuse new requests, give those in flight ``server.drain_seconds`` to finish, close
-        everything.
+        """Reject new requests and answer those in flight.
+
+        First health says NOT_SERVING for ``server.lame_duck_seconds`` while requests are still
+        accepted, so that load balancers leave in time. Requests in flight then have
+        ``server.drain_seconds``.
         """
+        settings = self._settings.server
         log.info("draining")
-        self._boundary.state = "draining"
-        self._servicer.draining.set()
-        await self._health.set(SERVICE_NAME, HealthCheckResponse.NOT_SERVING)
+        self._health.set(SERVICE_NAME, NOT_SERVING)
+        if self._lifecycle.ready and self._lifecycle.in_flight:
+            await asyncio.sleep(settings.lame_duck_seconds)
+        self._lifecycle.drain()
         try:
-            await asyncio.wait_for(self._boundary.idle.wait(), self._settings.server.drain_seconds)
+            await asyncio.wait_for(self._lifecycle.idle.wait(), settings.drain_seconds)
         except TimeoutError:
-            log.warning(
-                "requests are still in flight after server.drain_seconds, they are cancelled"
-            )
-        await self._grpc.stop(LAST_WORDS)
-        if self._pipeline is not None:
-            await asyncio.to_thread(self._pipeline.close)
-            self._pipeline.engine.close()
+            log.warning("requests are still in flight after server.drain_seconds")
+    async def stop(self) -> None:
+        """Close the connections and everything else.
+
+        Calls that no handler has started, and those still in flight, end with CANCELLED.
+        """
+        await self._grpc.stop(FLUSH_SECONDS)
+        if self._backend is not None:
+            await asyncio.to_thread(self._backend.close)
         if self.metrics_address:
             await asyncio.to_thread(self._http.shutdown)
             self._http.server_close()
             self._http_thread.join()
+        await self.flush()
+        log.info("stopped")
+
+    async def flush(self) -> None:
+        """Export the remaining spans."""
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
-        log.info("stopped")
 
 
 async def serve(
     settings: Settings,
     on_ready: Callable[[Server], None] | None = None,
-    opener: Callable[[Settings], Collection] = open_engine,
+    opener: Opener = open_collection,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then drain and end the process; a second signal ends it at once.
+
+    The process ends without closing gRPC: that would end calls which have arrived, but which no
+    handler has started, with CANCELLED. A connection that breaks gives UNAVAILABLE, which callers
+    retry.
 
     Args:
-        settings: the whole tree.
-        on_ready: called once everything is loaded.
-        opener: as for :class:`Server`.
+        settings: All settings.
+        on_ready: Called once everything is loaded.
+        opener: As for :class:`Server`.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            _exit(128 + number)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal, number)
     server = Server(settings, opener)
     await server.start()
+    stopping = asyncio.create_task(stop.wait())
+    loading = asyncio.create_task(server.load())
     try:
-        await server.load()
-        if on_ready is not None:
-            on_ready(server)
-        await stop.wait()
-    finally:
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            loading.result()
+            if on_ready is not None:
+                on_ready(server)
+            await stopping
+    except BaseException:
         await server.drain()
+        await server.stop()
+        raise
+    await server.drain()
+    await asyncio.sleep(FLUSH_SECONDS)
+    await server.flush()
+    log.info("stopped")
+    _exit(0)
 
 
 @contextmanager
-def running(
-    settings: Settings, opener: Callable[[Settings], Collection] = open_engine
-) -> Iterator[Server]:
-    """A ready server in a thread of this process, drained at the end of the block: for demos and
-    tests.
-    """
+def running(settings: Settings, opener: Opener = open_collection) -> Iterator[Server]:
+    """Run a ready server in a thread of this process and drain it at the end of the block."""
     ready: Future[tuple[Server, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def live() -> None:
@@ -254,6 +251,7 @@ def running(
             await stop.wait()
         finally:
             await server.drain()
+            await server.stop()
 
     def run() -> None:
         try:
@@ -271,6 +269,65 @@ def running(
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    server = settings.server
+    return [
+        ("grpc.max_receive_message_length", server.receive_bytes),
+        ("grpc.max_send_message_length", server.send_bytes),
+        ("grpc.max_concurrent_streams", settings.limits.connection_streams),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        # Callers may ping idle streams as often as they like: 0 strikes means no limit.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_time_ms", round(server.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", round(server.keepalive_timeout_seconds * 1000)),
+        *(
+            [("grpc.max_connection_age_ms", round(server.connection_age_seconds * 1000))]
+            if server.connection_age_seconds
+            else []
+        ),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+async def _in_daemon_thread(function: Callable[[], LocalBackend]) -> LocalBackend:
+    """Await a function in a thread that does not keep the process alive when it is abandoned."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[LocalBackend] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            loop.call_soon_threadsafe(_set, future, None, error)
+        else:
+            loop.call_soon_threadsafe(_set, future, result, None)
+
+    threading.Thread(target=run, name="csplade-load", daemon=True).start()
+    return await future
+
+
+def _set(
+    future: asyncio.Future[LocalBackend],
+    result: LocalBackend | None,
+    error: BaseException | None,
+) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    elif result is not None:
+        future.set_result(result)
+
+
+def _exit(code: int) -> None:
+    """End the process at once, with what is logged written out."""
+    sys.stdout.flush()
+    logging.shutdown()
+    os._exit(code)
 
 
 def _address(host: str, port: int) -> str:

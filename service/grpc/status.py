@@ -1,53 +1,37 @@
-"""The one map from errors to gRPC statuses; see the head of retrieval.proto for what each status
-promises.
-"""
+"""The map from errors to gRPC statuses; the head of retrieval.proto says what each one promises."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 
-from ...core.errors import (
-    DeadlineError,
-    IncompatibleError,
-    InputError,
-    KeyMissingError,
-    KeyWrongError,
-    OverloadedError,
-    UnavailableError,
-)
+from ...core.errors import CspladeError, OverloadedError
 
-CODES: dict[type[BaseException], grpc.StatusCode] = {
-    InputError: grpc.StatusCode.INVALID_ARGUMENT,
-    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    UnavailableError: grpc.StatusCode.UNAVAILABLE,
-    IncompatibleError: grpc.StatusCode.FAILED_PRECONDITION,
-    KeyMissingError: grpc.StatusCode.UNAUTHENTICATED,
-    KeyWrongError: grpc.StatusCode.PERMISSION_DENIED,
-    asyncio.CancelledError: grpc.StatusCode.CANCELLED,
-}
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the caller is told: a code, one line, and metadata that goes with it."""
+    """What the caller is told.
+
+    Attributes:
+        code: Code of the status.
+        message: One line.
+        retry_after: Seconds to wait before the next attempt; None if that does not help.
+        metadata: Trailing metadata that says the same to programs.
+    """
 
     code: grpc.StatusCode
     message: str
     retry_after: float | None = None
-    metadata: tuple[tuple[str, str | bytes], ...] = field(default=())
+    metadata: Metadata = field(default=())
 
 
-def status_of(error: BaseException, request_id: str) -> Status:
-    """The status of an error; anything not in the map is INTERNAL and names only the request's id."""
-    code = next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
-    if code is None:
-        message = f"internal error; the server's log explains it under request id {request_id}"
-        return Status(grpc.StatusCode.INTERNAL, message)
+def status_of(error: CspladeError) -> Status:
+    """Return the status of an error that the caller may see."""
+    code = grpc.StatusCode[error.code]
     message = " ".join(str(error).split()) or code.value[1]
     if not isinstance(error, OverloadedError):
         return Status(code, message)
@@ -56,14 +40,10 @@ def status_of(error: BaseException, request_id: str) -> Status:
     )
 
 
-def _retry_metadata(
-    code: grpc.StatusCode, message: str, seconds: float
-) -> tuple[tuple[str, str | bytes], ...]:
-    """Pushback for gRPC's own retries, and a ``google.rpc.Status`` with a ``google.rpc.RetryInfo``
-    inside.
+def _retry_metadata(code: grpc.StatusCode, message: str, seconds: float) -> Metadata:
+    """Return pushback for gRPC's own retries, and a ``google.rpc.Status`` with a ``RetryInfo``.
 
-    The two messages are not among those that come with protobuf; their few fields are written here
-    by hand.
+    The two messages do not come with protobuf; their few fields are encoded here.
     """
     delay = duration_pb2.Duration()
     delay.FromMilliseconds(max(1, round(seconds * 1000)))

@@ -19,7 +19,8 @@ from ...index import IndexManifest
 from .. import settings as config
 from ..settings import Settings
 from .ingress import Ingress, Single
-from .replicas import EncoderReplica, ShardReplica, Target
+from .replicas import EncoderReplica, ShardReplica
+from .versions import Target
 
 BASE_BYTES = 512 * 2**20  # what a replica needs beside its segments
 

@@ -19,7 +19,10 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
+from ...core.errors import CspladeError
 from ...v1 import retrieval_pb2_grpc as rpc
+from ..admission import Admission
+from ..grpc.interceptor import rejection
 
 REMAINING = "csplade-remaining"  # metadata: seconds until the caller's deadline
 SERVICER_FUNCTIONS = [f"{__name__}:add_retrieval_service", f"{__name__}:add_health_service"]
@@ -48,6 +51,18 @@ def is_draining() -> bool:
     """
     replicas = (getattr(server.service_handler_factory, "__self__", None) for server in _servers)
     return any(getattr(replica, "_shutting_down", False) for replica in replicas)
+
+
+_admission: tuple[Admission, str] | None = None
+
+
+def admit_with(admission: Admission, service: str) -> None:
+    """Check calls of a service by the admission of the replica in this process.
+
+    Where the replica itself serves gRPC, a call is then rejected before its message is read.
+    """
+    global _admission
+    _admission = admission, f"/{service}/"
 
 
 class _Adder:
@@ -81,6 +96,12 @@ class _Handlers(grpc.GenericRpcHandler):
         handler = self._method_handlers.get(details.method)
         if handler is None:
             return None
+        if _admission is not None and details.method.startswith(_admission[1]):
+            admission, prefix = _admission
+            try:
+                admission.check(dict(details.invocation_metadata or ()))
+            except CspladeError:
+                return rejection(admission, details.method.removeprefix(prefix))
         streams = handler.response_streaming
         kind = f"{_side(handler.request_streaming)}_{_side(streams)}"
         behaviour = getattr(handler, kind)

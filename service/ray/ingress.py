@@ -1,7 +1,6 @@
-"""The deployments that speak gRPC: the same servicer and boundary as in the single process, in
-Ray's replicas.
+"""The deployments that speak gRPC: servicer and admission of the single process, in Ray's replicas.
 
-Ray calls the method of a deployment that is named like the rpc.
+Ray calls the method of a deployment that has the name of the rpc.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
@@ -18,75 +15,71 @@ from google.protobuf.message import Message
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from ...engine.local import Pipeline
+from ...engine.local import LocalBackend
 from ...v1 import retrieval_pb2 as pb
-from ..admission import Boundary
-from ..auth import Keys
-from ..grpc.server import SERVICE_NAME, open_engine
+from .. import compose
+from ..drain import Lifecycle
+from ..grpc.health import NOT_SERVING, SERVICE_UNKNOWN, SERVING
+from ..grpc.server import SERVICE_NAME
 from ..grpc.servicer import RetrievalServicer
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import tracer
-from .backend import Catalog, Fanout, Peer
-from .grpc_context import AbortedError, RayContext, is_draining
+from . import grpc_context
+from .backend import RayBackend
+from .deployment import DeploymentClient
+from .grpc_context import AbortedError, RayContext
 from .metrics import RayInstruments
-from .replicas import Call, MovedError, Target, Versions
+from .versions import Target, Versions
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
-R = TypeVar("R")
 
-LOOK_EVERY = (
-    0.5  # seconds between looks at the deployments behind, and at whether the replica is ending
+REFRESH_SECONDS = (
+    0.5  # between looks at the deployments behind, and at whether the replica is ending
 )
-NOTICE = 2.0  # seconds between Ray's decision to end a replica and the end of streams: HAProxy knows first
-PATIENCE = 0.05  # seconds before a request asks again for a version that is just being exchanged
+NOTICE_SECONDS = (
+    2.0  # from Ray's decision to end a replica to the end of streams: HAProxy knows first
+)
+START_SECONDS = 0.05  # between looks while the ingress starts
 
 
-class Front:
-    """gRPC of one replica.
+class ServiceReplica:
+    """The gRPC side of one replica.
 
     Args:
-        settings: the whole tree.
+        settings: All settings.
     """
 
     def __init__(self, settings: Settings) -> None:
         logs.configure(settings.logging.level)
         self._settings = settings
         self._metrics = Metrics(RayInstruments())
-        keys = (
-            Keys(settings.security.keys_file) if settings.security.keys_file is not None else None
-        )
         self._tracer = tracer(settings.tracing)
-        self._boundary = Boundary(
-            self._metrics, keys, log_requests=settings.logging.requests, tracer=self._tracer
-        )
-        self._servicer = self._make_servicer()
-        self._boundary.state = "ready"
-        self._looking = asyncio.create_task(self._look())
+        self._lifecycle = Lifecycle()
+        admission = compose.admission(settings, self._lifecycle, self._metrics, self._tracer)
+        self._servicer = RetrievalServicer(settings, self._metrics, admission)
+        grpc_context.admit_with(admission, SERVICE_NAME)
+        self._lifecycle.loaded()
+        self._refreshing = asyncio.create_task(self._refresh_forever())
 
     def __del__(self) -> None:
-        """Send the spans that wait. Ray calls this when it ends the replica, Python perhaps once
-        more.
-        """
+        """Export the remaining spans. Ray calls this when it ends the replica, perhaps twice."""
         if (tracer := vars(self).pop("_tracer", None)) is not None:
             tracer.close()
-
-    def _make_servicer(self) -> RetrievalServicer:
-        return RetrievalServicer(self._settings, self._metrics, self._boundary)
 
     async def Search(self, request: pb.SearchRequest, grpc_context: Any) -> pb.SearchResponse:
         """Rank for one query."""
         return await self._unary(self._servicer.Search, request, grpc_context, pb.SearchResponse)
 
     async def Encode(self, request: pb.EncodeRequest, grpc_context: Any) -> pb.EncodeResponse:
-        """Texts to vectors."""
+        """Encode texts to vectors."""
         return await self._unary(self._servicer.Encode, request, grpc_context, pb.EncodeResponse)
 
     async def Info(self, request: pb.InfoRequest, grpc_context: Any) -> pb.InfoResponse:
-        """What is being served."""
+        """Tell what is served."""
         return await self._unary(self._servicer.Info, request, grpc_context, pb.InfoResponse)
 
     async def Verify(self, request: pb.VerifyRequest, grpc_context: Any) -> pb.VerifyResponse:
@@ -98,48 +91,48 @@ class Front:
     ) -> AsyncIterator[pb.SearchStreamResponse]:
         """Rank for many queries."""
         context = RayContext(grpc_context, incoming)
-        work = asyncio.create_task(self._servicer.SearchStream(incoming, context))
-        work.add_done_callback(lambda _: context.finish())
+        handler = asyncio.create_task(self._servicer.SearchStream(incoming, context))
+        handler.add_done_callback(lambda _: context.finish())
         try:
             while (message := await context.next()) is not None:
                 yield message
-            await work
+            await handler
         except AbortedError:
             return
         finally:
-            work.cancel()
+            handler.cancel()
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
-        """grpc.health.v1: how a service is now."""
+        """grpc.health.v1: return the status of a service now."""
         status = self._health(request.service)
-        if status == HealthCheckResponse.SERVICE_UNKNOWN:
+        if status == SERVICE_UNKNOWN:
             grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
         return HealthCheckResponse(status=status)
 
     async def Watch(
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
-        """grpc.health.v1: how a service is, now and whenever that changes, until the replica ends."""
-        told = None
+        """grpc.health.v1: yield the status of a service, now and at each change."""
+        sent = None
         while True:
-            draining = self._servicer.draining.is_set()
-            if (status := self._health(request.service)) != told:
+            draining = self._lifecycle.draining.is_set()
+            if (status := self._health(request.service)) != sent:
                 yield HealthCheckResponse(status=status)
-                told = status
+                sent = status
             if draining:
                 grpc_context.set_code(grpc.StatusCode.UNAVAILABLE)
-                grpc_context.set_details("the server is shutting down, try another one")
+                grpc_context.set_details("the server is shutting down; retry with another one")
                 return
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(REFRESH_SECONDS)
 
     async def _unary(
         self,
         method: Callable[..., Awaitable[M]],
         request: Message,
-        grpc_context: Any,
+        ray_context: Any,
         kind: type[M],
     ) -> M:
-        context = RayContext(grpc_context)
+        context = RayContext(ray_context)
         size, limit = request.ByteSize(), self._settings.server.receive_bytes
         try:
             if size > limit:
@@ -152,173 +145,82 @@ class Front:
         except AbortedError:
             return kind()
 
-    def _health(self, service: str) -> int:
+    def _health(self, service: str) -> HealthCheckResponse.ServingStatus:
         if service in ("", HEALTH_NAME):
-            return HealthCheckResponse.SERVING
+            return SERVING
         if service != SERVICE_NAME:
-            return HealthCheckResponse.SERVICE_UNKNOWN
-        ready = self._complete() and not self._servicer.draining.is_set()
-        return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+            return SERVICE_UNKNOWN
+        ready = self._is_ready() and not self._lifecycle.draining.is_set()
+        return SERVING if ready else NOT_SERVING
 
-    def _complete(self) -> bool:
+    def _is_ready(self) -> bool:
         """Whether everything that answers need is there."""
-        return self._servicer.pipeline is not None
+        return self._servicer.backend is not None
 
-    async def _look(self) -> None:
-        """Look around for ever."""
+    async def _refresh_forever(self) -> None:
         while True:
             try:
-                if is_draining() and not self._servicer.draining.is_set():
-                    await asyncio.sleep(NOTICE)
-                    self._servicer.draining.set()
-                await self._look_around()
+                if grpc_context.is_draining() and not self._lifecycle.draining.is_set():
+                    await asyncio.sleep(NOTICE_SECONDS)
+                    # Requests that HAProxy still sends here are answered: only streams must end.
+                    self._lifecycle.drain(reject=False)
+                await self._refresh()
             except Exception:
-                log.exception("looking around failed, it is tried again")
-            await asyncio.sleep(LOOK_EVERY)
+                log.exception("refreshing failed, it is tried again")
+            await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _look_around(self) -> None:
-        """What is to be looked at beside the replica itself."""
+    async def _refresh(self) -> None:
+        """Look at what is outside this replica, or new in it."""
 
 
-class Single(Front):
+class Single(ServiceReplica):
     """Encoder and the only shard in the same replica: a request makes one hop."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._versions = Versions(self._load)
 
-    def _load(self, target: Target) -> Pipeline:
-        engine = open_engine(target.settings(self._settings, with_encoder=True))
-        if (encoder := engine.encoder) is not None:
-            engine.search(["ready"], 1, fetch=False)
-            self._metrics.model_info.info(
-                {"name": encoder.name, "fingerprint": encoder.fingerprint, "device": encoder.device}
-            )
-        self._metrics.index(engine.index.manifest)
-        return Pipeline(engine, self._settings, self._metrics)
+    def _load(self, target: Target) -> LocalBackend:
+        settings = target.settings(self._settings, with_encoder=True)
+        return compose.ready_backend(compose.open_collection(settings), settings, self._metrics)
 
     async def reconfigure(self, target: dict[str, Any]) -> None:
-        """Ray tells what to serve: before the first request, and whenever the configuration
-        changes.
-        """
+        """Serve a target. Ray calls it before the first request and at each new configuration."""
         await self._versions.update(Target.model_validate(target))
-        self._servicer.pipeline = self._versions.newest
+        self._servicer.backend = self._versions.newest
 
-    async def _look_around(self) -> None:
+    async def _refresh(self) -> None:
         if self._versions.names:
-            self._servicer.pipeline = self._versions.newest
+            self._servicer.backend = self._versions.newest
 
 
-class Ingress(Front):
+class Ingress(ServiceReplica):
     """Validates, lets the encoder encode and all shards search, merges.
 
     Args:
-        settings: the whole tree.
-        shards: handle of each shard's deployment, in order of number.
-        encoder: handle of the encoder's, None when vectors only can be searched.
+        settings: All settings.
+        shards: Handle of each shard's deployment, in order of their numbers.
+        encoder: Handle of the encoder's; None if only vectors can be searched.
     """
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it
         self, settings: Settings, shards: Sequence[Any], encoder: Any | None
     ) -> None:
-        self._shards = [Peer(f"shard {i}", handle) for i, handle in enumerate(shards)]
-        self._encoder = None if encoder is None else Peer("the encoder", encoder)
-        self._fanouts: dict[str, Fanout] = {}
         super().__init__(settings)
-        while self._servicer.pipeline is None:
-            await self._look_around()
-            await asyncio.sleep(PATIENCE)
+        self._backend = RayBackend(
+            settings,
+            self._metrics,
+            None if encoder is None else DeploymentClient("the encoder", encoder),
+            [DeploymentClient(f"shard {i}", handle) for i, handle in enumerate(shards)],
+        )
+        while self._servicer.backend is None:
+            await self._refresh()
+            await asyncio.sleep(START_SECONDS)
 
-    @property
-    def _peers(self) -> list[Peer]:
-        return [*self._shards, *([] if self._encoder is None else [self._encoder])]
+    def _is_ready(self) -> bool:
+        return super()._is_ready() and self._backend.ready
 
-    def _make_servicer(self) -> RetrievalServicer:
-        return _FollowingServicer(self._settings, self._metrics, self._boundary, self._fanout)
-
-    def _complete(self) -> bool:
-        return super()._complete() and all(peer.up for peer in self._peers)
-
-    async def _look_around(self) -> None:
-        """See who lives, and go over to a version as soon as all say that they hold it."""
-        held = await asyncio.gather(*(peer.look() for peer in self._peers))
-        newest = {versions[0] for versions in held if versions}
-        if all(held) and len(newest) == 1:
-            await self._fanout(newest.pop(), prefer=True)
-
-    async def _fanout(self, version: str, *, prefer: bool = False) -> Fanout:
-        """The fan-out of a version; ``prefer`` makes it the one for requests to come."""
-        fanout = self._fanouts.get(version)
-        if fanout is None:
-            call = Call(version, "", None)
-            shards = await asyncio.gather(*(shard.call("facts", call) for shard in self._shards))
-            encoder = None if self._encoder is None else await self._encoder.call("facts", call)
-            engine = Catalog(shards, encoder)
-            fanout = Fanout(
-                version, engine, self._encoder, self._shards, self._settings, self._metrics
-            )
-            kept = dict(list(self._fanouts.items())[-1:])  # two versions at most are held anywhere
-            self._fanouts = {**kept, version: fanout}
-        serving: Any = self._servicer.pipeline
-        if prefer and serving is not fanout:
-            log.info("serving", extra={"version": version})
-            self._servicer.pipeline = fanout  # type: ignore[assignment]
-        return fanout
-
-
-_chosen: ContextVar[Any] = ContextVar(
-    "fanout", default=None
-)  # the one that this request has gone over to
-
-
-class _FollowingServicer(RetrievalServicer):
-    """Does a request again by another version when replicas no longer, or not yet, hold the one it
-    began with.
-
-    Args:
-        fanout: gives the fan-out of a version.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        metrics: Metrics,
-        boundary: Boundary,
-        fanout: Callable[[str], Awaitable[Fanout]],
-    ) -> None:
-        super().__init__(settings, metrics, boundary)
-        self._fanout = fanout
-
-    def _ready(self) -> Pipeline:
-        return _chosen.get() or super()._ready()
-
-    async def _search(
-        self, request: pb.SearchRequest, remaining: float | None
-    ) -> pb.SearchResponse:
-        return await self._following(super()._search, request, remaining)
-
-    async def _encode(
-        self, request: pb.EncodeRequest, remaining: float | None
-    ) -> pb.EncodeResponse:
-        return await self._following(super()._encode, request, remaining)
-
-    async def _verify(
-        self, request: pb.VerifyRequest, remaining: float | None
-    ) -> pb.VerifyResponse:
-        return await self._following(super()._verify, request, remaining)
-
-    async def _following(
-        self, method: Callable[..., Awaitable[R]], request: Any, remaining: float | None
-    ) -> R:
-        loop = asyncio.get_running_loop()
-        limit = self._settings.limits.timeout_seconds
-        end = loop.time() + (limit if remaining is None else min(remaining, limit))
-        while True:
-            try:
-                return await method(request, max(0.0, end - loop.time()))
-            except MovedError as error:
-                if loop.time() + PATIENCE >= end or not error.versions:
-                    raise
-                with suppress(MovedError):
-                    _chosen.set(await self._fanout(error.versions[0]))
-                await asyncio.sleep(PATIENCE)
+    async def _refresh(self) -> None:
+        await self._backend.refresh()
+        if self._backend.ready:
+            self._servicer.backend = self._backend

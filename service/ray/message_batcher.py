@@ -1,6 +1,4 @@
-"""What the ingress asks of a deployment: alone while there is little to ask, several in one message
-when there is much.
-"""
+"""MessageBatcher: requests to a busy deployment share messages, because a message costs more than most."""
 
 from __future__ import annotations
 
@@ -15,104 +13,101 @@ from ...engine.batching import Pace
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-MOST = 64  # questions in one message
+MAX_REQUESTS = 64  # in one message
 
 
-class _Asked(NamedTuple, Generic[Q, A]):
-    question: Q
+class _Entry(NamedTuple, Generic[Q, A]):
+    request: Q
     future: asyncio.Future[tuple[A, int]]
     arrived: int  # of time.perf_counter_ns
 
 
-class Lane(Generic[Q, A]):
-    """A message through Ray costs more than the search it asks for, so a busy lane lets questions
-    share one.
+class MessageBatcher(Generic[Q, A]):
+    """Send each request at once while few messages are in flight; else let requests share the next.
 
     Args:
-        send: carries questions and gives the answer of each, or the error it is refused with;
-            cancelled when nobody waits for any of them.
-        queue: questions that may wait.
+        send: Sends requests in one message; returns the response of each, or its error. Cancelled if
+            nobody waits for any of them.
+        limit: Requests that may be queued.
 
     Attributes:
-        messages: that may be on their way at once; what is asked meanwhile shares the next ones.
+        messages: Messages that may be in flight at once.
     """
 
     messages = 1
 
     def __init__(
-        self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], queue: int
+        self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], limit: int
     ) -> None:
-        self._send, self._queue = send, queue
-        self._waiting: deque[_Asked[Q, A]] = deque()
+        self._send, self._limit = send, limit
+        self._queued: deque[_Entry[Q, A]] = deque()
         self._sending = 0
         self._senders: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._pace = Pace()
 
     @property
-    def waiting(self) -> int:
-        """Questions that no message has taken yet."""
-        return len(self._waiting)
+    def queued(self) -> int:
+        """Requests that are in no message yet."""
+        return len(self._queued)
 
-    def need_room(self) -> None:
-        """Raises OverloadedError when as many questions wait as may."""
-        if self.waiting >= self._queue:
-            raise self._pace.refusal(self.waiting, 1, self._queue)
+    def check_room(self) -> None:
+        """Raise OverloadedError if the queue is full."""
+        if self.queued >= self._limit:
+            raise self._pace.rejection(self.queued, 1, self._limit)
 
-    def ask(self, question: Q) -> asyncio.Future[tuple[A, int]]:
-        """Queue a question; gives the answer, and the nanoseconds that the question waited for its
-        message.
+    def submit(self, request: Q) -> asyncio.Future[tuple[A, int]]:
+        """Enqueue a request.
 
-        To cancel the future is to give the question up.
+        Returns:
+            A future of the response and the nanoseconds that the request was queued. Cancelling it
+            gives the request up. It raises what ``send`` raises or returns for this request.
 
         Raises:
-            OverloadedError: at once, when as many questions wait as may.
-            When awaited, what ``send`` raises or gives for this question.
+            OverloadedError: the queue is full.
         """
-        self.need_room()
+        self.check_room()
         future: asyncio.Future[tuple[A, int]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Asked(question, future, time.perf_counter_ns()))
+        self._queued.append(_Entry(request, future, time.perf_counter_ns()))
         if self._sending < self.messages:
             self._sending += 1
-            sender = asyncio.create_task(self._empty())
+            sender = asyncio.create_task(self._drain())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
         return future
 
-    async def _empty(self) -> None:
+    async def _drain(self) -> None:
         try:
-            while self._waiting:
-                share = -(-len(self._waiting) // self.messages)
-                taken = [self._waiting.popleft() for _ in range(min(MOST, share))]
-                if asked := [one for one in taken if not one.future.cancelled()]:
-                    await self._message(asked)
+            while self._queued:
+                share = -(-len(self._queued) // self.messages)
+                taken = [self._queued.popleft() for _ in range(min(MAX_REQUESTS, share))]
+                if wanted := [entry for entry in taken if not entry.future.cancelled()]:
+                    await self._message(wanted)
         finally:
-            # In the step that found nothing waiting: whoever asks from now on starts a sender.
+            # In the same step that found the queue empty: the next request starts a sender.
             self._sending -= 1
 
-    async def _message(self, asked: Sequence[_Asked[Q, A]]) -> None:
+    async def _message(self, entries: Sequence[_Entry[Q, A]]) -> None:
         started = time.perf_counter_ns()
-        left, message = (
-            len(asked),
-            asyncio.ensure_future(self._send([one.question for one in asked])),
-        )
+        left = len(entries)
+        message = asyncio.ensure_future(self._send([entry.request for entry in entries]))
 
-        def answered_or_gone(_: asyncio.Future[tuple[A, int]]) -> None:
+        def settled(_: asyncio.Future[tuple[A, int]]) -> None:
             nonlocal left
             left -= 1
             if not left:
                 message.cancel()
 
-        for one in asked:
-            one.future.add_done_callback(answered_or_gone)
+        for entry in entries:
+            entry.future.add_done_callback(settled)
         (outcome,) = await asyncio.gather(message, return_exceptions=True)
-        self._pace.did(len(asked) * self.messages, (time.perf_counter_ns() - started) * 1e-9)
-        answers: Sequence[A | BaseException] = (
-            [outcome] * len(asked) if isinstance(outcome, BaseException) else outcome
+        self._pace.record(len(entries) * self.messages, (time.perf_counter_ns() - started) * 1e-9)
+        responses: Sequence[A | BaseException] = (
+            [outcome] * len(entries) if isinstance(outcome, BaseException) else outcome
         )
-        for one, answer in zip(asked, answers, strict=True):
-            if one.future.done():
+        for entry, response in zip(entries, responses, strict=True):
+            if entry.future.done():
                 continue
-            if isinstance(answer, BaseException):
-                one.future.set_exception(answer)
+            if isinstance(response, BaseException):
+                entry.future.set_exception(response)
             else:
-                one.future.set_result((answer, started - one.arrived))
+                entry.future.set_result((response, started - entry.arrived))

@@ -16,7 +16,9 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from ...core.results import Cut
 from ...core.stages import STAGES
+from ...engine.backend import CollectionInfo
 from ...index import IndexManifest
 
 SECONDS = tuple(round(15e-6 * 1.5**step, 9) for step in range(35))  # 15 us to 14.6 s
@@ -152,6 +154,33 @@ class Metrics:
         self.requests.labels(method, code).inc()
         self.request_seconds.labels(method).observe(seconds)
 
+    def model(self, info: CollectionInfo) -> None:
+        """Record the encoder of a collection, if it has one."""
+        if (encoder := info.encoder) is not None:
+            self.model_info.info(
+                {
+                    "name": encoder.name,
+                    "fingerprint": encoder.fingerprint,
+                    "device": encoder.device,
+                    "query_encoder": encoder.query_encoder,
+                }
+            )
+
+    def queued(self, depth: int) -> None:
+        """Record the number of queued tasks."""
+        self.queue_depth.set(depth)
+
+    def batch(self, tasks: int, tokens: int) -> None:
+        """Record a batch."""
+        self.batch_queries.observe(tasks)
+        if tokens:
+            self.batch_tokens.observe(tokens)
+
+    def ranked(self, terms: int, postings: int) -> None:
+        """Record a ranked query."""
+        self.query_terms.observe(terms)
+        self.postings_scored.observe(postings)
+
     def index(self, manifest: IndexManifest) -> None:
         """Record what the index holds, shard by shard."""
         for shard in manifest.shards:
@@ -167,9 +196,9 @@ class Metrics:
             if nanoseconds:
                 self.stage_seconds.labels(stage).observe(nanoseconds * 1e-9)
 
-    def cuts(self, tokens: int, terms: int, impacts: int) -> None:
-        """Record what was cut from one text or query."""
-        for what, count in (("tokens", tokens), ("terms", terms), ("impacts", impacts)):
+    def cut(self, cut: Cut) -> None:
+        """Record what caps removed."""
+        for what, count in (("tokens", cut.tokens), ("terms", cut.terms), ("impacts", cut.impacts)):
             if count:
                 self.truncated.labels(what).inc(count)
 

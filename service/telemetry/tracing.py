@@ -1,10 +1,8 @@
-"""OpenTelemetry spans: one of each request, and below it one of each stage. Off unless
-``tracing.endpoint`` is set.
+"""OpenTelemetry spans: one per request, and one below it per stage. Off without an endpoint.
 
-Stages are measured as durations anyhow, so their spans are made when the answer is ready: laid end
-to end in the order in which they happen, from the start of the request on. Lengths are measured;
-what lies between stages (threads that hand over) comes at the end. Where nothing is traced,
-OpenTelemetry is not even imported.
+Stages are measured as durations, so their spans are made when the answer is ready: end to end in the
+order of the stages, from the start of the request. Time between stages comes at the end. Without
+``tracing.endpoint`` OpenTelemetry is not even imported.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 def tracer(settings: Tracing) -> Tracer | None:
-    """What makes the spans that the settings ask for; None when they ask for none.
+    """Return the tracer that the settings describe; None without an endpoint.
 
     Raises:
         InputError: OpenTelemetry is not installed.
@@ -56,7 +54,7 @@ def tracer(settings: Tracing) -> Tracer | None:
 
 
 class Tracer:
-    """Makes spans and hands them to an exporter, in a thread of its own.
+    """Make spans and export them in a thread.
 
     Args:
         exporter: where they go.
@@ -102,12 +100,12 @@ class Tracer:
             yield trace
 
     def close(self) -> None:
-        """Send what waits; blocks for some seconds when nobody takes it."""
+        """Export the remaining spans. Blocks for seconds if the collector does not answer."""
         self._provider.shutdown()
 
 
 class Trace:
-    """A span that is going on, and those below it.
+    """An open span, and those below it.
 
     Args:
         spans: OpenTelemetry's tracer.
@@ -119,11 +117,11 @@ class Trace:
         self._started = time.time_ns()
 
     def below(self, name: str) -> Trace:
-        """A span below this one that begins now."""
+        """Start a span below this one."""
         return Trace(self._spans, self._spans.start_span(name, self._context()))
 
     def stages(self, timings: pb.Timings) -> None:
-        """Spans below this one of the stages that took any time; ``timings`` in nanoseconds."""
+        """Add a span for each stage that took any time; ``timings`` in nanoseconds."""
         if not self._span.is_recording():
             return
         at = self._started
@@ -132,16 +130,16 @@ class Trace:
                 self._spans.start_span(stage, self._context(), start_time=at).end(at + nanoseconds)
                 at += nanoseconds
 
-    def code(self, code: grpc.StatusCode, complaint: str = "") -> None:
-        """Note how it went."""
+    def end_with(self, code: str, complaint: str = "") -> None:
+        """Record the name of the status code, and for a fault what went wrong."""
         from opentelemetry.trace import StatusCode
 
-        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
-        if code.name in FAULTS:
-            self._span.set_status(StatusCode.ERROR, complaint or code.name)
+        self._span.set_attribute("rpc.grpc.status_code", grpc.StatusCode[code].value[0])
+        if code in FAULTS:
+            self._span.set_status(StatusCode.ERROR, complaint or code)
 
     def end(self) -> None:
-        """It is over now."""
+        """End the span now."""
         self._span.end()
 
     def _context(self) -> Any:
@@ -151,7 +149,7 @@ class Trace:
 
 
 def stages(timings: pb.Timings) -> None:
-    """Spans of the stages of what is being answered here, if it is traced."""
+    """Add the spans of the stages to the current request, if it is traced."""
     if (trace := _current.get()) is not None:
         trace.stages(timings)
 

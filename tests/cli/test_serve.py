@@ -11,7 +11,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from csplade.client.client import Client, ServiceError
+from csplade.client.client import Client
+from csplade.client.connection import ServiceError
 from csplade.service.grpc.server import SERVICE_NAME
 
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]

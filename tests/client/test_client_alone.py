@@ -12,7 +12,8 @@ class Blocked:
 BLOCKED = set(%r)
 sys.meta_path.insert(0, Blocked())
 from csplade import Client
-from csplade.client.client import AsyncClient, ServiceError
+from csplade.client.async_client import AsyncClient
+from csplade.client.connection import ServiceError
 with Client("127.0.0.1:1", timeout=5) as client:
     try:
         client.search("text")

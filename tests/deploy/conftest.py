@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csplade.client.client import Client, ServiceError
+from csplade.client.client import Client
+from csplade.client.connection import ServiceError
 from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.ingest.build import build_from_corpus

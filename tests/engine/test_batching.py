@@ -1,65 +1,77 @@
 import asyncio
 import math
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from csplade.core.errors import DeadlineError, OverloadedError, UnavailableError
 from csplade.engine import batching
-from csplade.engine.batching import BRIEF, Batcher
-from csplade.service.settings import Batching
+from csplade.engine.batching import Batcher, BatchOptions
+from csplade.engine.deadline import Deadline
+from csplade.engine.policy import INLINE_SECONDS, URGENT_BATCHES
 from csplade.service.telemetry.metrics import Metrics
 
 LATER = 60.0
 
 
+class Task:
+    """A task whose text says how it behaves: heavy, brief ..., poison, unfinished, background ..."""
+
+    def __init__(self, text):
+        self.text, self.done = text, ""
+
+
 class Work:
-    """A process function that stops at its first batch until it is let go, and notes every batch."""
+    """A job that stops at its first batch until it is released, and keeps every batch."""
 
     def __init__(self, **sizes):
         self.batches, self.weighed, self.threads = [], [], []
         self.entered, self.release = threading.Event(), threading.Event()
         self.metrics = Metrics()
-        self.batcher = Batcher(
-            self.weigh,
-            self.process,
-            self.finish,
-            light=lambda work: work != "heavy",
-            brief=lambda work: work.startswith("brief"),
-            threads=1,
-            settings=Batching(**sizes),
-            metrics=self.metrics,
-        )
+        self.batcher = Batcher(self, BatchOptions(threads=1, **sizes), self.metrics)
         self.finishing = threading.Event()
 
-    def weigh(self, works):
-        self.weighed += works
-        return [len(work) for work in works]
+    def is_urgent(self, task):
+        return not task.text.startswith("background")
 
-    def process(self, works):
-        self.batches.append(list(works))
+    def characters(self, task):
+        return len(task.text)
+
+    def finishes_inline(self, task):
+        return task.text != "heavy"
+
+    def runs_inline(self, task):
+        return task.text.startswith("brief")
+
+    def weigh(self, tasks):
+        self.weighed += [task.text for task in tasks]
+        return [len(task.text) for task in tasks]
+
+    def process(self, tasks):
+        self.batches.append([task.text for task in tasks])
         self.threads.append(threading.get_ident())
         self.entered.set()
         assert self.release.wait(30)
-        if "poison" in works:
+        if any(task.text == "poison" for task in tasks):
             raise ValueError("poison")
-        return [work.upper() for work in works]
+        for task in tasks:
+            task.done = task.text.upper()
 
-    def finish(self, work, done, waited):
+    def finish(self, task, waited):
         assert waited > 0
-        assert done == work.upper()
-        if work == "heavy":
+        assert task.done == task.text.upper()
+        if task.text == "heavy":
             assert self.finishing.wait(30)
-        if work == "unfinished":
+        if task.text == "unfinished":
             raise ValueError("unfinished")
-        return done
+        return task.done
 
-    async def submit(self, *works, seconds=LATER):
-        return await self.batcher.submit(works, time.monotonic() + seconds)
+    async def submit(self, *texts, seconds=LATER):
+        return await self.batcher.submit([Task(text) for text in texts], Deadline.after(seconds))
 
     async def first(self):
-        """Have a first batch done, so that it is known how long works take, and the worker idle."""
+        """Run a first batch, so that the seconds per task are known and the worker is idle."""
         await self.submit("brief, but nobody knows yet")
         with self.batcher._working:
             pass
@@ -117,7 +129,7 @@ async def test_batches_keep_the_token_budget_and_the_order(work):
 
 
 async def test_batches_keep_the_query_bound(work):
-    work = work(queries=2)
+    work = work(tasks=2)
     first = await work.hold()
     rest = await queued(work, ["a", "b", "c"])
     work.release.set()
@@ -129,7 +141,9 @@ async def test_a_full_queue_refuses_at_once_and_takes_all_or_none(work):
     work = work(queue=2)
     first = await work.hold()
     (waiting,) = await queued(work, ["a"])
-    with pytest.raises(OverloadedError, match=r"1 wait, 2 more exceed batching\.queue 2") as error:
+    with pytest.raises(
+        OverloadedError, match=r"batching\.queue: 1 queued and 2 more exceed 2"
+    ) as error:
         await work.submit("b", "c")
     assert 0 < error.value.retry_after <= 10
     (other,) = await queued(work, ["d"])
@@ -145,7 +159,7 @@ async def test_passed_deadlines_are_dropped_before_any_work(work):
     first = await work.hold()
     late, timely = await queued(work, ["late"], seconds=0) + await queued(work, ["timely"])
     work.release.set()
-    with pytest.raises(DeadlineError, match="in the queue"):
+    with pytest.raises(DeadlineError, match="exceeded after"):
         await late
     assert await timely == ["TIMELY"]
     assert await first == ["FIRST"]
@@ -201,10 +215,10 @@ async def test_what_takes_long_to_finish_holds_nobody_up(work):
 async def test_what_cannot_be_weighed_fails_and_the_worker_lives(work, monkeypatch):
     work = work()
     work.release.set()
-    work.batcher._weigh = lambda works: works[0].nothing
+    monkeypatch.setattr(work, "weigh", lambda tasks: tasks[0].nothing)
     with pytest.raises(AttributeError):
         await work.submit("a")
-    work.batcher._weigh = work.weigh
+    monkeypatch.undo()
     assert await work.submit("b") == ["B"]
 
 
@@ -225,11 +239,11 @@ async def test_closing_finishes_what_waits_and_refuses_more(work):
 @pytest.fixture
 def quick(monkeypatch):
     """However slow this machine is, works count as quick."""
-    monkeypatch.setattr(batching, "BRIEF", math.inf)
+    monkeypatch.setattr(batching, "INLINE_SECONDS", math.inf)
 
 
 async def test_brief_works_are_done_together_on_the_event_loop(work, quick):
-    batches = work(queries=3)
+    batches = work(tasks=3)
     batches.release.set()
     here = threading.get_ident()
     await batches.first()
@@ -278,8 +292,65 @@ async def test_brief_works_wait_for_a_batch_that_is_being_done(work, quick):
 async def test_nothing_is_brief_while_works_take_long(work):
     batches = work()
     first = await batches.hold()
-    await asyncio.sleep(5 * BRIEF)
+    await asyncio.sleep(5 * INLINE_SECONDS)
     batches.release.set()
     await first
     await batches.submit("brief")
     assert threading.get_ident() not in batches.threads
+
+
+async def test_urgent_tasks_go_first_and_others_are_not_starved(work):
+    batches = work(tasks=1)
+    first = await batches.hold()
+    late = [f"background {i}" for i in range(2)]
+    urgent = [f"urgent {i:02}" for i in range(2 * URGENT_BATCHES)]
+    tasks = await queued(batches, *([one] for one in late), *([one] for one in urgent))
+    batches.release.set()
+    await asyncio.gather(first, *tasks)
+    order = [batch[0] for batch in batches.batches[1:]]
+    assert [one for one in order if one in urgent] == urgent
+    # The first batch was urgent as well.
+    assert order.index(late[0]) == URGENT_BATCHES - 1
+    assert order.index(late[1]) == 2 * URGENT_BATCHES
+
+
+async def test_a_batch_has_one_urgency_and_background_ones_are_small(work):
+    batches = work(background_tokens=30)
+    first = await batches.hold()
+    tasks = await queued(batches, ["background 1"], ["urgent"], ["background 2"], ["background 3"])
+    batches.release.set()
+    await asyncio.gather(first, *tasks)
+    assert batches.batches[1:] == [["urgent"], ["background 1", "background 2"], ["background 3"]]
+
+
+async def test_long_texts_are_weighed_a_bounded_number_of_characters_at_a_time(work):
+    batches = work(characters=10)
+    first = await batches.hold()
+    tasks = await queued(batches, ["aaaaaa"], ["bbbb"], ["c"], ["dddddddddddddddd"])
+    batches.release.set()
+    await asyncio.gather(first, *tasks)
+    assert batches.batches[1:] == [["aaaaaa", "bbbb"], ["c"], ["dddddddddddddddd"]]
+
+
+async def test_tasks_that_are_being_finished_count_as_queued(work):
+    batches = work(queue=2)
+    batches.release.set()
+    heavy = [asyncio.create_task(batches.submit("heavy")) for _ in range(2)]
+    while batches.batcher._finishing < 2:
+        await asyncio.sleep(0)
+    with pytest.raises(OverloadedError):
+        await batches.submit("more")
+    batches.finishing.set()
+    await asyncio.gather(*heavy)
+    assert await batches.submit("more") == ["MORE"]
+
+
+async def test_a_deadline_that_passes_while_a_batch_runs_spares_finishing(work):
+    batches, deadline = work(), SimpleNamespace(expired=False)
+    late = asyncio.create_task(batches.batcher.submit([Task("heavy")], deadline))
+    await asyncio.to_thread(batches.entered.wait, 30)
+    deadline.expired = True
+    batches.release.set()
+    with pytest.raises(DeadlineError, match="exceeded"):
+        await late
+    assert await batches.submit("next") == ["NEXT"]

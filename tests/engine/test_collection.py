@@ -21,14 +21,16 @@ def test_texts_rank_as_the_oracle_ranks_their_vectors(engine):
     expected = engine.index.oracle(queries, 20)
     for row, answer in enumerate(engine.search(texts, 20)):
         shards, ordinals, scores = expected.row(row)
-        assert [hit.score_int for hit in answer.hits] == scores.tolist()
+        assert [hit.integer_score for hit in answer.hits] == scores.tolist()
         assert [(hit.shard, hit.ordinal) for hit in answer.hits] == list(
             zip(shards.tolist(), ordinals.tolist(), strict=True)
         )
         assert answer.matched == expected.matched[row]
         assert [hit.id for hit in answer.hits] == [hit.document.id for hit in answer.hits]
         scale = engine.index.manifest.query_scale * engine.index.manifest.document_scale
-        assert [hit.score for hit in answer.hits] == [hit.score_int * scale for hit in answer.hits]
+        assert [hit.score for hit in answer.hits] == [
+            hit.integer_score * scale for hit in answer.hits
+        ]
         assert set(answer.timings) == {
             "tokenize",
             "encode",
@@ -45,19 +47,22 @@ def test_texts_weights_and_impacts_give_the_same_hits(engine):
     vectors = engine.encoder.encode_query(texts)
     impacts, _ = engine.quantize(vectors)
     rankings = [
-        [[(hit.id, hit.score_int) for hit in answer.hits] for answer in engine.search(queries, 7)]
+        [
+            [(hit.id, hit.integer_score) for hit in answer.hits]
+            for answer in engine.search(queries, 7)
+        ]
         for queries in (texts, vectors, impacts)
     ]
     assert rankings[0] == rankings[1] == rankings[2]
 
 
 def test_contributions_sum_to_the_score_and_are_ordered(engine):
-    (answer,) = engine.search(["birds at sea"], 10, explain=True, fetch=False)
+    (answer,) = engine.search(["birds at sea"], 10, explain=True, with_document=False)
     assert len(answer.hits) == 10
     for hit in answer.hits:
         assert hit.document is None
         assert hit.contributions
-        assert sum(one.product for one in hit.contributions) == hit.score_int
+        assert sum(one.product for one in hit.contributions) == hit.integer_score
         assert all(
             one.product == one.query_impact * one.document_impact for one in hit.contributions
         )
@@ -70,17 +75,17 @@ def test_cuts_are_counted_per_query(engine):
     long = "word " * 200
     heavy = SparseBatch.from_rows([([3], [1.0]), ([4, 5, 6], [5.12, 6.0, 0.1]), ([], [])])
     answers = engine.search(["iron", long], 3)
-    assert answers[0].dropped_tokens == 0
-    assert answers[1].dropped_tokens > 100
-    assert [answer.dropped_terms for answer in answers] == engine.encoder.encode(
+    assert answers[0].cut.tokens == 0
+    assert answers[1].cut.tokens > 100
+    assert [answer.cut.terms for answer in answers] == engine.encoder.encode(
         ["iron", long], "query"
     ).dropped_terms.tolist()
-    assert [answer.clipped for answer in engine.search(heavy, 3)] == [0, 2, 0]
+    assert [answer.cut.impacts for answer in engine.search(heavy, 3)] == [0, 2, 0]
 
 
 def test_an_empty_query_matches_nothing(engine):
     (answer,) = engine.search(SparseBatch.from_rows([([], [])]), 3)
-    assert (answer.hits, answer.matched, answer.postings, answer.query_terms) == ([], 0, 0, 0)
+    assert (answer.hits, answer.matched, answer.postings, answer.query_terms) == ((), 0, 0, 0)
     assert engine.search([], 3) == []
 
 
@@ -93,7 +98,7 @@ def test_bounds_are_named(engine):
 
 
 def test_an_index_of_another_encoder_is_refused(text_index, tiny_model_of):
-    with pytest.raises(IncompatibleError, match="built by another encoder"):
+    with pytest.raises(IncompatibleError, match="was built by an encoder"):
         Collection.open(text_index, model=str(tiny_model_of(logit_scale=0.25)), device="cpu")
 
 
@@ -115,7 +120,7 @@ def test_ready_vectors_take_an_encoder_of_the_same_size_only(vector_index, strin
     with pytest.raises(IncompatibleError, match="500 terms of its own"):
         Collection(index, encoder)
     index.manifest = same_size
-    assert Collection(index, encoder).model_fingerprint == ""
+    assert Collection(index, encoder).info.model_fingerprint == ""
     index.close()
     with Index.open(string_index) as index, pytest.raises(IncompatibleError, match="of its own"):
         Collection(index, encoder)
@@ -123,7 +128,7 @@ def test_ready_vectors_take_an_encoder_of_the_same_size_only(vector_index, strin
 
 def test_terms_by_token_strings(string_index):
     with Collection.open(string_index) as engine:
-        assert engine.terms_by_token == {"iron": 0, "river": 1, "sun": 2}
+        assert engine.info.terms_by_token == {"iron": 0, "river": 1, "sun": 2}
         (answer,) = engine.search(SparseBatch.from_rows([([0, 1], [1.0, 0.5])]), 5, explain=True)
         assert [[one.token for one in hit.contributions] for hit in answer.hits] == [
             ["iron", "river"]

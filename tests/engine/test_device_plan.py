@@ -1,4 +1,3 @@
-import asyncio
 import dataclasses
 
 import numpy as np
@@ -6,13 +5,13 @@ import pytest
 import torch
 
 from csplade.core.errors import InputError
-from csplade.engine import device_plan as fused
+from csplade.engine import device_plan
+from csplade.engine.backend import Query
 from csplade.engine.collection import Collection
-from csplade.engine.local import Pipeline, Work
+from csplade.engine.observer import NullObserver
+from csplade.engine.plan import Plan, SearchTask
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.service.settings import Settings
-from csplade.service.telemetry.metrics import Metrics
 
 TEXTS = ["sunlight in summer", "", "iron", "where do rivers go at night", "word " * 200]
 needs_gpu = [
@@ -41,11 +40,11 @@ def without_times(answers):
 
 
 def test_only_what_shares_a_device_is_chained(plain, together, text_index):
-    assert together.together
-    assert not plain.together
+    assert together.on_one_device
+    assert not plain.on_one_device
     with Index.open(text_index, threads=1) as index:
         index.to("cpu")
-        assert not Collection(index).together
+        assert not Collection(index).on_one_device
 
 
 @pytest.mark.parametrize("k", [1, 7, 10_000])
@@ -53,8 +52,8 @@ def test_answers_are_the_same_as_apart(plain, together, k):
     found = together.search(TEXTS, k, explain=True)
     assert without_times(found) == without_times(plain.search(TEXTS, k, explain=True))
     assert found[0].hits
-    assert found[1].hits == []
-    assert found[4].dropped_tokens > 100
+    assert found[1].hits == ()
+    assert found[4].cut.tokens > 100
     assert {"tokenize", "encode", "sparsify", "score", "select", "merge", "fetch"} == set(
         found[0].timings
     )
@@ -63,7 +62,7 @@ def test_answers_are_the_same_as_apart(plain, together, k):
 
 def test_every_number_is_the_same_as_apart(plain, together):
     tokens = together.encoder.tokenize(TEXTS, "query")
-    ranked = together.rank_tokens(tokens, "query", 20)
+    ranked = device_plan.rank(together.encoder, together.index, tokens, "query", 20)
     encoded = plain.encoder.encode_tokens(tokens, "query")
     queries, clipped = plain.quantize(encoded.vectors)
     truth = plain.index.search(queries, 20)
@@ -84,39 +83,34 @@ def test_k_is_checked(together):
         together.search(["iron"], 0)
 
 
-def test_the_pipeline_answers_texts_and_vectors_of_one_batch(plain, together, monkeypatch):
+def test_one_batch_answers_texts_and_vectors_of_one_batch(plain, together, monkeypatch):
     """Texts to encode, texts and vectors to search: all waiting at once, so that they make one
     batch.
     """
     vector = plain.encoder.encode_query(["maps of the sea"]).row(0)
     ranked = []
     monkeypatch.setattr(
-        fused, "rank", lambda *a, rank=fused.rank: ranked.append(len(a[2])) or rank(*a)
+        device_plan, "rank", lambda *a, rank=device_plan.rank: ranked.append(len(a[2])) or rank(*a)
     )
 
-    async def answers(engine):
-        pipeline = Pipeline(engine, Settings(), Metrics())
-        works = [
-            Work(text="iron", k=5),
-            Work(vector=vector, k=9),
-            Work(text="birds at sea", k=3, kind="document"),
-            Work(text="sunlight"),
+    def run(collection):
+        tasks = [
+            SearchTask(Query(text="iron", k=5)),
+            SearchTask(Query(vector=vector, k=9)),
+            SearchTask(Query(text="birds at sea", k=3), kind="document"),
+            SearchTask(Query(text="sunlight", k=0)),
         ]
-        try:
-            return pipeline._process(works) if pipeline._weigh(works) else None
-        finally:
-            await asyncio.to_thread(pipeline.close)
+        plan = Plan(collection, NullObserver())
+        plan.tokenize(tasks)
+        plan.run(tasks)
+        return tasks
 
-    mine, theirs = asyncio.run(answers(together)), asyncio.run(answers(plain))
+    mine, theirs = run(together), run(plain)
     assert ranked == [1, 1]  # queries and documents are encoded apart
     for k, one, other in zip((5, 9, 3), mine, theirs, strict=False):
         for found, expected in zip(one.vector, other.vector, strict=True):
             np.testing.assert_array_equal(found, expected)
-        assert (one.tokens, one.dropped_terms, one.clipped) == (
-            other.tokens,
-            other.dropped_terms,
-            other.clipped,
-        )
+        assert (one.tokens_read, one.cut) == (other.tokens_read, other.cut)
         for found, expected in zip(
             one.result.row(one.row), other.result.row(other.row), strict=True
         ):
@@ -129,11 +123,12 @@ def test_the_pipeline_answers_texts_and_vectors_of_one_batch(plain, together, mo
 def test_a_batch_waits_for_the_gpu_once(text_index, tiny_model, device):
     encoder = Encoder.from_pretrained(tiny_model, device=device, quantization="none")
     with Index.open(text_index, threads=1, device=device) as index:
-        engine = Collection(index, encoder)
         tokens = encoder.tokenize(TEXTS, "query")
-        truth = engine.rank_tokens(tokens, "query", 20)  # compiles what there is to compile
+        truth = device_plan.rank(
+            encoder, index, tokens, "query", 20
+        )  # compiles what there is to compile
         waits = []
-        fetch = fused.fetch
+        fetch = device_plan.fetch
 
         def counted(*tensors):
             torch.cuda.set_sync_debug_mode("default")
@@ -141,12 +136,12 @@ def test_a_batch_waits_for_the_gpu_once(text_index, tiny_model, device):
             return fetch(*tensors)
 
         try:
-            fused.fetch = counted
+            device_plan.fetch = counted
             torch.cuda.set_sync_debug_mode("error")  # any wait before the one copy raises
-            again = engine.rank_tokens(tokens, "query", 20)
+            again = device_plan.rank(encoder, index, tokens, "query", 20)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            fused.fetch = fetch
+            device_plan.fetch = fetch
         assert waits == [10]
         np.testing.assert_array_equal(again.result.scores, truth.result.scores)
         index.tensors = None

@@ -51,5 +51,5 @@ def test_the_index_scale_holds_the_largest_table_weight(lexical):
     with Collection.open(path) as engine:
         assert engine.index.manifest.query_scale == encoder.query_scale
         (answer,) = engine.search(["river sea rain"], 10)
-        assert answer.clipped == 0
+        assert answer.cut.impacts == 0
         assert engine.encoder.fingerprint == encoder.fingerprint

@@ -6,23 +6,26 @@ import threading
 import numpy as np
 import pytest
 
-from csplade.engine import batching
-from csplade.engine import local as pipeline
+from csplade.engine import batching, local
+from csplade.engine.backend import Query
+from csplade.engine.batching import BatchOptions
 from csplade.engine.collection import Collection
-from csplade.engine.local import FEW, SHORT, Pipeline, Work
+from csplade.engine.deadline import Deadline
+from csplade.engine.local import LocalBackend
+from csplade.engine.observer import NullObserver
+from csplade.engine.policy import INLINE_HITS, INLINE_TEXT
 from csplade.index import Index
 from csplade.model import Encoder
-from csplade.service.telemetry.metrics import Metrics
 
 VECTOR = (np.array([3, 45], np.int32), np.array([1.0, 2.0], np.float32))
 
 
 @pytest.fixture
-def done_here(settings, monkeypatch):
+def done_here(monkeypatch):
     """Tells whether the event loop itself does a search, once it is known that searches take little
     time.
     """
-    monkeypatch.setattr(batching, "BRIEF", math.inf)  # however slow this machine is
+    monkeypatch.setattr(batching, "INLINE_SECONDS", math.inf)  # however slow this machine is
 
     async def done_here(engine, **asked):
         threads, search = [], engine.index.search
@@ -32,15 +35,14 @@ def done_here(settings, monkeypatch):
             return search(queries, k)
 
         monkeypatch.setattr(engine.index, "search", noting)
-        running = Pipeline(engine, settings(), Metrics())
+        running = LocalBackend(engine, BatchOptions(), NullObserver())
         answers = []
         for _ in range(2):
-            answers.append(
-                await running.search(Work(**asked), remaining=60, then=lambda answer: answer.hits)
-            )
-            with running._batcher._working:  # until the worker is idle again
+            answers.append((await running.search(Query(**asked), Deadline.after(60))).hits)
+            with running._search_worker._working:  # until the worker is idle again
                 pass
-        running.close()
+        running._search_worker.close()
+        running._encode_worker.close()
         assert answers[0] == answers[1]
         assert threads[0] != threading.get_ident()  # nobody knew
         return threads[1] == threading.get_ident()
@@ -55,12 +57,12 @@ def vectors(vector_index):
 
 
 async def test_a_search_of_a_small_index_is_done_on_the_event_loop(done_here, vectors, monkeypatch):
-    assert await done_here(vectors, vector=VECTOR, k=FEW)
-    monkeypatch.setattr(pipeline, "SMALL", vectors.index.manifest.postings - 1)
-    assert not await done_here(vectors, vector=VECTOR, k=FEW)
+    assert await done_here(vectors, vector=VECTOR, k=INLINE_HITS)
+    monkeypatch.setattr(local, "INLINE_POSTINGS", vectors.index.manifest.postings - 1)
+    assert not await done_here(vectors, vector=VECTOR, k=INLINE_HITS)
 
 
-@pytest.mark.parametrize("more", [{"k": FEW + 1}, {"k": 1, "explain": True}])
+@pytest.mark.parametrize("more", [{"k": INLINE_HITS + 1}, {"k": 1, "explain": True}])
 async def test_long_answers_are_made_elsewhere(done_here, vectors, more):
     assert not await done_here(vectors, vector=VECTOR, **more)
 
@@ -74,4 +76,4 @@ async def test_a_text_is_brief_when_it_is_short_and_looked_up(
     with Collection(Index.open(text_index, threads=1)) as engine:
         engine.encoder = looks_up
         assert await done_here(engine, text="a river", k=5)
-        assert not await done_here(engine, text="river " * SHORT, k=5)
+        assert not await done_here(engine, text="river " * INLINE_TEXT, k=5)

@@ -12,7 +12,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from csplade.client.client import AsyncClient, Client, ServiceError
+from csplade.client.async_client import AsyncClient
+from csplade.client.client import Client
+from csplade.client.connection import ServiceError
 from csplade.core.errors import InputError, KeyMissingError, KeyWrongError, UnavailableError
 from csplade.service.auth import Keys
 from csplade.service.grpc.server import running
@@ -217,11 +219,11 @@ def test_a_taken_port_is_named(settings, vector_index):
         for values, complaint in [
             (
                 {"server__port": port},
-                r"cannot listen at 127\.0\.0\.1:\d+ \(server\.host, server\.port\)",
+                r"server\.host, server\.port: cannot listen at 127\.0\.0\.1:\d+",
             ),
             (
                 {"metrics__enabled": True, "metrics__port": metrics_port},
-                r"\(metrics\.host, metrics\.port\)",
+                r"metrics\.host, metrics\.port",
             ),
         ]:
             with (

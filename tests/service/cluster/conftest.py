@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from csplade.client.client import Client, ServiceError
+from csplade.client.client import Client
+from csplade.client.connection import ServiceError
 from csplade.core.document import Document
 from csplade.engine.collection import Collection
 from csplade.index import BuildOptions, Index, IndexBuilder

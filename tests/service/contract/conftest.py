@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from csplade.client.client import AsyncClient, Client
+from csplade.client.async_client import AsyncClient
+from csplade.client.client import Client
 from csplade.core.document import Document
 from csplade.index import BuildOptions, IndexBuilder
 from csplade.service.grpc.server import running

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from csplade.client.client import ServiceError
+from csplade.client.connection import ServiceError
 from csplade.core.vectors import SparseBatch
 from csplade.engine.collection import Collection
 from csplade.index import Index

@@ -4,7 +4,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from csplade.client.client import Client, ServiceError
+from csplade.client.client import Client
+from csplade.client.connection import ServiceError
 from csplade.service.grpc.server import SERVICE_NAME
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc

@@ -12,7 +12,8 @@ import grpc
 import psutil
 import pytest
 
-from csplade.client.client import AsyncClient, ServiceError
+from csplade.client.async_client import AsyncClient
+from csplade.client.connection import ServiceError
 from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.service.grpc.server import Server
@@ -28,7 +29,7 @@ class SlowIndex(Index):
 
     searched = 0
 
-    def search(self, queries, k):
+    def search(self, queries, k, mask=None):
         self.searched += len(queries)
         time.sleep(SERVICE_SECONDS)
         return super().search(queries, k)
@@ -47,6 +48,7 @@ async def slow(vector_index, settings):
     await server.load()
     yield server, index
     await server.drain()
+    await server.stop()
 
 
 def census():

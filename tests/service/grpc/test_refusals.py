@@ -11,7 +11,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from csplade.client.client import AsyncClient, Client, ServiceError
+from csplade.client.async_client import AsyncClient
+from csplade.client.client import Client
+from csplade.client.connection import ServiceError
 from csplade.engine.collection import Collection
 from csplade.service.grpc.server import SERVICE_NAME, Server, running
 from csplade.service.telemetry import logs
@@ -30,7 +32,7 @@ def test_a_full_queue_is_resource_exhausted_with_retry_info(held, settings, rand
         assert held.index.entered.wait(30)
         waiting = pool.submit(client.search, random_queries[1])
         assert until(lambda: server.metrics.queue_depth._value.get() == 1)
-        with pytest.raises(ServiceError, match=r"batching\.queue 1") as error:
+        with pytest.raises(ServiceError, match=r"batching\.queue: 1 queued") as error:
             client.search(random_queries[2])
         assert error.value.code == "RESOURCE_EXHAUSTED"
         assert 0.01 <= error.value.retry_after <= 10
@@ -51,7 +53,8 @@ def test_retry_info_is_a_google_rpc_status():
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    from csplade.service.grpc.status import OverloadedError, status_of
+    from csplade.core.errors import OverloadedError
+    from csplade.service.grpc.status import status_of
 
     file = descriptor_pb2.FileDescriptorProto(
         name="status.proto", package="t", syntax="proto3",
@@ -68,7 +71,7 @@ def test_retry_info_is_a_google_rpc_status():
     pool = descriptor_pool.Default()
     pool.Add(file)
     message = "full " * 60  # a length of two varint bytes
-    metadata = dict(status_of(OverloadedError(message, 1.25), "id").metadata)
+    metadata = dict(status_of(OverloadedError(message, 1.25)).metadata)
     decoded = message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Status"))()
     decoded.ParseFromString(metadata["grpc-status-details-bin"])
     assert (decoded.code, decoded.message) == (8, message.strip())
@@ -130,6 +133,7 @@ async def test_what_the_caller_gave_up_is_not_scored(held, settings, random_quer
         assert (await first).hits
         assert (await client.search(random_queries[5])).hits
     await server.drain()
+    await server.stop()
     assert held.index.searched == [1, 1]
 
 
@@ -138,7 +142,7 @@ def test_the_servers_own_limit_holds_without_a_deadline(held, settings, random_q
         running(settings(limits__timeout_seconds=0.2), held.opener) as server,
         Client(server.address, timeout=None) as client,
     ):
-        with pytest.raises(ServiceError, match=r"not answered within 0\.200 s") as error:
+        with pytest.raises(ServiceError, match=r"no answer within 0\.\d+ s") as error:
             client.search(random_queries[0])
         assert error.value.code == "DEADLINE_EXCEEDED"
         held.index.release.set()
@@ -162,7 +166,7 @@ def test_one_verification_at_a_time(vector_index, settings, random_queries):
     ):
         first = pool.submit(client.verify, random_queries[0])
         assert entered.wait(30)
-        with pytest.raises(ServiceError, match="one at a time") as error:
+        with pytest.raises(ServiceError, match="at most 1 is allowed") as error:
             client.verify(random_queries[1])
         assert error.value.code == "RESOURCE_EXHAUSTED"
         assert client.search(random_queries[1]).hits
@@ -201,12 +205,13 @@ async def test_not_ready_before_everything_is_loaded(vector_index, settings):
         assert (await client.search({1: 1.0})).matched > 0
         watch.cancel()
     await server.drain()
+    await server.stop()
 
 
 async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest(
     held, settings, random_queries
 ):
-    server = Server(settings(), held.opener)
+    server = Server(settings(server__lame_duck_seconds=0), held.opener)
     await server.start()
     await server.load()
     async with (
@@ -231,25 +236,26 @@ async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest(
         held.index.release.set()
         assert (await in_flight).hits
         assert (await stream.read()).response.hits
-        with pytest.raises(grpc.aio.AioRpcError, match="what was read has been answered"):
+        with pytest.raises(grpc.aio.AioRpcError, match="what was read is answered"):
             await stream.read()
         watch.cancel()
     await drain
 
 
 async def test_draining_does_not_wait_for_ever(held, settings, random_queries):
-    server = Server(settings(server__drain_seconds=0.1), held.opener)
+    server = Server(settings(server__drain_seconds=0.1, server__lame_duck_seconds=0), held.opener)
     await server.start()
     await server.load()
     async with AsyncClient(server.address) as client:
         stuck = asyncio.create_task(client.search(random_queries[0]))
         await asyncio.to_thread(held.index.entered.wait, 30)
-        drain = asyncio.create_task(server.drain())
+        await server.drain()
+        stop = asyncio.create_task(server.stop())
         with pytest.raises(ServiceError) as error:
             await stuck
         assert error.value.code in ("UNAVAILABLE", "CANCELLED")
         held.index.release.set()
-        await drain
+        await stop
 
 
 @pytest.fixture

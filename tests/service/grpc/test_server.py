@@ -15,7 +15,7 @@ from csplade.service.grpc.server import running
 
 def test_verify_reports_what_differs(vector_index, settings, random_queries):
     class Wrong(Index):
-        def search(self, queries, k):
+        def search(self, queries, k, mask=None):
             result = super().search(queries, k)
             result.scores[1] += 1
             return result
@@ -39,7 +39,7 @@ def test_verify_reports_what_differs(vector_index, settings, random_queries):
 def test_an_index_of_another_model_is_refused_at_the_start(text_index, tiny_model_of, settings):
     another = str(tiny_model_of(logit_scale=0.25))
     with (
-        pytest.raises(IncompatibleError, match="built by another encoder"),
+        pytest.raises(IncompatibleError, match="was built by an encoder"),
         running(settings(text_index, model__path=another, model__device="cpu")),
     ):
         pass

@@ -1,9 +1,8 @@
-"""The fan-out over real replicas in this process: Ray's part, calling them, is played by the test."""
+"""The Ray backend over real replicas in this process: Ray's part, calling them, is played by the test."""
 
 import asyncio
 import dataclasses
 import pickle
-import threading
 
 import numpy as np
 import pytest
@@ -13,21 +12,22 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from ray.exceptions import ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
-from csplade.core.errors import DeadlineError, IncompatibleError, OverloadedError, UnavailableError
-from csplade.core.vectors import SparseBatch
-from csplade.engine.collection import Collection
-from csplade.engine.local import Work
-from csplade.index import Index
-from csplade.service.ray.backend import HEAVY, TOGETHER, Catalog, Fanout, Peer
-from csplade.service.ray.replicas import (
-    Call,
-    EncoderReplica,
-    MovedError,
-    Refusal,
-    ShardReplica,
-    Target,
-    Versions,
+from csplade.core.errors import (
+    DeadlineError,
+    IncompatibleError,
+    OverloadedError,
+    UnavailableError,
 )
+from csplade.core.vectors import SparseBatch
+from csplade.engine.backend import Query
+from csplade.engine.collection import Collection
+from csplade.engine.deadline import Deadline
+from csplade.index import Index
+from csplade.service.ray.backend import RayBackend
+from csplade.service.ray.deployment import DeploymentClient
+from csplade.service.ray.fanout import DETAILED_HITS, HEAVY_POSTINGS
+from csplade.service.ray.messages import Call, MovedError, ShardQuery
+from csplade.service.ray.replicas import EncoderReplica, ShardReplica
 from csplade.service.telemetry.metrics import Metrics
 
 
@@ -94,127 +94,129 @@ async def shards(vector_index, settings):
 
 
 @pytest.fixture
-async def fanout_of(shards):
-    """Makes a fan-out with some settings."""
+async def backend_of(shards):
+    """Makes a backend with some settings."""
 
     async def make(settings, metrics=None):
-        facts = [await handle.replica.facts(Call("1", "", None)) for handle in shards]
-        peers = [Peer(f"shard {number}", handle) for number, handle in enumerate(shards)]
-        return Fanout("1", Catalog(facts, None), None, peers, settings, metrics or Metrics())
+        deployments = [DeploymentClient(f"shard {i}", handle) for i, handle in enumerate(shards)]
+        backend = RayBackend(settings, metrics or Metrics(), None, deployments)
+        await backend.refresh()
+        assert backend.ready
+        for handle in shards:
+            handle.calls = []
+        return backend
 
     return make
 
 
 @pytest.fixture
-async def fanout(fanout_of, vector_index, settings):
-    return await fanout_of(settings(vector_index))
+async def backend(backend_of, vector_index, settings):
+    return await backend_of(settings(vector_index))
 
 
-def work(query, k=20, **more):
-    terms = np.array(sorted(query), np.int32)
-    return Work(
-        vector=(terms, np.array([query[term] for term in terms.tolist()], np.float32)), k=k, **more
-    )
+def soon():
+    return Deadline.after(10)
 
 
-def same(answer):
-    return answer
+def query(weights, k=20, **more):
+    terms = np.array(sorted(weights), np.int32)
+    values = np.array([weights[term] for term in terms.tolist()], np.float32)
+    return Query(vector=(terms, values), k=k, **more)
 
 
-async def test_all_shards_together_answer_as_one_process(fanout, vector_index, random_queries):
+async def test_all_shards_together_answer_as_one_process(backend, vector_index, random_queries):
     with Index.open(vector_index, threads=1) as index:
         engine = Collection(index)
-        for query in random_queries:
+        for weights in random_queries:
             (alone,) = engine.search(
-                SparseBatch.from_rows([(list(query), list(query.values()))]), 40, explain=True
+                SparseBatch.from_rows([(list(weights), list(weights.values()))]), 40, explain=True
             )
-            answer = await fanout.search(
-                work(query, 40, explain=True, fetch=True), remaining=10, then=same
+            answer = await backend.search(
+                query(weights, 40, explain=True, with_document=True), soon()
             )
             assert answer.hits == alone.hits
             assert (answer.matched, answer.postings) == (alone.matched, alone.postings)
-            assert (answer.query_terms, answer.clipped) == (alone.query_terms, alone.clipped)
+            assert (answer.query_terms, answer.cut) == (alone.query_terms, alone.cut)
             assert answer.missing_shards == ()
 
 
 async def test_documents_of_few_hits_come_with_the_ranking_those_of_many_after_it(
-    fanout, shards, vector_index, random_queries
+    backend, shards, vector_index, random_queries
 ):
     with Index.open(vector_index, threads=1) as index:
         engine = Collection(index)
-        query = random_queries[0]
-        for k, calls in ((TOGETHER // 3, ["search"]), (TOGETHER // 3 + 1, ["search", "details"])):
+        weights = random_queries[0]
+        for k, calls in (
+            (DETAILED_HITS // 3, ["search"]),
+            (DETAILED_HITS // 3 + 1, ["search", "details"]),
+        ):
             (alone,) = engine.search(
-                SparseBatch.from_rows([(list(query), list(query.values()))]), k, explain=True
+                SparseBatch.from_rows([(list(weights), list(weights.values()))]), k, explain=True
             )
             for handle in shards:
                 handle.calls = []
-            answer = await fanout.search(
-                work(query, k, explain=True, fetch=True), remaining=10, then=same
+            answer = await backend.search(
+                query(weights, k, explain=True, with_document=True), soon()
             )
             assert answer.hits == alone.hits
             assert {hit.shard for hit in answer.hits} == {0, 1, 2}
             assert all(handle.calls == calls for handle in shards)
 
 
-async def test_a_search_is_done_once_more_when_a_replica_dies(fanout, shards, random_queries):
-    right = await fanout.search(work(random_queries[0]), remaining=10, then=same)
+async def test_a_search_is_done_once_more_when_a_replica_dies(backend, shards, random_queries):
+    right = await backend.search(query(random_queries[0]), soon())
     shards[1].failures, shards[1].calls = [lost()], []
-    answer = await fanout.search(work(random_queries[0]), remaining=10, then=same)
+    answer = await backend.search(query(random_queries[0]), soon())
     assert answer.hits == right.hits
     assert shards[1].calls == ["search", "search"]
 
 
-async def test_a_shard_that_is_gone_is_unavailable_or_missing(fanout, shards, random_queries):
-    whole = await fanout.search(work(random_queries[0], 300), remaining=10, then=same)
+async def test_a_shard_that_is_gone_is_unavailable_or_missing(backend, shards, random_queries):
+    whole = await backend.search(query(random_queries[0], 300), soon())
     shards[1].failures = [lost(), lost()]
-    with pytest.raises(UnavailableError, match="shard 1 does not answer"):
-        await fanout.search(work(random_queries[0]), remaining=10, then=same)
+    with pytest.raises(UnavailableError, match="shard 1: no replica answers"):
+        await backend.search(query(random_queries[0]), soon())
     shards[1].failures, shards[1].calls = [lost(), lost()], []
-    part = await fanout.search(
-        work(random_queries[0], 300, allow_partial=True), remaining=10, then=same
-    )
-    assert part.hits == [hit for hit in whole.hits if hit.shard != 1]
+    part = await backend.search(query(random_queries[0], 300, allow_partial=True), soon())
+    assert part.hits == tuple(hit for hit in whole.hits if hit.shard != 1)
     assert part.matched == len(part.hits) < whole.matched
     assert part.missing_shards == (1,)
     assert shards[1].calls == ["search", "search"]
     for handle in shards:
         handle.failures = [lost(), lost()]
-    with pytest.raises(UnavailableError, match="no shard answers"):
-        await fanout.search(work(random_queries[0], allow_partial=True), remaining=10, then=same)
+    with pytest.raises(UnavailableError, match="shards: none answers"):
+        await backend.search(query(random_queries[0], allow_partial=True), soon())
 
 
-async def test_what_fails_inside_a_replica_may_be_missing_too(fanout, shards, random_queries):
-    pipeline = shards[2].replica._versions.newest
+async def test_what_fails_inside_a_replica_may_be_missing_too(backend, shards, random_queries):
+    newest = shards[2].replica._versions.newest
 
     def broken(queries, k):
         raise RuntimeError("a secret of the inside")
 
-    pipeline.engine.index.search = broken
-    part = await fanout.search(work(random_queries[0], allow_partial=True), remaining=10, then=same)
+    newest.collection.index.search = broken
+    part = await backend.search(query(random_queries[0], allow_partial=True), soon())
     assert part.missing_shards == (2,)
     with pytest.raises(Exception, match="RuntimeError in a replica") as error:
-        await fanout.search(work(random_queries[0]), remaining=10, then=same)
+        await backend.search(query(random_queries[0]), soon())
     assert "secret" not in str(error.value)
 
 
-async def test_the_deadline_goes_with_every_call(fanout, shards, random_queries):
+async def test_the_deadline_goes_with_every_call(backend, shards, random_queries):
     shards[0].hold = asyncio.Event()
-    with pytest.raises(DeadlineError, match=r"not answered within 0\.100 s"):
-        await fanout.search(work(random_queries[0]), remaining=0.1, then=same)
+    with pytest.raises(DeadlineError, match=r"no answer within 0\.\d+ s"):
+        await backend.search(query(random_queries[0]), Deadline.after(0.1))
     while not shards[0].cancelled:
         await asyncio.sleep(0)
-    terms, weights = (part.tobytes() for part in work({1: 1.0}).vector)
-    (refusal,) = await shards[1].replica.search(
-        [(Call("1", "", 0.0), terms, weights, 5, False, False)]
-    )
-    assert isinstance(refusal.error(), DeadlineError)
+    terms, weights = query({1: 1.0}).vector
+    (error,) = await shards[1].replica.search([(Call("1", "", 0.0), ShardQuery(terms, weights, 5))])
+    assert isinstance(error, DeadlineError)
 
 
-async def test_a_request_that_is_given_up_is_given_up_everywhere(fanout, shards, random_queries):
+async def test_a_request_that_is_given_up_is_given_up_everywhere(backend, shards, random_queries):
     for handle in shards:
         handle.hold = asyncio.Event()
-    task = asyncio.create_task(fanout.search(work(random_queries[0]), remaining=None, then=same))
+    task = asyncio.create_task(backend.search(query(random_queries[0]), soon()))
     while not all(handle.calls for handle in shards):
         await asyncio.sleep(0)
     task.cancel()
@@ -226,13 +228,13 @@ async def test_a_request_that_is_given_up_is_given_up_everywhere(fanout, shards,
 
 
 async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
-    fanout_of, shards, vector_index, settings, random_queries
+    backend_of, shards, vector_index, settings, random_queries
 ):
     metrics = Metrics()
     chosen = settings(
         vector_index, batching__queue=2, limits__encode_texts=1, limits__stream_in_flight=1
     )
-    fanout = await fanout_of(chosen, metrics)
+    backend = await backend_of(chosen, metrics)
     for handle in shards:
         handle.hold, handle.calls = asyncio.Event(), []
 
@@ -240,13 +242,13 @@ async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
         return metrics.registry.get_sample_value("csplade_queue_depth")
 
     inside = []
-    for query in random_queries[:3]:
-        inside.append(asyncio.create_task(fanout.search(work(query), remaining=10, then=same)))
+    for weights in random_queries[:3]:
+        inside.append(asyncio.create_task(backend.search(query(weights), soon())))
         await asyncio.sleep(0)
         while not all(handle.calls for handle in shards):
             await asyncio.sleep(0)
-    with pytest.raises(OverloadedError, match=r"2 wait, 1 more exceed batching\.queue 2"):
-        await fanout.search(work(random_queries[3]), remaining=10, then=same)
+    with pytest.raises(OverloadedError, match=r"batching\.queue: 2 queued and 1 more exceed 2"):
+        await backend.search(query(random_queries[3]), soon())
     assert depth() == 2
     assert [handle.calls for handle in shards] == [["search"]] * 3
     for handle in shards:
@@ -254,18 +256,18 @@ async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
     first, *waited = await asyncio.gather(*inside)
     assert all(answer.timings["queue"] > first.timings["queue"] for answer in waited)
     assert depth() == 0
-    await fanout.search(work(random_queries[3]), remaining=10, then=same)
+    await backend.search(query(random_queries[3]), soon())
 
 
 async def test_light_searches_share_a_message_and_heavy_ones_go_apart(
-    fanout, shards, random_queries
+    backend, shards, random_queries
 ):
     async def three():
         for handle in shards:
             handle.hold, handle.calls = asyncio.Event(), []
         tasks = [
-            asyncio.create_task(fanout.search(work(query), remaining=10, then=same))
-            for query in random_queries[:3]
+            asyncio.create_task(backend.search(query(weights), soon()))
+            for weights in random_queries[:3]
         ]
         for _ in range(20):
             await asyncio.sleep(0)
@@ -276,12 +278,12 @@ async def test_light_searches_share_a_message_and_heavy_ones_go_apart(
 
     sent, light = await three()
     assert sent == [1, 1, 1]
-    index = shards[1].replica._versions.newest.engine.index
+    index = shards[1].replica._versions.newest.collection.index
     search = index.search
 
     def heavy(queries, k):
         result = search(queries, k)
-        return dataclasses.replace(result, postings=np.full_like(result.postings, HEAVY))
+        return dataclasses.replace(result, postings=np.full_like(result.postings, HEAVY_POSTINGS))
 
     index.search = heavy
     assert (await three())[1] == light
@@ -290,89 +292,43 @@ async def test_light_searches_share_a_message_and_heavy_ones_go_apart(
     assert hits == light
 
 
-async def test_refusals_keep_their_kind(fanout, shards, random_queries):
+async def test_errors_keep_their_kind(backend, shards, random_queries):
     shards[0].failures = [BackPressureError(num_queued_requests=1, max_queued_requests=1)]
     with pytest.raises(OverloadedError, match="shard 0"):
-        await fanout.search(work(random_queries[0]), remaining=10, then=same)
+        await backend.search(query(random_queries[0]), soon())
     for error in (
         OverloadedError("full", 1.5),
         MovedError("gone", ("2", "1")),
         IncompatibleError("no"),
     ):
-        back = pickle.loads(pickle.dumps(Refusal.of(error))).error()
+        back = pickle.loads(pickle.dumps(error))
         assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 
 async def test_a_silent_deployment_is_refused_at_once_until_it_speaks(
-    fanout, shards, random_queries
+    backend, shards, random_queries
 ):
-    (peer,) = [peer for peer in fanout._shards if peer.name == "shard 0"]
+    deployment = backend._shards[0]
     shards[0].failures = [lost(), lost()]
-    assert await peer.look() == () == await peer.look()
-    assert not peer.up
+    assert await deployment.probe() == () == await deployment.probe()
+    assert not deployment.up
     shards[0].calls = []
-    with pytest.raises(UnavailableError, match="shard 0 does not answer"):
-        await fanout.search(work(random_queries[0]), remaining=10, then=same)
+    with pytest.raises(UnavailableError, match="shard 0: no replica answers"):
+        await backend.search(query(random_queries[0]), soon())
     assert shards[0].calls == []
-    assert await peer.look() == ("1",)
-    assert (await fanout.search(work(random_queries[0]), remaining=10, then=same)).hits
+    assert await deployment.probe() == ("1",)
+    assert (await backend.search(query(random_queries[0]), soon())).hits
 
 
 async def test_texts_are_encoded_by_the_encoders_replica(text_index, encoder, settings):
     chosen = settings(text_index, model__threads=1, model__device="cpu")
     replica = EncoderReplica(chosen)
     await replica.reconfigure({})
-    facts = await replica.facts(Call("1", "", None))
-    assert (facts.fingerprint, facts.vocabulary_size) == (
-        encoder.fingerprint,
-        encoder.vocabulary_size,
-    )
-    assert facts.tokens == [encoder.token(term) for term in range(encoder.vocabulary_size)]
-    ((coded,),) = await replica.encode([(Call("1", "", 10.0), ["birds at sea"], "query")])
+    info = await replica.info(Call("1", "", 10.0))
+    assert info.encoder.fingerprint == encoder.fingerprint
+    assert info.encoder.tokens == [encoder.token(term) for term in range(encoder.vocabulary_size)]
+    ((encoding,),) = await replica.encode([(Call("1", "", 10.0), ["birds at sea"], "query")])
     terms, weights = encoder.encode_query(["birds at sea"]).row(0)
-    assert coded.terms == terms.tobytes()
-    np.testing.assert_array_equal(np.frombuffer(coded.weights, np.float32), weights)
+    np.testing.assert_array_equal(encoding.terms, terms)
+    np.testing.assert_array_equal(encoding.weights, weights)
     replica._versions.newest.close()
-
-
-class Thing:
-    """Stands for a pipeline."""
-
-    def __init__(self, name):
-        self.name, self.closed = name, threading.Event()
-        self.engine = self
-
-    def close(self):
-        self.closed.set()
-
-
-async def test_the_version_before_is_held_until_nobody_asks_for_it():
-    things = {}
-    loading = threading.Event()
-
-    def load(target):
-        if target.version != "1":
-            assert loading.wait(10)
-        if target.version == "bad":
-            raise ValueError("no such index")
-        return things.setdefault(target.version, Thing(target.version))
-
-    versions = Versions(load, retire_after=0.2)
-    await versions.update(Target(version="1"))
-    await versions.update(Target(version="2"))
-    assert versions.names == ("1",)  # not yet loaded, and nobody waited for it
-    with pytest.raises(MovedError) as error:
-        versions.pipeline("2")
-    assert error.value.versions == ("1",)
-    loading.set()
-    while versions.names != ("2", "1"):
-        await asyncio.sleep(0.01)
-    assert versions.pipeline("1") is things["1"]
-    assert versions.newest is versions.pipeline("2") is things["2"]
-    while versions.names != ("2",):
-        await asyncio.sleep(0.01)
-    assert await asyncio.to_thread(things["1"].closed.wait, 5)
-    assert not things["2"].closed.is_set()
-    await versions.update(Target(version="bad"))
-    await versions._following
-    assert versions.names == ("2",)  # what cannot be loaded changes nothing

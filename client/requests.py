@@ -1,0 +1,114 @@
+"""Turn a caller's values into messages, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..core.errors import InputError
+from ..v1 import retrieval_pb2 as pb
+
+Query = str | Mapping[int, float] | Mapping[str, float]
+"""A text, or a vector: term id -> weight, or token string -> weight."""
+
+MAX_K = 2**31 - 1
+MAX_WEIGHT = 3.4028234e38  # of float32
+KINDS = {"query": pb.TEXT_KIND_QUERY, "document": pb.TEXT_KIND_DOCUMENT}
+
+
+def search_request(
+    query: Query, k: int, explain: bool, with_document: bool, allow_partial: bool = False
+) -> pb.SearchRequest:
+    """Return the message of a Search. Raises InputError for a value that no service accepts."""
+    return pb.SearchRequest(
+        query=_query(query),
+        k=check_k(k),
+        explain=explain,
+        with_document=with_document,
+        allow_partial=allow_partial,
+    )
+
+
+def verify_request(query: Query, k: int) -> pb.VerifyRequest:
+    """Return the message of a Verify; raises as :func:`search_request`."""
+    return pb.VerifyRequest(query=_query(query), k=check_k(k))
+
+
+def encode_request(texts: Sequence[str], kind: str, decode: bool) -> pb.EncodeRequest:
+    """Return the message of an Encode; raises as :func:`search_request`."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InputError(f"texts: {_shown(texts)} is not a list; a list of strings is needed")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        _text(f"texts[{number}]", text)
+    if kind not in KINDS:
+        raise InputError(f"kind: {_shown(kind)} is unknown; {' or '.join(KINDS)}")
+    return pb.EncodeRequest(texts=texts, kind=KINDS[kind], decode=decode)
+
+
+def check_k(k: int) -> int:
+    """Return ``k``. Raises InputError unless it is a whole number of at least 1."""
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
+        raise InputError(f"k: {_shown(k)} is not allowed; a whole number of at least 1")
+    return k
+
+
+def check_queries(queries: Any) -> None:
+    """Raise InputError for a single query where many are needed."""
+    if isinstance(queries, str | Mapping):
+        raise InputError(f"queries: {_shown(queries)} is one query; a list of queries is needed")
+
+
+def _query(query: Query) -> pb.Query:
+    if isinstance(query, str):
+        return pb.Query(text=_text("query", query))
+    if not isinstance(query, Mapping):
+        raise InputError(
+            f"query: {_shown(query)} is not allowed; a text, or a mapping of term to weight"
+        )
+    weights = {term: _weight(term, weight) for term, weight in query.items()}
+    terms: list[Any] = [term for term, weight in weights.items() if weight]
+    values = [weights[term] for term in terms]
+    if terms and all(isinstance(term, str) for term in terms):
+        for term in terms:
+            _text("query", term)
+        return pb.Query(vector=pb.SparseVector(tokens=terms, values=values))
+    for term in terms:
+        if not _is_term(term):
+            raise InputError(
+                f"query: term {_shown(term)} is not allowed; all term ids from 0 to {2**32 - 1}, "
+                "or all token strings"
+            )
+    return pb.Query(vector=pb.SparseVector(indices=map(int, terms), values=values))
+
+
+def _text(field: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{field}: {_shown(text)} is not a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{field}: {_shown(text)} is not valid Unicode") from None
+    return text
+
+
+def _is_term(term: Any) -> bool:
+    return hasattr(term, "__index__") and not isinstance(term, bool) and 0 <= int(term) < 2**32
+
+
+def _weight(term: Any, weight: Any) -> float:
+    try:
+        value = float(weight)
+    except (TypeError, ValueError):
+        value = math.nan
+    if isinstance(weight, str) or not 0 < value < math.inf:
+        raise InputError(
+            f"query: weight {_shown(weight)} of term {_shown(term)} is not allowed; finite and > 0"
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

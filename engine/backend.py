@@ -1,0 +1,152 @@
+"""The contract between transports and engines.
+
+A transport (gRPC in one process, gRPC on Ray, HTTP) turns a request into a :class:`Query`, awaits a
+:class:`SearchBackend` and turns the result into a response. It knows nothing of the engine's insides,
+and the engine knows no transport. ``LocalBackend`` (``engine/local.py``) runs everything in this
+process; ``RayBackend`` (``service/ray/backend.py``) asks replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.document import TextKind
+from ..core.errors import IncompatibleError
+from ..core.results import Answer, Encoding, Verification
+from ..index import IndexManifest
+from .deadline import Deadline
+
+Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Terms int32 [n], strictly ascending, and weights float32 [n], finite and > 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """One search, checked by the transport. Exactly one of ``text`` and ``vector`` is set.
+
+    Attributes:
+        text: Text to encode as a query.
+        vector: A ready vector.
+        k: Hits at most, 1 to 10,000.
+        explain: Add contributions to the hits.
+        with_document: Add documents to the hits.
+        allow_partial: Accept an answer without the shards that fail, where shards can fail alone.
+        unknown_terms: Terms that the transport dropped because the collection does not have them.
+    """
+
+    text: str | None = None
+    vector: Vector | None = None
+    k: int = 10
+    explain: bool = False
+    with_document: bool = False
+    allow_partial: bool = False
+    unknown_terms: int = 0
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """Identity and rules of an encoder.
+
+    Attributes:
+        name: Name or path that it was loaded by.
+        fingerprint: Fingerprint of its manifest.
+        device: Where it runs.
+        query_encoder: "model" or "lexical".
+        manifest: Its manifest as plain values, without golden vectors.
+        tokens: Token string of each term.
+    """
+
+    name: str
+    fingerprint: str
+    device: str
+    query_encoder: str
+    manifest: Mapping[str, Any] = field(repr=False)
+    tokens: Sequence[str] = field(repr=False)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of terms."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    """What a collection is: its index, and the encoder if one is loaded."""
+
+    index: IndexManifest
+    encoder: EncoderInfo | None = None
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Fingerprint of the encoder that the index was built with; "" for ready vectors."""
+        return self.index.fingerprint or ""
+
+    @property
+    def score_scale(self) -> float:
+        """Weight of one step of an integer score."""
+        return self.index.query_scale * self.index.document_scale
+
+    @cached_property
+    def terms_by_token(self) -> Mapping[str, int]:
+        """Term of each token string; empty if neither the index nor an encoder has token strings.
+
+        The first of several terms with the same token string counts.
+        """
+        tokens = self._tokens or ()
+        return {token: term for term, token in reversed(list(enumerate(tokens)))}
+
+    def token(self, term: int) -> str:
+        """Return a term as a token string; "" if neither the index nor an encoder knows it."""
+        tokens = self._tokens
+        return "" if tokens is None else tokens[term]
+
+    def require_encoder(self) -> EncoderInfo:
+        """Return the encoder.
+
+        Raises:
+            IncompatibleError: none is loaded.
+        """
+        if self.encoder is None:
+            raise IncompatibleError(
+                "query.text: no encoder is loaded; search with vectors, or start with a model"
+            )
+        return self.encoder
+
+    @property
+    def _tokens(self) -> Sequence[str] | None:
+        if self.index.vocabulary is not None:
+            return self.index.vocabulary
+        return None if self.encoder is None else self.encoder.tokens
+
+
+class SearchBackend(Protocol):
+    """Answers searches of one collection; every method may be awaited by many callers at once.
+
+    All methods raise OverloadedError (queue full), DeadlineError, UnavailableError (closing, or a
+    part does not answer), and IncompatibleError (a text without an encoder).
+    """
+
+    @property
+    def info(self) -> CollectionInfo:
+        """What is searched now."""
+
+    async def search(self, query: Query, deadline: Deadline) -> Answer:
+        """Rank the documents of the collection for one query."""
+
+    async def encode(
+        self, texts: Sequence[str], kind: TextKind, deadline: Deadline
+    ) -> list[Encoding]:
+        """Encode texts to sparse vectors."""
+
+    async def verify(self, query: Query, deadline: Deadline) -> Verification:
+        """Compare the answer of one query with that of the exhaustive reference.
+
+        Raises:
+            OverloadedError: another verification is in progress.
+        """

@@ -1,0 +1,279 @@
+"""The plan of a batch: tokenize, encode, quantize, rank, fetch.
+
+:meth:`Collection.search` runs it for its caller, :class:`LocalBackend` in the batching worker. The
+steps of a task fill its fields one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.document import Document, TextKind
+from ..core.results import Answer, Contribution, Cut, Encoding, Hit
+from ..core.vectors import ImpactBatch, SparseBatch
+from ..index import SearchResult
+from .backend import Query, Vector
+from .deadline import Deadline
+from .observer import Observer
+
+if TYPE_CHECKING:
+    from ..model.tokens import Encoded, Tokens
+    from .collection import Collection
+
+KINDS: tuple[TextKind, ...] = ("query", "document")
+
+
+@dataclass(eq=False, slots=True)
+class SearchTask:
+    """One text to encode, or one query to encode and rank.
+
+    Attributes:
+        query: What is asked for. ``query.k`` is 0 for a text that is only encoded.
+        kind: The side of a search that the text stands for.
+        deadline: Tasks whose deadline passed are not ranked; they keep no result.
+        tokens: Of the text, once tokenized.
+        vector: The query's, or made of the text.
+        tokens_read: Tokens of the text that were encoded.
+        dropped_tokens, dropped_terms, clipped: What caps removed so far.
+        impacts: Queries of the batch as integers; ``row`` is this task's.
+        result: Hits of the batch, likewise.
+        answer: Once fetched.
+        timings: Nanoseconds by stage.
+    """
+
+    query: Query
+    kind: TextKind = "query"
+    deadline: Deadline | None = None
+    tokens: Tokens | None = None
+    vector: Vector | None = None
+    tokens_read: int = 0
+    dropped_tokens: int = 0
+    dropped_terms: int = 0
+    clipped: int = 0
+    impacts: ImpactBatch | None = None
+    result: SearchResult | None = None
+    row: int = 0
+    answer: Answer | None = None
+    timings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cut(self) -> Cut:
+        """What caps removed from the text or query."""
+        unknown = self.query.unknown_terms
+        return Cut(self.dropped_tokens, self.dropped_terms + unknown, self.clipped)
+
+
+class Plan:
+    """The steps of a batch on one collection. Safe to use from several threads at once.
+
+    Args:
+        collection: Index and encoder.
+        observer: Receives durations and counts.
+    """
+
+    def __init__(self, collection: Collection, observer: Observer) -> None:
+        self._collection, self._observer = collection, observer
+
+    def tokenize(self, tasks: Sequence[SearchTask]) -> None:
+        """Set the tokens of the tasks that have a text."""
+        for kind in KINDS:
+            texts = [task for task in tasks if task.query.text is not None and task.kind == kind]
+            if not texts:
+                continue
+            started = time.perf_counter_ns()
+            encoder = self._collection.require_encoder()
+            tokens = encoder.tokenize([task.query.text or "" for task in texts], kind)
+            spent = time.perf_counter_ns() - started
+            self._observer.stages({"tokenize": spent})
+            for row, task in enumerate(texts):
+                task.tokens = tokens.take([row])
+                task.timings["tokenize"] = spent
+
+    def run(self, tasks: Sequence[SearchTask]) -> None:
+        """Encode the tokenized texts, then rank all queries of the batch together."""
+        for task in tasks:
+            if task.query.vector is not None:
+                task.vector = task.query.vector
+        for kind in KINDS:
+            texts = [task for task in tasks if task.tokens is not None and task.kind == kind]
+            if self._collection.on_one_device:
+                queries = [task for task in texts if task.query.k]
+                if queries:
+                    self._encode_and_rank(queries, kind)
+                texts = [task for task in texts if not task.query.k]
+            if texts:
+                self._encode(texts, kind)
+        queries = [
+            task
+            for task in tasks
+            if task.query.k
+            and task.result is None
+            and not (task.deadline is not None and task.deadline.expired)
+        ]
+        if queries:
+            self._rank(queries)
+
+    def answer(self, task: SearchTask) -> Answer:
+        """Fetch ids, documents and contributions of a ranked query."""
+        assert task.impacts is not None
+        assert task.result is not None
+        started = time.perf_counter_ns()
+        info = self._collection.info
+        hits = self.hits(task)
+        spent = time.perf_counter_ns() - started
+        self._observer.stages({"fetch": spent})
+        return Answer(
+            hits=hits,
+            matched=int(task.result.matched[task.row]),
+            postings=int(task.result.postings[task.row]),
+            query_terms=len(task.impacts.row(task.row)[0]),
+            cut=task.cut,
+            timings={**task.timings, "fetch": spent},
+            generation=info.index.generation,
+            model_fingerprint=info.model_fingerprint,
+            score_scale=info.score_scale,
+        )
+
+    def encoding(self, task: SearchTask) -> Encoding:
+        """Return the vector of an encoded text."""
+        assert task.vector is not None
+        terms, weights = task.vector
+        return Encoding(
+            terms=terms,  # type: ignore[arg-type]
+            weights=weights,  # type: ignore[arg-type]
+            tokens_read=task.tokens_read,
+            cut=task.cut,
+            timings=task.timings,
+        )
+
+    def reference(self, task: SearchTask) -> tuple[Answer, int]:
+        """Rank a task's query again by the exhaustive reference.
+
+        Returns:
+            The reference's answer, and the nanoseconds that ranking took.
+        """
+        assert task.impacts is not None
+        terms, impacts = task.impacts.row(task.row)
+        alone = ImpactBatch.join([(terms, impacts)], task.impacts.scale)
+        started = time.perf_counter_ns()
+        result = self._collection.index.oracle(alone, task.query.k)
+        spent = time.perf_counter_ns() - started
+        return self.answer(SearchTask(task.query, impacts=alone, result=result)), spent
+
+    def rank_impacts(
+        self, tasks: Sequence[SearchTask], impacts: ImpactBatch, clipped: NDArray[np.int64]
+    ) -> None:
+        """Rank the queries of the tasks, given as integers; row i is that of task i."""
+        k = max(task.query.k for task in tasks)
+        self._ranked(tasks, impacts, clipped, self._collection.index.search(impacts, k))
+
+    def hits(self, task: SearchTask) -> tuple[Hit, ...]:
+        """Fetch the hits of a ranked query, with what else it asks for."""
+        assert task.impacts is not None
+        assert task.result is not None
+        collection, query, result = self._collection, task.query, task.result
+        first = int(result.indptr[task.row])
+        span = slice(first, min(first + query.k, int(result.indptr[task.row + 1])))
+        shards, ordinals, scores = result.shards[span], result.ordinals[span], result.scores[span]
+        documents: list[Document] | list[None] = [None] * len(scores)
+        if query.with_document:
+            documents = collection.index.fetch(shards, ordinals)
+            ids = [document.id for document in documents]
+        else:
+            ids = collection.index.ids(shards, ordinals)
+        reasons: list[tuple[Contribution, ...]] = [()] * len(scores)
+        scale = task.impacts.scale * collection.index.manifest.document_scale
+        if query.explain:
+            stored = collection.index.vectors(shards, ordinals)
+            asked = task.impacts.row(task.row)
+            reasons = [
+                self._contributions(*asked, *stored.row(i), scale) for i in range(len(scores))
+            ]
+        columns = (scores.tolist(), shards.tolist(), ordinals.tolist())
+        return tuple(
+            Hit(id, score * scale, score, shard, ordinal, document, why)
+            for id, score, shard, ordinal, document, why in zip(
+                ids, *columns, documents, reasons, strict=True
+            )
+        )
+
+    def _contributions(
+        self,
+        query_terms: NDArray[np.int32],
+        query_impacts: NDArray[np.int32],
+        document_terms: NDArray[np.int32],
+        document_impacts: NDArray[np.int32],
+        scale: float,
+    ) -> tuple[Contribution, ...]:
+        shared, in_query, in_document = np.intersect1d(
+            query_terms, document_terms, assume_unique=True, return_indices=True
+        )
+        of_query = query_impacts[in_query].astype(np.int64)
+        of_document = document_impacts[in_document].astype(np.int64)
+        products = of_query * of_document
+        order = np.lexsort((shared, -products))
+        columns = (column[order].tolist() for column in (shared, of_query, of_document, products))
+        token = self._collection.info.token
+        return tuple(
+            Contribution(term, token(term), query_impact, document_impact, product, product * scale)
+            for term, query_impact, document_impact, product in zip(*columns, strict=True)
+        )
+
+    def _encode(self, tasks: Sequence[SearchTask], kind: TextKind) -> None:
+        encoder = self._collection.require_encoder()
+        self._encoded(tasks, encoder.encode_tokens(_tokens(tasks), kind))
+
+    def _encode_and_rank(self, tasks: Sequence[SearchTask], kind: TextKind) -> None:
+        from .device_plan import rank  # torch and transformers, which other searches need not load
+
+        collection, k = self._collection, max(task.query.k for task in tasks)
+        encoder = collection.require_encoder()
+        ranked = rank(encoder, collection.index, _tokens(tasks), kind, k)
+        self._encoded(tasks, ranked.encoded)
+        self._ranked(tasks, ranked.queries, ranked.clipped, ranked.result)
+
+    def _encoded(self, tasks: Sequence[SearchTask], encoded: Encoded) -> None:
+        self._observer.stages(encoded.timings)
+        for i, task in enumerate(tasks):
+            task.vector = encoded.vectors.row(i)
+            task.tokens_read = int(encoded.tokens[i])
+            task.dropped_tokens = int(encoded.dropped_tokens[i])
+            task.dropped_terms = int(encoded.dropped_terms[i])
+            task.timings.update(encoded.timings)
+        self._observer.cut(
+            Cut(int(encoded.dropped_tokens.sum()), int(encoded.dropped_terms.sum()), 0)
+        )
+
+    def _rank(self, tasks: Sequence[SearchTask]) -> None:
+        vectors = SparseBatch.join([task.vector for task in tasks if task.vector])
+        impacts, clipped = self._collection.quantize(vectors)
+        self.rank_impacts(tasks, impacts, clipped)
+
+    def _ranked(
+        self,
+        tasks: Sequence[SearchTask],
+        impacts: ImpactBatch,
+        clipped: NDArray[np.int64],
+        result: SearchResult,
+    ) -> None:
+        self._observer.stages(result.timings)
+        terms = np.diff(impacts.indptr).tolist()
+        for row, task in enumerate(tasks):
+            task.impacts, task.result, task.row = impacts, result, row
+            task.clipped = int(clipped[row])
+            task.timings.update(result.timings)
+            self._observer.ranked(terms[row], int(result.postings[row]))
+        self._observer.cut(
+            Cut(0, sum(task.query.unknown_terms for task in tasks), int(clipped.sum()))
+        )
+
+
+def _tokens(tasks: Sequence[SearchTask]) -> Tokens:
+    parts = [task.tokens for task in tasks if task.tokens is not None]
+    return type(parts[0]).concatenate(parts)

@@ -1,0 +1,83 @@
+"""Build the parts of a service from its settings; every transport and Ray use the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..core.errors import InputError
+from ..engine.batching import BatchOptions
+from ..engine.collection import Collection, OpenOptions
+from ..engine.local import LocalBackend
+from .admission import Admission
+from .auth import Keys
+from .drain import Lifecycle
+from .settings import Settings
+from .telemetry.metrics import Metrics
+from .telemetry.tracing import Tracer
+
+Opener = Callable[[Settings], Collection]
+
+
+def open_collection(settings: Settings, shards: Sequence[int] | None = None) -> Collection:
+    """Open the collection that the settings describe, all shards or some.
+
+    Raises:
+        InputError: no index is named; and what :meth:`Collection.open` raises.
+    """
+    if settings.index is None:
+        raise InputError("index: not set; name its directory as the argument or in the settings")
+    return Collection.open(
+        settings.index,
+        OpenOptions(
+            model=settings.model.path,
+            with_encoder=settings.model.enabled,
+            device=settings.model.device,
+            quantization=settings.model.quantization,
+            encoder_threads=settings.model.threads,
+            index_threads=settings.scoring.threads,
+            index_device=settings.scoring.device,
+            shards=shards,
+        ),
+    )
+
+
+def backend(collection: Collection, settings: Settings, metrics: Metrics) -> LocalBackend:
+    """Return the backend of an open collection, which is closed with it."""
+    batching = settings.batching
+    options = BatchOptions(
+        queue=batching.queue,
+        tokens=batching.tokens,
+        background_tokens=batching.background_tokens,
+        tasks=batching.queries,
+        threads=settings.server.fetch_threads,
+    )
+    return LocalBackend(collection, options, metrics)
+
+
+def ready_backend(collection: Collection, settings: Settings, metrics: Metrics) -> LocalBackend:
+    """Return the backend of a collection that was searched once; record what it holds."""
+    if collection.encoder is not None:
+        collection.search(["ready"], 1, with_document=False)
+        metrics.model(collection.info)
+    metrics.index(collection.index.manifest)
+    return backend(collection, settings, metrics)
+
+
+def admission(
+    settings: Settings, lifecycle: Lifecycle, metrics: Metrics, tracer: Tracer | None
+) -> Admission:
+    """Return the admission that the settings describe.
+
+    Raises:
+        InputError: the file of keys cannot be used.
+    """
+    file = settings.security.keys_file
+    return Admission(
+        lifecycle,
+        metrics,
+        None if file is None else Keys(file),
+        in_flight=settings.limits.in_flight,
+        timeout=settings.limits.timeout_seconds,
+        log_requests=settings.logging.requests,
+        tracer=tracer,
+    )
