@@ -15,7 +15,6 @@ from .index import Directory
 
 if TYPE_CHECKING:
     from ..core.results import Answer, Hit
-    from ..engine.collection import Collection
 
 SNIPPET_CHARACTERS = 100  # of a document, in the table
 TERMS_SHOWN = 6  # per hit, in the table
@@ -112,7 +111,10 @@ def _write(
         for done, (query, answer) in enumerate(answers, 1):
             run.write(
                 query,
-                ((hit.id, hit.integer_score if integer_scores else hit.score) for hit in answer.hits),
+                (
+                    (hit.id, hit.integer_score if integer_scores else hit.score)
+                    for hit in answer.hits
+                ),
             )
             cuts = (not answer.hits, answer.cut.tokens, answer.cut.terms, answer.cut.impacts)
             counts = {

@@ -167,6 +167,7 @@ class Server:
             await asyncio.wait_for(self._lifecycle.idle.wait(), settings.drain_seconds)
         except TimeoutError:
             log.warning("requests are still in flight after server.drain_seconds")
+
     async def stop(self) -> None:
         """Close the connections and everything else.
 
