@@ -156,7 +156,7 @@ def _first_vector(encoder):
 
 def test_another_model_is_refused(fails, small_index, tiny_model_of):
     other = tiny_model_of(logit_scale=0.4)
-    assert "another encoder" in fails("search", small_index, "tea", "--model", other)
+    assert "was built by an encoder" in fails("search", small_index, "tea", "--model", other)
 
 
 def test_bad_input(fails, lines, small_index, tmp_path, string_index):

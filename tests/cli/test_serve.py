@@ -52,7 +52,8 @@ def process():
 
 
 def test_sigterm_lets_the_request_in_flight_finish(process, vector_index, random_queries):
-    options = ("--port", 0, "--no-metrics", "--threads", 1, "--no-model")
+    options = ["--port", 0, "--no-metrics", "--threads", 1, "--no-model"]
+    options += ["--set", "server.lame_duck_seconds=0"]
     served = process([sys.executable, "-c", HELD, "serve"], vector_index, *options)
     address = served.stdout.readline().strip()
     with (
@@ -96,7 +97,7 @@ def test_settings_come_from_file_and_flags(process, vector_index, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["--port", "0"], 1, "csplade: no index is given"),
+        (["--port", "0"], 1, "csplade: index: not set"),
         (
             ["{index}", "--set", "limits.kk=1"],
             1,
