@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .errors import InputError
+
 TextKind = Literal["query", "document"]
 """The side of a search that a text is encoded for."""
-
-from .errors import InputError
 
 _NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
