@@ -10,8 +10,6 @@ READY  := $(VENV)/.ready
 TESTS ?= tests
 INDEX ?=
 ARGS  ?=
-# The Python of a GPU machine whose Triton is not the pinned one; gpu-triton packs one for it.
-GPU_PYTHON ?= 3.12
 
 # What the package `csplade` consists of; pyproject.toml tells pip the same.
 MODULES := $(wildcard *.py) py.typed proto/csplade/v1 \
@@ -23,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test lint fmt types coverage docs bench serve proto study \
-	gpu-check gpu-triton clean
+	gpu-check clean
 
 help: ## list the targets
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
@@ -92,22 +90,6 @@ study: $(READY) ## train toy models and print the tables of docs/study.md
 
 gpu-check: ## check and time the kernels on this GPU, nothing installed (ARGS='--out DIR')
 	$(PYTHON) bench/gpu_check.py $(ARGS)
-
-# The wheel takes 190 MB, most of it symbols and profilers; 50 are enough to compile and launch.
-TRITON_UNUSED := profiler FileCheck _C/libproton.so instrumentation/*.so plugins/*.so* \
-	backends/amd backends/nvidia/lib/cupti backends/nvidia/bin/ptxas-blackwell
-
-gpu-triton: ## pack the pinned Triton for a GPU machine, build/triton.tar.xz (GPU_PYTHON=3.12)
-	@rm -rf build/triton && mkdir -p build/triton
-	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps \
-		--only-binary=:all: -c constraints.txt --python-version $(GPU_PYTHON) \
-		--implementation cp --platform manylinux_2_28_x86_64 \
-		--platform manylinux_2_27_x86_64 -d build/triton triton
-	$(PYTHON) -m zipfile -e build/triton/triton-*.whl build/triton
-	cd build/triton/triton && rm -rf $(TRITON_UNUSED)
-	strip build/triton/triton/_C/libtriton.so
-	chmod +x build/triton/triton/backends/nvidia/bin/*
-	tar -C build/triton -c triton | xz -6 -T0 > build/triton.tar.xz && rm -rf build/triton
 
 clean: ## remove build/ and the caches of the tools
 	rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

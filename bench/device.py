@@ -9,7 +9,7 @@ times are the host's, from impacts on the host to ranked keys on the host.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, pairwise
 from statistics import median
@@ -72,8 +72,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class DeviceReport:
-    """What was run, and on what."""
+class Made:
+    """Describe what is searched, and on what."""
 
     collection: str
     hardware: str
@@ -84,9 +84,23 @@ class DeviceReport:
     seconds_to_make: float
     query_terms: int
     k: int
+    ceilings: Ceilings
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """Report one benchmark.
+
+    Attributes:
+        made: what was searched, and on what.
+        checked: queries whose answers equal plain torch's.
+        repeatable: whether repeats gave the same bytes.
+        batches: one result per size of batch.
+    """
+
+    made: Made
     checked: int
     repeatable: bool
-    ceilings: Ceilings
     batches: tuple[Measured, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -113,18 +127,49 @@ class DeviceReport:
 
     def notes(self) -> list[str]:
         """What the table needs to be read."""
+        made = self.made
         return [
-            self.collection,
-            f"{self.postings:,} postings, {self.index_bytes / 2**30:.2f} GiB, made in "
-            f"{self.seconds_to_make:.1f} s; "
-            f"queries of {self.query_terms} terms, top {self.k}, backend {self.backend}",
+            made.collection,
+            f"{made.postings:,} postings, {made.index_bytes / 2**30:.2f} GiB, made in "
+            f"{made.seconds_to_make:.1f} s; queries of {made.query_terms} terms, top {made.k}, "
+            f"backend {made.backend}",
             f"{self.checked} queries equal plain torch's exhaustive answer; three repeats gave "
             "the same bytes",
-            f"{self.hardware}; copy {self.ceilings.copy / 1e12:.3f} TB/s read and written",
+            f"{made.hardware}; copy {made.ceilings.copy / 1e12:.3f} TB/s read and written",
         ]
 
 
 def run(
+    documents: int,
+    mean_terms: float,
+    query_terms: int,
+    k: int,
+    *,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    **options: Any,
+) -> DeviceReport:
+    """Make a collection on the device and time searches in it.
+
+    Args:
+        documents, mean_terms, query_terms, k: as for :func:`steps`.
+        progress: called with a stage, steps done and steps in all.
+        options: of :func:`steps`.
+
+    Raises:
+        CspladeError: an answer differs from plain torch's, or from itself when asked again.
+    """
+    measured: list[Measured] = []
+    total = len(options.get("batches", BATCHES))
+    for step in steps(documents, mean_terms, query_terms, k, **options):
+        if isinstance(step, Made):
+            made = step
+            continue
+        measured.append(step)
+        progress("batches", len(measured), total)
+    return DeviceReport(made, CHECKED, True, tuple(measured))
+
+
+def steps(
     documents: int,
     mean_terms: float,
     query_terms: int,
@@ -136,9 +181,8 @@ def run(
     batches: Sequence[int] = BATCHES,
     rounds: int = ROUNDS,
     backend: str | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> DeviceReport:
-    """Make a collection on the device and time searches in it.
+) -> Iterator[Made | Measured]:
+    """Make a collection on the device, then time batch after batch; yield each result at once.
 
     Args:
         documents, mean_terms, vocabulary, seed: of the collection, see :mod:`.distribution`;
@@ -149,7 +193,6 @@ def run(
         batches: sizes of batches.
         rounds: batches of each size.
         backend: of :func:`.search_blocks`; None takes the fastest.
-        progress: called with a stage, steps done and steps in all.
 
     Raises:
         CspladeError: an answer differs from plain torch's, or from itself when asked again.
@@ -157,11 +200,22 @@ def run(
     place = torch.device(device)
     started = time.perf_counter()
     postings = collection(documents, mean_terms, vocabulary, seed, place)
-    read_total = len(postings.locals)
     if place.type == "cuda":
         torch.cuda.synchronize(place)
-    made = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     ceilings = Ceilings.measure(place)
+    yield Made(
+        distribution.describe(documents, mean_terms, seed, vocabulary) + f", made on {place.type}",
+        hardware(place),
+        backend or choose_backend(postings),
+        documents,
+        len(postings.locals),
+        postings.nbytes,
+        seconds,
+        query_terms,
+        k,
+        ceilings,
+    )
     chances = distribution.probabilities(vocabulary)
 
     def draw(count: int, number: int) -> ImpactBatch:
@@ -172,35 +226,17 @@ def run(
 
     checked = draw(CHECKED, 0)
     _check(search(Queries.from_impacts(checked, place)), checked, postings, k)
-    measured = []
-    for turn, batch in enumerate(batches):
+    _check_repeatable(search, Queries.from_impacts(draw(max(batches), 1), place))
+    for batch in batches:
         drawn = [draw(batch, 1 + number) for number in range(rounds)]
-        measured.append(_measure(drawn, search, place, ceilings))
-        progress("batches", turn + 1, len(batches))
-    again = Queries.from_impacts(draw(max(batches), 1), place)
-    answers = [fetch(*vars(search(again)).values()) for _ in range(3)]
-    repeatable = all(
-        np.array_equal(one, other)
-        for answer in answers[1:]
-        for one, other in zip(answers[0], answer, strict=True)
-    )
-    if not repeatable:
-        raise CspladeError("the same queries gave different answers when asked again")
-    return DeviceReport(
-        distribution.describe(documents, mean_terms, seed, vocabulary) + f", made on {place.type}",
-        hardware(place),
-        backend or choose_backend(postings),
-        documents,
-        read_total,
-        postings.nbytes,
-        made,
-        query_terms,
-        k,
-        CHECKED,
-        repeatable,
-        ceilings,
-        tuple(measured),
-    )
+        yield _measure(drawn, search, place, ceilings)
+
+
+def _check_repeatable(search: Callable[..., Found], queries: Queries) -> None:
+    answers = [fetch(*vars(search(queries)).values()) for _ in range(3)]
+    for answer in answers[1:]:
+        if not all(map(np.array_equal, answers[0], answer)):
+            raise CspladeError("the same queries gave different answers when asked again")
 
 
 def _measure(

@@ -79,6 +79,7 @@ def compare_with_loop(
     passages: int,
     *,
     threads: int,
+    device: str = "cpu",
     rounds: int = ROUNDS,
 ) -> EncodeReport:
     """Encode passages of exactly ``tokens`` tokens and single queries of 12 tokens, in turns.
@@ -89,12 +90,13 @@ def compare_with_loop(
         tokens: length of every passage.
         passages: number of passages at most; rounded down to whole batches of the loop.
         threads: threads of torch.
+        device: of both encoders: "cpu", "cuda", "cuda:1" ...
         rounds: turns of each encoder.
 
     Raises:
         InputError: the texts are too short for one batch, or ``tokens`` exceeds the model's cap.
     """
-    encoder = Encoder.from_pretrained(model, device="cpu", threads=threads)
+    encoder = Encoder.from_pretrained(model, device=device, threads=threads)
     if tokens > encoder.manifest.document_max_tokens:
         raise InputError(
             f"tokens: {tokens} is too large; {model} takes at most "
@@ -109,7 +111,7 @@ def compare_with_loop(
     rows = list(stream[: count * tokens].reshape(count, tokens))
     contenders: dict[str, Encode] = {
         "csplade": lambda ids, kind: encoder.encode_tokens(_tokens(ids), kind).vectors,  # type: ignore[arg-type]
-        "plain transformers loop": _PlainLoop(encoder, model),
+        "plain transformers loop": _PlainLoop(encoder, model, torch.device(device)),
     }
     ours, theirs = (encode(rows[:BATCH], "document") for encode in contenders.values())
     query = [rows[0][:QUERY_TOKENS]]
@@ -119,7 +121,7 @@ def compare_with_loop(
         tokens,
         len(query[0]),
         threads,
-        cpu_hardware(),
+        hardware_line(device),
         min(_cosine(*pair, encoder.vocabulary_size) for pair in zip(ours, theirs, strict=True)),
         measure(contenders, rows, query, rounds),
     )
@@ -148,10 +150,11 @@ def measure(
 class _PlainLoop:
     """Computes the logits [batch, tokens, V], then everything else on them."""
 
-    def __init__(self, encoder: Encoder, model: str) -> None:
+    def __init__(self, encoder: Encoder, model: str, device: torch.device) -> None:
         directory = resolve(model)
-        self.manifest = encoder.manifest
-        self.lm = load_merged(find(directory, self.manifest), self.manifest, default_dtype("cpu"))
+        self.manifest, self.device = encoder.manifest, device
+        base = find(directory, self.manifest)
+        self.lm = load_merged(base, self.manifest, default_dtype(device.type)).to(device)
         kept = load_head(directory, self.manifest.vocabulary_size)
         self.bias = torch.full((self.manifest.vocabulary_size,), -torch.inf)
         self.bias[torch.from_numpy(kept.terms).long()] = torch.from_numpy(kept.bias)
@@ -170,10 +173,12 @@ class _PlainLoop:
             mask = torch.ones(len(inputs), 1, width, width, dtype=torch.bool)
             if self.manifest.variant != "bidirectional":
                 mask = mask.tril()
-            logits = self.lm(inputs, attention_mask=mask, use_cache=False).logits
-            logits = logits[:, -len(ids[start]) :].float() + self.bias
+            logits = self.lm(
+                inputs.to(self.device), attention_mask=mask.to(self.device), use_cache=False
+            ).logits
+            logits = logits[:, -len(ids[start]) :].float() + self.bias.to(self.device)
             scaled = self.manifest.logit_scale * logits + self.manifest.logit_shift
-            pooled = torch.log1p(torch.relu(scaled)).amax(1)
+            pooled = torch.log1p(torch.relu(scaled)).amax(1).cpu()
             for tokens, row in zip(ids[start : start + BATCH], pooled, strict=True):
                 own = torch.from_numpy(tokens.astype(np.int64))
                 counts = torch.bincount(
@@ -185,10 +190,10 @@ class _PlainLoop:
         return rows
 
 
-def cpu_hardware() -> str:
+def hardware_line(device: str = "cpu") -> str:
     """Return the machine and the encoder's type of numbers in one line."""
-    dtype = str(default_dtype("cpu")).removeprefix("torch.")
-    return f"{hardware()}, {dtype}"
+    dtype = str(default_dtype(torch.device(device).type)).removeprefix("torch.")
+    return f"{hardware(device)}, {dtype}"
 
 
 def _tokens(ids: list[Any]) -> Tokens:

@@ -1,176 +1,102 @@
-"""One run on a GPU machine: check the kernels against their references, time them, time searching,
-and write it all down.
+"""Check and measure the GPU path on a rented machine, in four calls of less than ten minutes.
 
-``python bench/gpu_check.py --out DIR`` from a checkout; nothing needs to be installed but torch,
-triton and numpy (with pytest, hypothesis, safetensors and numba the tests run, too). Every stage is
-a process of its own with its own time limit, so that a kernel that hangs or spoils the CUDA context
-costs its stage and not the run. What a stage measured is written as soon as it ends.
+``python bench/gpu_check.py --call 1 --out DIR`` from a checkout, then calls 2 to 4. Nothing needs
+to be installed but torch, Triton, NumPy and pytest; hypothesis, safetensors and numba serve the
+tests, transformers the network, pytest-xdist, compute-sanitizer and ncu are used where they exist.
 
-Triton: the one that is installed, or (``--triton ARCHIVE``) one that was carried along, packed by
-``make gpu-triton``.
+1. the environment, the tests marked ``gpu``, compute-sanitizer;
+2. machine code, head tiles, topk, score and select, profiles;
+3. query encoding with random weights, eager and as CUDA graphs;
+4. the headline with its baselines.
+
+Every stage is a process of its own with its own time limit: a kernel that hangs or breaks the CUDA
+context costs its stage and not the call. A row is written and flushed when it is measured, so a
+stage that is stopped keeps its rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shlex
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = (
-    "tests/kernels",
-    "tests/index/read/test_device.py",
-    "tests/engine/test_device_plan.py",
-)
-# The headline collection, and one of an encoder with a large vocabulary.
-PASSAGES = {"documents": 8_800_000, "mean_terms": 119, "query_terms": 43, "k": 1000}
-LARGE_VOCABULARY = {
-    "documents": 1_000_000, "mean_terms": 300, "query_terms": 43, "k": 1000, "vocabulary": 128_256,
-}  # fmt: skip
-TINY = {
-    "documents": 300,
-    "mean_terms": 20,
-    "query_terms": 6,
-    "k": 10,
-    "rounds": 2,
-    "batches": (1, 4),
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a stage found: a table to read, lines below it, and all of its numbers; ``fault`` says
-    what is wrong with them.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
-    numbers: Any
-    fault: str = ""
+# Tests marked gpu that import nothing a GPU machine lacks.
+TESTS = ("tests/kernels", "tests/index/read/test_device.py")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run: ``seconds`` it may take, and what makes its table (None for the tests)."""
+    """Describe a part of a call.
 
+    Attributes:
+        call: 1 to 4.
+        seconds: time limit.
+        predicted: what was predicted before the first measurement, for its heading.
+    """
+
+    call: int
     seconds: int
-    work: Callable[[bool], Table] | None
-
-
-def machine_code(rehearse: bool) -> Table:
-    """Every kernel compiled for this GPU, ahead of its launch."""
-    import torch
-
-    # Absolute here and below: this file runs as a script of a checkout, where nothing is installed.
-    from csplade.kernels.runtime import aot
-
-    major, minor = (9, 0) if rehearse else torch.cuda.get_device_capability()
-    chosen = [case for case in aot.cases() if not rehearse or case.name.startswith("select/expand")]
-    found = list(aot.compile_all(chosen, [10 * major + minor]))
-    failed = sum(not one.ok for one in found)
-    return Table(
-        aot.HEADINGS,
-        [one.row() for one in found],
-        [],
-        [one.to_json() for one in found],
-        f"{failed} of {len(found)} kernels are not as they should be" if failed else "",
-    )
-
-
-def kernels(rehearse: bool) -> Table:
-    """Each kernel beside its floor and its alternatives."""
-    from csplade.bench import kernels as bench
-
-    return _table(bench.HEADINGS, bench.run("cpu" if rehearse else "cuda", progress=_say))
-
-
-def passages(rehearse: bool) -> Table:
-    """Searching 8.8 million documents."""
-    return _search(PASSAGES, rehearse)
-
-
-def large_vocabulary(rehearse: bool) -> Table:
-    """Searching a million documents of 300 terms out of 128,256."""
-    return _search(LARGE_VOCABULARY, rehearse)
-
-
-def _search(sizes: dict[str, Any], rehearse: bool) -> Table:
-    from csplade.bench import device as bench
-
-    sizes = sizes | TINY if rehearse else sizes
-    return _table(bench.HEADINGS, bench.run(**sizes, device="cpu" if rehearse else "cuda"))
-
-
-def _table(headings: Sequence[str], report: Any) -> Table:
-    return Table(headings, report.rows(), report.notes(), report.to_json())
+    predicted: str = ""
 
 
 STAGES = {
-    "tests": Stage(300, None),
-    "machine_code": Stage(150, machine_code),
-    "passages": Stage(120, passages),
-    "large_vocabulary": Stage(90, large_vocabulary),
-    "kernels": Stage(200, kernels),
+    "environment": Stage(1, 60),
+    "tests": Stage(1, 240),
+    "sanitizer": Stage(1, 180),
+    "machine_code": Stage(2, 150),
+    "heads": Stage(2, 90, "128x256: 1.15 to 1.35 times as fast as 128x128 at 8,192 tokens"),
+    "topks": Stage(2, 40, "8,600 positive: 25 to 35 times as fast as merging sorted blocks"),
+    "scores": Stage(2, 120, "35 to 60 us for one query, 50 to 75 us a query at batch 64"),
+    "profile": Stage(2, 120),
+    "networks": Stage(3, 480, "1B, one query: 3 ms eager (34 launches a layer), 0.8 ms as a graph"),
+    "passages": Stage(4, 200, "batch 1: 0.12 to 0.25 ms, bound by the host; 0.10 ms at batch 64"),
+    "large_vocabulary": Stage(4, 120),
+    "baselines": Stage(4, 180),
 }
 
 
 def main() -> int:
-    """Run the stages; returns 0 if all of them came through."""
-    parser = argparse.ArgumentParser(description="Check and time csplade on this machine's GPU.")
+    """Run the stages of a call; return 0 if all of them passed."""
+    parser = argparse.ArgumentParser(description="Check and measure csplade on this GPU.")
     parser.add_argument(
         "--out", type=Path, default=Path(os.environ.get("OUT", "runs/gpu")), help="results go here"
     )
-    parser.add_argument(
-        "--triton", type=Path, help="archive of `make gpu-triton`, instead of the installed Triton"
-    )
-    parser.add_argument(
-        "--stages", default=",".join(STAGES), help=f"which, in order; default {','.join(STAGES)}"
-    )
+    parser.add_argument("--call", type=int, choices=(1, 2, 3, 4), help="which stages; default all")
+    parser.add_argument("--stages", help=f"instead: names, in order, of {', '.join(STAGES)}")
     parser.add_argument("--seconds", type=int, default=570, help="for all stages together")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")
     options = parser.parse_args()
-    names = options.stages.split(",")
+    chosen = [name for name, stage in STAGES.items() if options.call in (None, stage.call)]
+    names = options.stages.split(",") if options.stages else chosen
     if unknown := [name for name in names if name not in STAGES]:
-        parser.error(f"unknown stages {', '.join(unknown)}; known are {', '.join(STAGES)}")
+        parser.error(f"unknown stages {', '.join(unknown)}; allowed {', '.join(STAGES)}")
     options.out.mkdir(parents=True, exist_ok=True)
+    out: Path = options.out.resolve()
     deadline = time.monotonic() + options.seconds
+    page = Page(out, options.rehearse)
     with tempfile.TemporaryDirectory() as scratch:
-        environment = _environment(Path(scratch), options.triton)
-        results: dict[str, Any] = {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rehearsal": options.rehearse,
-            **_machine(environment),
-            "stages": {},
-        }
-        with (options.out / "log.txt").open("w") as log:
-            for name in names:
-                _say(f"== {name}")
-                left = deadline - time.monotonic()
-                results["stages"][name] = _run(
-                    name, options.rehearse, left, environment, Path(scratch), log
-                )
-                _write(options.out, results)
-    print((options.out / "results.md").read_text())
-    return 0 if all(stage["passed"] for stage in results["stages"].values()) else 1
+        environment = environment_of(Path(scratch))
+        for name in names:
+            print(f"== {name}", file=sys.stderr, flush=True)
+            left = deadline - time.monotonic()
+            page.add(name, run(name, options.rehearse, left, environment, out))
+    print((out / "results.md").read_text())
+    return 0 if page.passed else 1
 
 
-def _environment(scratch: Path, triton: Path | None) -> dict[str, str]:
-    """For the stages: the checkout as the package ``csplade``, which the repository's root is, and
-    perhaps another Triton.
-    """
+def environment_of(scratch: Path) -> dict[str, str]:
+    """Return the environment of the stages: the checkout is the package ``csplade``."""
     package = scratch / "packages" / "csplade"
     package.mkdir(parents=True)
     for entry in ROOT.iterdir():
@@ -181,129 +107,124 @@ def _environment(scratch: Path, triton: Path | None) -> dict[str, str]:
         ):
             (package / entry.name).symlink_to(entry)
     (package / "v1").symlink_to(ROOT / "proto" / "csplade" / "v1")
-    paths = [str(package.parent)]
-    # Safe path: the root itself must not be searched, its folders have names that other packages
-    # have, too.
-    environment = os.environ | {
+    # Safe path: folders of the root have names that other packages have too.
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(package.parent), os.environ.get("PYTHONPATH", "")])
+        ),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "TRITON_CACHE_DIR": str(scratch / "triton-cache"),
     }
-    environment["TRITON_CACHE_DIR"] = str(scratch / "triton-cache")
-    if triton is not None:
-        with tarfile.open(triton) as archive:
-            archive.extractall(scratch / "triton", filter="data")
-        paths.insert(0, str(scratch / "triton"))
-        environment["TRITON_BACKENDS_IN_TREE"] = (
-            "1"  # not those that the installed Triton has registered
-        )
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    return environment
 
 
-def _machine(environment: dict[str, str]) -> dict[str, str]:
-    """Card, driver and versions, as the stages will see them."""
-    card = "none"
-    try:
-        query = [
-            "nvidia-smi",
-            "--query-gpu=name,memory.total,driver_version",
-            "--format=csv,noheader",
-        ]
-        card = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        _say(f"nvidia-smi: {error}")
-    program = "import sys, torch, triton; print(sys.version.split()[0], torch.__version__, triton.__version__)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"gpu_check: torch and triton must import here:\n{done.stderr}")
-    python, torch, triton = done.stdout.split()
-    return {"card": card, "python": python, "torch": torch, "triton": triton}
+def pytest_command(*, collect: bool) -> list[str]:
+    """Return the pytest command line of the tests on a GPU."""
+    workers = ["-n", "4"] if importlib.util.find_spec("xdist") and not collect else []
+    options = ["--collect-only", "-q"] if collect else ["-rs", "--durations=10"]
+    return ["-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", *workers, *options, *TESTS]
 
 
-def _run(
-    name: str, rehearse: bool, left: float, environment: dict[str, str], scratch: Path, log: Any
+def run(
+    name: str, rehearse: bool, left: float, environment: dict[str, str], out: Path
 ) -> dict[str, Any]:
-    """One stage in a process of its own; its output goes to the log."""
-    stage, result = STAGES[name], scratch / f"{name}.json"
-    if stage.work is None:
-        command = [
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "gpu",
-            "-rs",
-            "--durations=10",
-            *TESTS,
-        ]
+    """Run one stage in a process of its own; its rows go to a file, its output to a log."""
+    rows = out / f"{name}.jsonl"
+    rows.unlink(missing_ok=True)
+    if name == "tests":
+        command = pytest_command(collect=rehearse)
     else:
-        call = f"stage({name!r}, {rehearse}, {str(result)!r})"
+        call = f"stage({name!r}, {rehearse}, {str(rows)!r})"
         command = ["-c", f"from csplade.bench.gpu_check import stage; {call}"]
-    log.write(f"\n== {name}\n")
-    log.flush()
-    started, seconds = time.monotonic(), min(stage.seconds, left)
+    started, seconds = time.monotonic(), min(STAGES[name].seconds, left)
+    with (out / f"{name}.log").open("w") as log:
+        ending = _finish([sys.executable, *command], environment, seconds, log)
+    found = [json.loads(line) for line in _whole_lines(rows)]
+    failed = sum(row.get("passed") is False for row in found)
+    ending = ending or (f"{failed} of {len(found)} failed" if failed else "")
+    spent = round(time.monotonic() - started, 1)
+    return {"ending": ending, "seconds": spent, "rows": found}
+
+
+def _finish(command: list[str], environment: dict[str, str], seconds: float, log: IO[str]) -> str:
+    """Return how a process ended: "" when well."""
+    if seconds <= 0:
+        return "not started: the time of the call is used up"
     try:
-        if seconds <= 0:
-            raise subprocess.TimeoutExpired(name, 0)
         code = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
             timeout=seconds, check=False,
         ).returncode  # fmt: skip
-        ending = "" if code == 0 else f"exit code {code}"
     except subprocess.TimeoutExpired:
-        ending = f"stopped after {max(seconds, 0):.0f} s"
-    found = json.loads(result.read_text()) if result.is_file() else {}
-    ending = ending or found.get("fault", "")
-    return {
-        "passed": not ending,
-        "ending": ending,
-        "seconds": round(time.monotonic() - started, 1),
-        **found,
-    }
+        return f"stopped after {seconds:.0f} s"
+    return f"exit code {code}" if code else ""
 
 
-def stage(name: str, rehearse: bool, result: str) -> None:
-    """In a stage's own process: do its work and leave what it found."""
-    work = STAGES[name].work
-    assert work is not None
-    Path(result).write_text(json.dumps(vars(work(rehearse))))
+def _whole_lines(path: Path) -> list[str]:
+    """Return the complete lines of a file that a process may have been writing when it ended."""
+    text = path.read_text() if path.is_file() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _write(out: Path, results: dict[str, Any]) -> None:
-    """results.json and results.md, both whole after every stage."""
-    (out / "results.json").write_text(json.dumps(results, indent=1))
-    lines = [
-        f"`{results['command']}`" + ", a rehearsal: no numbers of a GPU" * results["rehearsal"],
-        "",
-    ]
-    lines.append(
-        f"{results['card']} (card, memory, driver); {results['date']}; Python {results['python']}, "
-        f"torch {results['torch']}, triton {results['triton']}"
-    )
-    log = (out / "log.txt").read_text()
-    for name, found in results["stages"].items():
-        lines += ["", f"## {name}: {found['ending'] or 'passed'}, {found['seconds']} s", ""]
-        if "rows" in found:
-            lines.append("| " + " | ".join(found["headings"]) + " |")
-            lines.append("|---" * len(found["headings"]) + "|")
-            lines += ["| " + " | ".join(row) + " |" for row in found["rows"]]
-            lines += ["", *(f"- {one}" for one in found["notes"])]
+def stage(name: str, rehearse: bool, rows: str) -> None:
+    """Run a stage in this process and write each row when it is measured."""
+    # Absolute: this file also runs as a script of a checkout, where nothing is installed.
+    from csplade.bench import gpu_stages
+
+    with Path(rows).open("w") as file:
+        for row in getattr(gpu_stages, name)(rehearse):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Page:
+    """Keep results.json and results.md, both complete after every stage.
+
+    Attributes:
+        passed: whether every stage passed so far.
+    """
+
+    def __init__(self, out: Path, rehearse: bool) -> None:
+        self._out, self.passed = out, True
+        self._results: dict[str, Any] = {
+            "command": shlex.join(["python", *sys.argv]),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rehearsal": rehearse,
+            "stages": {},
+        }
+
+    def add(self, name: str, found: dict[str, Any]) -> None:
+        """Add what a stage found."""
+        self.passed &= not found["ending"]
+        self._results["stages"][name] = found
+        (self._out / "results.json").write_text(json.dumps(self._results, indent=1))
+        rehearsal = ", a rehearsal: no numbers of a GPU" * self._results["rehearsal"]
+        lines = [f"`{self._results['command']}`{rehearsal}; {self._results['date']}"]
+        for one, result in self._results["stages"].items():
+            lines += ["", *self._section(one, result)]
+        (self._out / "results.md").write_text("\n".join(lines) + "\n")
+
+    def _section(self, name: str, found: dict[str, Any]) -> list[str]:
+        lines = [f"## {name}: {found['ending'] or 'passed'}, {found['seconds']} s", ""]
+        if STAGES[name].predicted:
+            lines += [f"Predicted: {STAGES[name].predicted}.", ""]
+        if found["rows"]:
+            headings = list(dict.fromkeys(key for row in found["rows"] for key in row))
+            lines += ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+            for row in found["rows"]:
+                lines.append("| " + " | ".join(_text(row.get(key)) for key in headings) + " |")
         if found["ending"] or name == "tests":
-            said = log.partition(f"\n== {name}\n")[2].partition("\n== ")[0].strip().splitlines()
-            lines += ["", "```", *said[-15:], "```"]
-    (out / "results.md").write_text("\n".join(lines) + "\n")
+            log = (self._out / f"{name}.log").read_text().strip().splitlines()
+            lines += ["", "```", *log[-15:], "```"]
+        return lines
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ..core.errors import InputError, UnavailableError
 from ..model import Encoder
 from ..model.checkpoint import presets
 from ..model.quantization import default_dtype
-from .encode import ROUNDS, Encode, EncodeReport, cpu_hardware, measure
+from .encode import ROUNDS, Encode, EncodeReport, hardware_line, measure
 
 VOCABULARY = 30_522
 MAX_TERMS = 256  # that both encoders keep of a text
@@ -96,7 +96,7 @@ def compare_with_sparse_encoder(
         tokens,
         len(ours.tokenize(query, "query").ids[0]),
         threads,
-        cpu_hardware(),
+        hardware_line(),
         _smallest_cosine(vectors[0], vectors[1].to_dense().float().numpy()),
         measure(contenders, chosen, query, rounds),
     )

@@ -247,18 +247,24 @@ def encode(
             help="Use random masked-LM weights of this size instead, and SparseEncoder as the peer."
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (causal LMs).")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Encode texts with csplade and its peers, same weights."""
     from ..bench.encode import compare_with_loop
     from ..bench.masked import compare_with_sparse_encoder
+    from ..core.device import find_device
     from ..core.lines import read_jsonl
 
+    if masked_lm and device != "cpu":
+        raise typer.BadParameter("masked LMs are compared on the CPU only", param_hint="--device")
     lines = islice(read_jsonl(corpus or EXAMPLES), passages * tokens // TOKENS_PER_TEXT)
     texts = [str(row.get("text", "")) for _, row in lines]
     threads = threads or len(os.sched_getaffinity(0))
     if masked_lm is None:
-        report = compare_with_loop(model, texts, tokens, passages, threads=threads)
+        report = compare_with_loop(
+            model, texts, tokens, passages, threads=threads, device=str(find_device(device))
+        )
     else:
         report = compare_with_sparse_encoder(masked_lm, texts, tokens, passages, threads=threads)
     if as_json:

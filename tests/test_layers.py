@@ -97,7 +97,7 @@ def test_make_alone_lists_every_target():
     )
     listed = re.findall(r"^make ([\w-]+) +\S", done.stdout, re.MULTILINE)
     assert sorted(listed) == [
-        "bench", "clean", "coverage", "demo", "docs", "fmt", "gpu-check", "gpu-triton", "help",
+        "bench", "clean", "coverage", "demo", "docs", "fmt", "gpu-check", "help",
         "lint", "proto", "serve", "study", "test", "types", "venv",
     ]  # fmt: skip
 

@@ -79,7 +79,7 @@ def test_the_benchmark_runs_without_a_gpu():
         rounds=2,
         progress=lambda *step: steps.append(step),
     )
-    assert (report.documents, report.backend, report.k, report.repeatable) == (
+    assert (report.made.documents, report.made.backend, report.made.k, report.repeatable) == (
         300,
         "torch",
         20,
@@ -90,7 +90,7 @@ def test_the_benchmark_runs_without_a_gpu():
         one.device >= one.score > 0 and one.whole > 0 and one.graph is None
         for one in report.batches
     )
-    assert all(0 < one.postings < report.postings for one in report.batches)
+    assert all(0 < one.postings < report.made.postings for one in report.batches)
     assert steps == [("batches", 1, 2), ("batches", 2, 2)]
     assert json.loads(json.dumps(report.to_json()))["batches"][1]["batch"] == 3
 
