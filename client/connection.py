@@ -105,8 +105,10 @@ class Connection:
 
 def is_loopback(target: str) -> bool:
     """Whether a target is on this machine."""
+    if target.startswith("unix:"):
+        return True
     host = target.rpartition(":")[0].strip("[]") or target
-    return host in ("localhost", "::1") or host.startswith(("127.", "unix:"))
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def check_timeout(seconds: float | None) -> float | None:

@@ -102,9 +102,10 @@ def _weight(term: Any, weight: Any) -> float:
         value = float(weight)
     except (TypeError, ValueError):
         value = math.nan
-    if isinstance(weight, str) or not 0 < value < math.inf:
+    if isinstance(weight, str) or not 0 <= value <= MAX_WEIGHT:
         raise InputError(
-            f"query: weight {_shown(weight)} of term {_shown(term)} is not allowed; finite and > 0"
+            f"query: weight {_shown(weight)} of term {_shown(term)} is not allowed; "
+            "> 0 and finite in float32, or 0 for an absent term"
         )
     return value
 

@@ -1,7 +1,6 @@
-"""``python -m csplade.service.grpc.probe``: ask grpc.health.v1 whether a server is ready; exit code
-0 if it is, else 1.
+"""Ask grpc.health.v1 whether a server is ready; exit code 0 if it is, else 1.
 
-For health checks of containers: nothing but grpc is loaded.
+``python -m csplade.service.grpc.probe`` is for health checks of containers: it loads nothing but grpc.
 """
 
 from __future__ import annotations
@@ -9,55 +8,64 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ...client.connection import Connection
 from ...v1 import retrieval_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
 
 def status(
-    address: str, *, service: str = SERVICE, ca: Path | None = None, timeout: float = 3.0
+    address: str, *, service: str = SERVICE, timeout: float = 3.0, **options: Any
 ) -> str:
-    """What a server says of a service.
+    """Return what a server says of a service.
 
     Args:
         address: ``host:port``.
-        service: full name of the service; "" asks whether the server is alive.
-        ca: PEM file of the authorities to trust, if the server speaks TLS.
-        timeout: seconds.
+        service: Full name of the service; "" asks whether the server is alive.
+        timeout: Seconds.
+        options: TLS files, see :class:`csplade.client.connection.Connection`.
 
     Returns:
         ``SERVING``, ``NOT_SERVING``, or the code of the error that came instead.
+
+    Raises:
+        InputError: a file that cannot be read.
     """
-    if ca is None:
-        channel = grpc.insecure_channel(address)
+    connection = Connection(address, **options)
+    if connection.credentials is None:
+        channel = grpc.insecure_channel(address, connection.options)
     else:
-        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes()))
+        channel = grpc.secure_channel(address, connection.credentials, connection.options)
     with channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
         except grpc.RpcError as error:
-            return error.code().name
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+            code: str = error.code().name
+            return code
+    name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return name
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         "python -m csplade.service.grpc.probe", description="Ask whether a server is ready."
     )
     parser.add_argument("address", nargs="?", default="localhost:50051", help="host:port")
     parser.add_argument("--service", default=SERVICE, help='"" asks whether the server is alive')
-    parser.add_argument(
-        "--ca", type=Path, help="PEM file of the authorities to trust, if the server speaks TLS"
-    )
+    parser.add_argument("--ca", type=Path, help="PEM file of the authorities to trust; implies TLS")
+    parser.add_argument("--certificate", type=Path, help="PEM file for mutual TLS")
+    parser.add_argument("--private-key", type=Path, help="PEM file of its key")
+    parser.add_argument("--server-name", help="name in the server's certificate")
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds")
     given = parser.parse_args()
-    found = status(given.address, service=given.service, ca=given.ca, timeout=given.timeout)
+    found = status(**vars(given))
     print(f"{given.address} {given.service or 'server'}: {found}")
     sys.exit(found != "SERVING")
 

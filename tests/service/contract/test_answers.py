@@ -105,8 +105,27 @@ def test_token_strings_find_their_terms(string_service):
         (hit,) = client.search({"iron": 1.0, "river": 0.5}, explain=True)
         assert hit.id == "a"
         assert [one.token for one in hit.contributions] == ["iron", "river"]
-        with pytest.raises(ServiceError, match=r"query\.vector\.tokens\[1\] is 'gold'"):
-            client.search({"iron": 1.0, "gold": 0.5})
+        answer = client.search({"iron": 1.0, "gold": 0.5})
+        assert [hit.id for hit in answer] == ["a"]
+        assert (answer.query_terms, answer.cut.terms) == (1, 1)
+
+
+def test_unknown_and_absent_terms_are_dropped_and_unknown_ones_counted(vector_client):
+    alone = vector_client.search({1: 1.0})
+    answer = vector_client.search({1: 1.0, 2: 0.0, 100_000: 3.0, 2**32 - 1: 1.0})
+    assert answer.hits == alone.hits
+    assert (answer.query_terms, answer.cut.terms) == (1, 2)
+
+
+def test_token_strings_are_terms_of_an_index_that_an_encoder_built(client, encoder):
+    terms, weights = encoder.encode_query(["iron"]).row(0)
+    by_token = {
+        encoder.token(int(term)): float(weight)
+        for term, weight in zip(terms, weights, strict=True)
+        if encoder.vocabulary().get(encoder.token(int(term))) == term
+    }
+    by_term = {encoder.vocabulary()[token]: weight for token, weight in by_token.items()}
+    assert client.search(by_token).hits == client.search(by_term).hits
 
 
 def test_a_stream_answers_all_in_order(vector_client, random_queries):
@@ -135,15 +154,48 @@ def test_a_bad_query_of_a_stream_does_not_end_it(vector_service):
         }
     assert sorted(answers) == [0, 7, 14, 21]
     assert answers[7].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert "query.vector.values[0] is -1.0" in answers[7].error.message
+    assert "query.vector.values[0]: -1.0" in answers[7].error.message
     assert all(answers[i].HasField("response") for i in (0, 14, 21))
 
 
 def test_the_client_tells_which_query_of_a_stream_failed(vector_client):
-    answers = vector_client.search_many([{1: 1.0}, {1: 1.0}, {1: -1.0}, {1: 1.0}])
-    with pytest.raises(ServiceError, match="INVALID_ARGUMENT: query 2 of the stream: ") as error:
+    answers = vector_client.search_many([{1: 1.0}, {1: 1.0}, "a text", {1: 1.0}])
+    failed = "FAILED_PRECONDITION: query 2 of the stream: "
+    with pytest.raises(ServiceError, match=failed) as error:
         list(answers)
-    assert error.value.code == "INVALID_ARGUMENT"
+    assert error.value.code == "FAILED_PRECONDITION"
+
+
+def test_an_exception_of_the_callers_generator_is_raised_as_itself(vector_client, random_queries):
+    class OwnError(Exception):
+        pass
+
+    def queries():
+        yield from random_queries[:5]
+        raise OwnError("of the caller")
+
+    answers, one_by_one = [], [vector_client.search(query).hits for query in random_queries[:5]]
+    with pytest.raises(OwnError, match="of the caller"):
+        answers.extend(answer.hits for answer in vector_client.search_many(queries()))
+    assert answers == one_by_one  # none is lost
+
+
+async def test_the_same_for_an_asynchronous_generator(vector_service, random_queries):
+    async def queries():
+        for query in random_queries[:5]:
+            yield query
+        raise ZeroDivisionError
+
+    answers = []
+
+    async def collect(client):
+        async for answer in client.search_many(queries()):
+            answers.append(answer)  # noqa: PERF401, what came before the exception counts
+
+    async with vector_service.async_client() as client:
+        with pytest.raises(ZeroDivisionError):
+            await collect(client)
+    assert len(answers) == 5
 
 
 @pytest.mark.parametrize("kind", ["query", "document"])
