@@ -19,9 +19,7 @@ from ...v1 import retrieval_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
 
-def status(
-    address: str, *, service: str = SERVICE, timeout: float = 3.0, **options: Any
-) -> str:
+def status(address: str, *, service: str = SERVICE, timeout: float = 3.0, **options: Any) -> str:
     """Return what a server says of a service.
 
     Args:
