@@ -10,13 +10,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.vectors import ImpactBatch
 from ..index import Index
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 QueryTerms = tuple[NDArray[np.int32], NDArray[np.int32]]
 # Document numbers (arrival order) and scores, best first.
@@ -62,6 +65,15 @@ class TermPostings:
             free[block.terms] += lengths
         return cls(indptr, documents, impacts, manifest.documents)
 
+    def by_document(self) -> csr_array:
+        """Return the postings as a documents x terms matrix."""
+        from scipy.sparse import csc_array
+
+        shape = (self.count, len(self.indptr) - 1)
+        rows = csc_array((self.impacts, self.documents, self.indptr), shape=shape).tocsr()
+        rows.sort_indices()
+        return rows
+
 
 def top_k(scores: NDArray[np.float32], k: int) -> TopK:
     """Return the k best matches of a dense score array, by argpartition."""
@@ -80,23 +92,24 @@ class Scorer:
         name: for the table.
         one: returns the top k of a query, with one thread.
         many: returns the top k of many queries, with the threads given to its constructor.
-        exact: whether it promises the true top k.
+        exact: whether it promises the true top k; None if its answers are no rankings at all.
     """
 
     name: str
     one: Callable[[QueryTerms, int], TopK]
     many: Callable[[Sequence[QueryTerms], int], list[TopK]]
-    exact: bool = True
+    exact: bool | None = True
 
 
-def _pooled(
+def pooled(
     one: Callable[[QueryTerms, int], TopK], threads: int
 ) -> Callable[[Sequence[QueryTerms], int], list[TopK]]:
+    """Answer many queries with several threads, one query per thread."""
     pool = ThreadPoolExecutor(threads)
     return lambda queries, k: list(pool.map(lambda query: one(query, k), queries))
 
 
-def csplade(single: Index, threaded: Index) -> Scorer:
+def csplade(single: Index, threaded: Index, name: str = "csplade") -> Scorer:
     """Score with this project's index, opened with one thread and with several."""
     scale, shards = single.manifest.query_scale, single.manifest.shard_count
 
@@ -109,7 +122,7 @@ def csplade(single: Index, threaded: Index) -> Scorer:
         ]
 
     return Scorer(
-        "csplade",
+        name,
         lambda query, k: many(single, [query], k)[0],
         lambda queries, k: many(threaded, queries, k),
     )
@@ -145,7 +158,7 @@ def plain_numba(postings: TermPostings, threads: int) -> Scorer:
         best, top = top_k(scores, k)
         return found[best], top
 
-    return Scorer("numba term-at-a-time", one, _pooled(one, threads))
+    return Scorer("numba term-at-a-time", one, pooled(one, threads))
 
 
 def scipy_csc(postings: TermPostings, threads: int) -> Scorer:
@@ -159,16 +172,15 @@ def scipy_csc(postings: TermPostings, threads: int) -> Scorer:
         terms, weights = query
         return top_k(matrix[:, terms] @ weights.astype(np.float32), k)
 
-    return Scorer("scipy CSC", one, _pooled(one, threads))
+    return Scorer("scipy CSC", one, pooled(one, threads))
 
 
 def torch_sparse(postings: TermPostings, threads: int) -> Scorer:
     """Multiply a documents x terms CSR tensor by the dense query, then torch.topk."""
     import torch
-    from scipy.sparse import csc_array
 
-    shape = (postings.count, len(postings.indptr) - 1)
-    rows = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape).tocsr()
+    rows = postings.by_document()
+    shape = rows.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CSR tensors are in beta state
         matrix = torch.sparse_csr_tensor(
@@ -214,16 +226,13 @@ SEISMIC_SETTINGS = ((10, 0.9), (20, 0.8), (100, 0.7))
 
 def seismic(postings: TermPostings, threads: int, n_postings: int) -> list[Scorer]:
     """Search one Seismic index (approximate) at several settings."""
-    from scipy.sparse import csc_array
     from seismic import SeismicDatasetLV, SeismicIndexLV, get_seismic_string
 
     string = get_seismic_string()
-    shape = (postings.count, len(postings.indptr) - 1)
-    rows = csc_array((postings.impacts, postings.documents, postings.indptr), shape=shape).tocsr()
-    rows.sort_indices()
-    dataset = SeismicDatasetLV(dim=shape[1])
+    rows = postings.by_document()
+    dataset = SeismicDatasetLV(dim=rows.shape[1])
     dataset.add_documents_by_id(
-        [str(i) for i in range(shape[0])],
+        [str(i) for i in range(postings.count)],
         rows.indices.astype(np.int64),
         rows.data.astype(np.float32),
         rows.indptr.astype(np.int64),

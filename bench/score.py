@@ -32,27 +32,32 @@ class ScorerTime:
 
     Attributes:
         name: of the scorer.
-        milliseconds: time of a single query with one thread.
-        ratio: the same, divided by csplade's.
-        threaded: milliseconds per query when all threads answer many queries.
-        threaded_ratio: the same, divided by csplade's.
-        recall: mean share of the true top k that it found.
-        exact: whether its scores equal csplade's for every query; None if it promises no such
+        milliseconds, p99: time of a single query, median and 99th percentile.
+        ratio: ``milliseconds`` divided by that of the first scorer.
+        many: milliseconds per query when many are answered at once.
+        many_ratio: the same, divided by that of the first scorer.
+        recall: mean share of the true top k that it found; None if it does not rank.
+        exact: whether its scores equal those of the first scorer for every query; None if it promises no such
             thing.
     """
 
     name: str
     milliseconds: float
+    p99: float
     ratio: float
-    threaded: float
-    threaded_ratio: float
-    recall: float
+    many: float
+    many_ratio: float
+    recall: float | None
     exact: bool | None
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What was run, and on what machine."""
+    """What was run, and on what machine.
+
+    ``one`` and ``many`` describe how single and many queries were answered; ``left_out`` says which
+    peers are missing, and why.
+    """
 
     collection: str
     query_set: str
@@ -63,7 +68,10 @@ class ScoreReport:
     postings_per_query: float
     k: int
     threads: int
+    one: str
+    many: str
     scorers: tuple[ScorerTime, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -73,9 +81,10 @@ class ScoreReport:
         """Return the column names of :meth:`rows`."""
         return [
             "scorer",
-            "ratio",
-            "ms/query",
-            f"ratio, {self.threads} threads",
+            f"ratio, {self.one}",
+            "p50 ms",
+            "p99 ms",
+            f"ratio, {self.many}",
             "ms/query",
             f"recall@{self.k}",
             "exact",
@@ -88,13 +97,20 @@ class ScoreReport:
                 one.name,
                 f"{one.ratio:.2f}",
                 f"{one.milliseconds:.3f}",
-                f"{one.threaded_ratio:.2f}",
-                f"{one.threaded:.3f}",
-                f"{one.recall:.4f}",
+                f"{one.p99:.3f}",
+                f"{one.many_ratio:.2f}",
+                f"{one.many:.3f}",
+                "-" if one.recall is None else f"{one.recall:.4f}",
                 {True: "yes", False: "no", None: "-"}[one.exact],
             ]
             for one in self.scorers
         ]
+
+    def markdown(self) -> list[str]:
+        """Return the table and the notes as lines of Markdown."""
+        rows = [self.headings(), ["---"] * len(self.headings()), *self.rows()]
+        table = ["| " + " | ".join(row) + " |" for row in rows]
+        return [*table, "", *(f"- {line}" for line in self.notes())]
 
     def notes(self) -> list[str]:
         """Return what a reader needs to know beside the table."""
@@ -102,7 +118,9 @@ class ScoreReport:
             self.collection,
             f"{self.postings / self.documents:.1f} postings per document; {self.query_set}, "
             f"{self.postings_per_query:,.0f} postings read per query; top {self.k}",
-            f"{self.hardware}; medians, ratio to csplade, one thread then {self.threads}",
+            f"{self.hardware}; at most {self.threads} threads; medians, ratio to "
+            f"{self.scorers[0].name}",
+            *(f"left out: {one}" for one in self.left_out),
         ]
 
 
@@ -186,36 +204,11 @@ def compare_scorers(
         if seismic:
             contenders += peers.seismic(postings, threads, max(3500, postings.count // 10))
         truth = single.oracle(ImpactBatch.join(queries[:3], single.manifest.query_scale), k)
-        # This also warms up caches and compilers.
-        answers = [[scorer.one(query, k) for query in queries] for scorer in contenders]
+        measured = compare(contenders, queries, k, progress)
+        best = contenders[0]
         for i in range(len(truth)):
-            if not np.array_equal(truth.row(i)[2], answers[0][i][1]):
+            if not np.array_equal(truth.row(i)[2], best.one(queries[i], k)[1]):
                 raise CspladeError(f"query {i}: the scores of csplade and of its reference differ")
-        times, threaded_times = _measure(contenders, queries, k, progress)
-        read = float(single.search(impacts, 1).postings.mean())
-        measured = []
-        for scorer, found, alone, together in zip(
-            contenders, answers, times, threaded_times, strict=True
-        ):
-            exact = all(map(_same, answers[0], found)) if scorer.exact else None
-            if exact is False:
-                raise CspladeError(
-                    f"{scorer.name}: scores differ from csplade's; both are exact, so one is wrong"
-                )
-            recall = float(
-                np.mean([_recall(*pair) for pair in zip(answers[0], found, strict=True)])
-            )
-            measured.append(
-                ScorerTime(
-                    scorer.name,
-                    alone,
-                    alone / times[0],
-                    together,
-                    together / threaded_times[0],
-                    recall,
-                    exact,
-                )
-            )
         return ScoreReport(
             collection,
             query_set,
@@ -223,11 +216,52 @@ def compare_scorers(
             single.manifest.documents,
             single.manifest.postings,
             len(queries),
-            read,
+            float(single.search(impacts, 1).postings.mean()),
             k,
             threads,
-            tuple(measured),
+            "one thread",
+            f"{threads} threads",
+            measured,
         )
+
+
+def compare(
+    contenders: Sequence[Scorer],
+    queries: Sequence[QueryTerms],
+    k: int,
+    progress: Callable[[str, int, int], None],
+) -> tuple[ScorerTime, ...]:
+    """Time scorers in turns and compare their answers with those of the first one.
+
+    Raises:
+        CspladeError: two exact scorers disagree.
+    """
+    # This also warms up caches and compilers.
+    answers = [[scorer.one(query, k) for query in queries] for scorer in contenders]
+    alone, together = _measure(contenders, queries, k, progress)
+    first = float(np.median(alone[0]))
+    measured = []
+    for scorer, found, spent, rate in zip(contenders, answers, alone, together, strict=True):
+        exact = all(map(_same, answers[0], found)) if scorer.exact else None
+        if exact is False:
+            raise CspladeError(
+                f"{scorer.name}: its scores differ from those of {contenders[0].name}; both are "
+                "exact, so one is wrong"
+            )
+        p50, p99 = np.percentile(spent, [50, 99])
+        measured.append(
+            ScorerTime(
+                scorer.name,
+                float(p50),
+                float(p99),
+                float(p50) / first,
+                rate,
+                rate / together[0],
+                None if scorer.exact is None else _mean_recall(answers[0], found),
+                exact,
+            )
+        )
+    return tuple(measured)
 
 
 def _measure(
@@ -235,8 +269,8 @@ def _measure(
     queries: Sequence[QueryTerms],
     k: int,
     progress: Callable[[str, int, int], None],
-) -> tuple[list[float], list[float]]:
-    """Return median milliseconds per query, with one thread and with several; in turns."""
+) -> tuple[list[list[float]], list[float]]:
+    """Return milliseconds of each single query, and the median per query of many at once."""
     alone: list[list[float]] = [[] for _ in contenders]
     together: list[list[float]] = [[] for _ in contenders]
     for turn in range(ROUNDS):
@@ -244,14 +278,12 @@ def _measure(
             for query in queries:
                 started = time.perf_counter()
                 scorer.one(query, k)
-                alone[i].append(time.perf_counter() - started)
+                alone[i].append(1e3 * (time.perf_counter() - started))
             started = time.perf_counter()
             scorer.many(queries, k)
-            together[i].append((time.perf_counter() - started) / len(queries))
+            together[i].append(1e3 * (time.perf_counter() - started) / len(queries))
             progress("measuring", turn * len(contenders) + i + 1, ROUNDS * len(contenders))
-    return [float(np.median(one)) * 1e3 for one in alone], [
-        float(np.median(one)) * 1e3 for one in together
-    ]
+    return alone, [float(np.median(one)) for one in together]
 
 
 def _same(ours: TopK, theirs: TopK) -> bool:
@@ -272,5 +304,10 @@ def _same(ours: TopK, theirs: TopK) -> bool:
     )
 
 
-def _recall(truth: TopK, found: TopK) -> float:
-    return len(np.intersect1d(truth[0], found[0])) / max(len(truth[0]), 1)
+def _mean_recall(truth: Sequence[TopK], found: Sequence[TopK]) -> float:
+    """Return the mean share of each true top k that was found."""
+    shares = [
+        len(np.intersect1d(one[0], other[0])) / max(len(one[0]), 1)
+        for one, other in zip(truth, found, strict=True)
+    ]
+    return float(np.mean(shares))

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
 from .console import note, print_table, progress_bars
+
+if TYPE_CHECKING:
+    from ..bench.score import ScoreReport
+    from ..core.vectors import ImpactBatch
+    from ..index import Index as OpenIndex
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "corpus.jsonl"
 TOKENS_PER_TEXT = 8  # at least, of a line of a corpus
@@ -38,25 +46,30 @@ def _bench() -> None:
     """Measure speed side by side with named peers."""
 
 
+Index = Annotated[
+    Path | None, typer.Option(help="Index to search; default: a synthetic collection.")
+]
+Documents = Annotated[int, typer.Option(min=1, help="Documents of the synthetic collection.")]
+MeanTerms = Annotated[
+    float, typer.Option(min=1, max=10_000, help="Mean terms per synthetic document.")
+]
+Vectors = Annotated[
+    Path | None,
+    typer.Option(help="Query vectors, Anserini JSON lines; default: synthetic queries."),
+]
+Queries = Annotated[int, typer.Option(min=1, help="Number of queries.")]
+QueryTerms = Annotated[int, typer.Option(min=1, max=2048, help="Terms per synthetic query.")]
+Seed = Annotated[int, typer.Option(help="Seed of the synthetic collection and queries.")]
+
+
 @app.command()
 def score(
-    index: Annotated[
-        Path | None, typer.Option(help="Index to score; default: a synthetic collection.")
-    ] = None,
-    documents: Annotated[
-        int, typer.Option(min=1, help="Documents of the synthetic collection.")
-    ] = 300_000,
-    mean_terms: Annotated[
-        float, typer.Option(min=1, max=10_000, help="Mean terms per synthetic document.")
-    ] = 119,
-    vectors: Annotated[
-        Path | None,
-        typer.Option(help="Query vectors, Anserini JSON lines; default: synthetic queries."),
-    ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Number of queries.")] = 50,
-    query_terms: Annotated[
-        int, typer.Option(min=1, max=2048, help="Terms per synthetic query.")
-    ] = 43,
+    index: Index = None,
+    documents: Documents = 300_000,
+    mean_terms: MeanTerms = 119,
+    vectors: Vectors = None,
+    queries: Queries = 50,
+    query_terms: QueryTerms = 43,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query.")] = 1000,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the second column; default: all cores.")
@@ -64,7 +77,7 @@ def score(
     seismic: Annotated[
         bool, typer.Option(help="Also measure Seismic (approximate; its build takes minutes).")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic collection and queries.")] = 7,
+    seed: Seed = 7,
     device: Annotated[
         str | None,
         typer.Option(
@@ -86,42 +99,21 @@ def score(
             )
         _score_on_device(documents, mean_terms, vocabulary, query_terms, k, seed, device, as_json)
         return
-    from ..bench import distribution, synthetic
-    from ..bench.score import compare_scorers, load_queries
-    from ..core.vectors import ImpactBatch
-    from ..index import Index
+    from ..bench.score import compare_scorers
 
-    def make_queries(opened: Index) -> tuple[ImpactBatch, str]:
-        if vectors is not None:
-            return load_queries(vectors, opened, queries)
-        chances = None if index is None else synthetic.term_shares(opened)
-        batch = distribution.queries(
-            queries, query_terms, seed + 1, chances, opened.manifest.query_scale
-        )
-        terms = len(batch.terms) // queries
-        return batch, f"synthetic, seed {seed + 1}: {queries} queries of {terms} terms"
-
-    with tempfile.TemporaryDirectory() as directory, progress_bars("steps") as show:
-        path, collection = index, f"index {index}"
-        if path is None:
-            path = Path(directory) / "index"
-            synthetic.build(path, documents, mean_terms, seed, show)
-            collection = distribution.describe(documents, mean_terms, seed)
-        report = compare_scorers(
-            path,
-            collection,
-            make_queries,
-            k,
-            threads or len(os.sched_getaffinity(0)),
-            seismic=seismic,
-            progress=show,
-        )
-    if as_json:
-        _print_json(report)
-        return
-    print_table(report.headings(), report.rows(), left=["scorer"])
-    for line in report.notes():
-        note(line)
+    with progress_bars("steps") as show:
+        source = _Source(index, documents, mean_terms, vectors, queries, query_terms, seed)
+        with source.open(show) as (path, collection):
+            report = compare_scorers(
+                path,
+                collection,
+                source.make_queries,
+                k,
+                threads or len(os.sched_getaffinity(0)),
+                seismic=seismic,
+                progress=show,
+            )
+    _print_report(report, as_json)
 
 
 def _score_on_device(
@@ -154,6 +146,62 @@ def _score_on_device(
     print_table(HEADINGS, report.rows(), left=[])
     for line in report.notes():
         note(line)
+
+
+@app.command()
+def serve(
+    index: Index = None,
+    documents: Documents = 100_000,
+    mean_terms: MeanTerms = 119,
+    vectors: Vectors = None,
+    queries: Queries = 200,
+    query_terms: QueryTerms = 43,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query.")] = 10,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every engine.")] = 1,
+    seed: Seed = 7,
+    out: Annotated[
+        Path | None, typer.Option(help="Markdown file to write, with command, machine and date.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the service and its peers, same vectors and threads.
+
+    The peers are a bare grpc.aio echo server, which repeats one answer, and the engines BMP,
+    Qdrant Edge and bm25s in this process; those that are not installed are left out.
+    """
+    # The engines read these when they are imported.
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    from ..bench.serve import compare_services
+    from ..core.files import write_aside
+    from ..loadtest import report as notes
+    from ..loadtest.echo import answering
+    from ..loadtest.serve import serving
+
+    options = ["--no-model", "--threads", str(threads), "--set", "logging.requests=false"]
+    with tempfile.TemporaryDirectory() as directory, progress_bars("steps") as show:
+        source = _Source(index, documents, mean_terms, vectors, queries, query_terms, seed)
+        with (
+            source.open(show) as (path, collection),
+            serving(path, "single", Path(directory), note, options) as (service, _),
+            answering(k) as echo,
+        ):
+            report = compare_services(
+                path,
+                collection,
+                source.make_queries,
+                k,
+                threads,
+                service=service,
+                echo=echo,
+                progress=show,
+            )
+    _print_report(report, as_json)
+    if out is not None:
+        lines = [f"`{notes.command()}`, {notes.now()}", "", *report.markdown()]
+        with write_aside(out) as file:
+            file.write("\n".join(lines) + "\n")
+        note(f"written: {out}")
 
 
 @app.command()
@@ -324,6 +372,55 @@ def backward(
         f"forward and backward of {texts} texts of {tokens} tokens, hidden {hidden}, {vocabulary} "
         "terms, bfloat16; medians of 3"
     )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The collection and the queries that the options describe."""
+
+    index: Path | None
+    documents: int
+    mean_terms: float
+    vectors: Path | None
+    queries: int
+    query_terms: int
+    seed: int
+
+    @contextmanager
+    def open(self, show: Callable[[str, int, int], None]) -> Iterator[tuple[Path, str]]:
+        """Yield the index and its description; a synthetic one is removed afterwards."""
+        from ..bench import distribution, synthetic
+
+        if self.index is not None:
+            yield self.index, f"index {self.index}"
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "index"
+            synthetic.build(path, self.documents, self.mean_terms, self.seed, show)
+            yield path, distribution.describe(self.documents, self.mean_terms, self.seed)
+
+    def make_queries(self, opened: OpenIndex) -> tuple[ImpactBatch, str]:
+        """Return the queries and their description."""
+        from ..bench import distribution, synthetic
+        from ..bench.score import load_queries
+
+        if self.vectors is not None:
+            return load_queries(self.vectors, opened, self.queries)
+        chances = None if self.index is None else synthetic.term_shares(opened)
+        scale = opened.manifest.query_scale
+        seed = self.seed + 1
+        batch = distribution.queries(self.queries, self.query_terms, seed, chances, scale)
+        terms = len(batch.terms) // self.queries
+        return batch, f"synthetic, seed {seed}: {self.queries} queries of {terms} terms"
+
+
+def _print_report(report: ScoreReport, as_json: bool) -> None:
+    if as_json:
+        _print_json(report)
+        return
+    print_table(report.headings(), report.rows(), left=["scorer"])
+    for line in report.notes():
+        note(line)
 
 
 def _print_json(report: Report) -> None:

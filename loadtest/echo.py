@@ -1,4 +1,4 @@
-"""A bare ``grpc.aio`` server that answers every Search alike: the lower bound of a Python service.
+"""A bare ``grpc.aio`` server that answers every search alike: the lower bound of a Python service.
 
 ``python -m csplade.loadtest.echo`` reads the answer (a SearchResponse) from standard input, prints
 its port and serves until it is terminated.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import grpc.aio
 
@@ -30,6 +30,13 @@ class Echo(rpc.RetrievalServiceServicer):
     ) -> pb.SearchResponse:
         """Return the given answer."""
         return self._answer
+
+    async def SearchStream(
+        self, requests: AsyncIterator[pb.SearchStreamRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.SearchStreamResponse]:
+        """Return the given answer to each request."""
+        async for request in requests:
+            yield pb.SearchStreamResponse(sequence=request.sequence, response=self._answer)
 
 
 async def serve(answer: pb.SearchResponse) -> None:
@@ -62,6 +69,14 @@ def running(answer: pb.SearchResponse) -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
+
+
+def answering(hits: int) -> AbstractContextManager[str]:
+    """Run the server with an answer of so many hits, each with a short id."""
+    answer = pb.SearchResponse(matched_documents=hits, score_scale=1.0)
+    for number in range(hits):
+        answer.hits.add(id=str(number), score=float(hits - number), integer_score=hits - number)
+    return running(answer)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,11 @@ SERVE = [sys.executable, "-c", "from csplade.cli.main import main; main()", "ser
 
 @contextmanager
 def serving(
-    index: Path, mode: Mode, directory: Path, tell: Callable[[str], None]
+    index: Path,
+    mode: Mode,
+    directory: Path,
+    tell: Callable[[str], None],
+    options: Sequence[str] = (),
 ) -> Iterator[tuple[str, int]]:
     """Serve an index and its encoder on free ports; yield ``host:port`` and the process id.
 
@@ -28,17 +32,18 @@ def serving(
         mode: one process, or Ray.
         directory: where the log is written.
         tell: called with a line as it goes on.
+        options: further options of ``csplade serve``.
 
     Raises:
         UnavailableError: the service does not start.
     """
     log = directory / f"serve-{mode}.log"
-    options = [str(index), "--port", "0", "--metrics-port", "0"]
-    options += ["--ray"] if mode == "ray" else []
-    tell(f"starting: csplade serve {shlex.join(options)}, log in {log}")
+    arguments = [str(index), "--port", "0", "--metrics-port", "0", *options]
+    arguments += ["--ray"] if mode == "ray" else []
+    tell(f"starting: csplade serve {shlex.join(arguments)}, log in {log}")
     with (
         log.open("wb") as errors,
-        subprocess.Popen([*SERVE, *options], stdout=subprocess.PIPE, stderr=errors) as process,
+        subprocess.Popen([*SERVE, *arguments], stdout=subprocess.PIPE, stderr=errors) as process,
     ):
         assert process.stdout is not None
         try:

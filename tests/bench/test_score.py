@@ -59,7 +59,7 @@ def test_every_exact_scorer_agrees(index):
         "torch.sparse CSR",
     ]
     assert all(one.exact and one.recall > 0.9 for one in report.scorers)
-    assert report.scorers[0].ratio == report.scorers[0].threaded_ratio == 1
+    assert report.scorers[0].ratio == report.scorers[0].many_ratio == 1
     assert (report.documents, report.queries, report.k) == (700, 4, 50)
     assert json.loads(json.dumps(report.to_json()))["scorers"][0]["name"] == "csplade"
 
@@ -74,7 +74,7 @@ def test_a_scorer_that_is_wrong_stops_the_benchmark(index, monkeypatch):
         return peers.Scorer("wrong", one, lambda queries, k: [one(query, k) for query in queries])
 
     monkeypatch.setattr(peers, "plain_numba", wrong)
-    with pytest.raises(CspladeError, match="wrong: scores differ from csplade"):
+    with pytest.raises(CspladeError, match="wrong: its scores differ from those of csplade"):
         compare_scorers(index, "x", make_queries, 50, 1, seismic=False, progress=quiet)
 
 

@@ -1,0 +1,122 @@
+"""The serving benchmark: the service beside a bare echo server and engines in this process.
+
+All of them search the same vectors with the same number of threads, in turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ..client.client import Client
+from ..client.results import Hit
+from ..core.machine import hardware
+from ..core.vectors import ImpactBatch
+from ..index import Index
+from . import engines, peers
+from .peers import QueryTerms, Scorer, TermPostings, TopK
+from .score import ScoreReport, compare
+
+EXTRA = "pip install 'csplade[bench]'"
+
+
+def compare_services(
+    path: Path,
+    collection: str,
+    make_queries: Callable[[Index], tuple[ImpactBatch, str]],
+    k: int,
+    threads: int,
+    *,
+    service: str,
+    echo: str,
+    progress: Callable[[str, int, int], None],
+) -> ScoreReport:
+    """Time the service, a bare echo server, csplade's scorer and other engines.
+
+    Args:
+        path: directory of the index that the service serves.
+        collection: description of the collection.
+        make_queries: returns the queries for the index, and their description.
+        k: hits per query.
+        threads: threads of each engine; the service must run with as many.
+        service: ``host:port`` of the service.
+        echo: ``host:port`` of an echo server that repeats an answer of k hits.
+        progress: called with a label, steps done and steps in all.
+
+    Raises:
+        CspladeError: an exact engine disagrees with the service.
+    """
+    with ExitStack() as stack:
+        index = stack.enter_context(Index.open(path, threads=threads))
+        impacts, query_set = make_queries(index)
+        queries: list[QueryTerms] = list(impacts)
+        scale = index.manifest.query_scale
+        numbers = _numbers(index)
+        contenders = [
+            _over_grpc(name, stack.enter_context(Client(address)), numbers, scale, exact)
+            for name, address, exact in (
+                ("csplade serve, over gRPC", service, True),
+                ("bare grpc.aio echo", echo, None),
+            )
+        ]
+        contenders.append(peers.csplade(index, index, "csplade scorer, in process"))
+        postings = TermPostings.of(index)
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="csplade-")))
+        left_out = []
+        for package, build in engines.BUILDERS.items():
+            if find_spec(package) is None:
+                left_out.append(f"{package} is not installed; {EXTRA}")
+                continue
+            contenders.append(build(postings, threads, directory))
+        return ScoreReport(
+            collection,
+            query_set,
+            hardware(),
+            index.manifest.documents,
+            index.manifest.postings,
+            len(queries),
+            float(index.search(impacts, 1).postings.mean()),
+            k,
+            threads,
+            "one at a time",
+            "many at once",
+            compare(contenders, queries, k, progress),
+            tuple(left_out),
+        )
+
+
+def _numbers(index: Index) -> dict[str, int]:
+    """Return the number of every document, in order of arrival, by its id."""
+    manifest = index.manifest
+    numbers = {}
+    for shard in manifest.shards:
+        ids = index.ids([shard.shard] * shard.documents, range(shard.documents))
+        numbers |= {
+            name: ordinal * manifest.shard_count + shard.shard for ordinal, name in enumerate(ids)
+        }
+    return numbers
+
+
+def _over_grpc(
+    name: str, client: Client, numbers: dict[str, int], scale: float, exact: bool | None
+) -> Scorer:
+    """Ask a server as a user does, through the client."""
+
+    def vector(query: QueryTerms) -> dict[int, float]:
+        terms, impacts = query
+        return dict(zip(terms.tolist(), (impacts * scale).tolist(), strict=True))
+
+    def answer(hits: Iterable[Hit]) -> TopK:
+        rows = [(numbers.get(hit.id, -1), hit.integer_score) for hit in hits]
+        documents, scores = zip(*rows, strict=True) if rows else ((), ())
+        return np.array(documents, dtype=np.int64), np.array(scores, dtype=np.float64)
+
+    def many(queries: Sequence[QueryTerms], k: int) -> list[TopK]:
+        return [answer(hits) for hits in client.search_many(map(vector, queries), k)]
+
+    return Scorer(name, lambda query, k: answer(client.search(vector(query), k)), many, exact)
