@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ..client.client import Client
-from ..client.results import Hit
 from ..core.machine import hardware
+from ..core.results import Hit
 from ..core.vectors import ImpactBatch
 from ..index import Index
 from . import engines, peers
@@ -93,7 +93,7 @@ def compare_services(
 def _numbers(index: Index) -> dict[str, int]:
     """Return the number of every document, in order of arrival, by its id."""
     manifest = index.manifest
-    numbers = {}
+    numbers: dict[str, int] = {}
     for shard in manifest.shards:
         ids = index.ids([shard.shard] * shard.documents, range(shard.documents))
         numbers |= {

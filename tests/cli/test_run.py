@@ -4,7 +4,7 @@ import sys
 import pytest
 
 import csplade
-from csplade.core.files import read_jsonl
+from csplade.core.lines import read_jsonl
 
 
 def test_without_the_server_extra_the_command_says_what_to_install():

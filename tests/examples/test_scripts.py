@@ -1,5 +1,6 @@
 """Every example script runs, and the README shows the same code."""
 
+import asyncio
 import re
 import runpy
 from pathlib import Path
@@ -52,6 +53,11 @@ def test_search_many_writes_a_run_that_measure_run_reads(target, capsys, tmp_pat
     assert len(run.read_text().splitlines()) == 1390
     main_of("measure_run")(str(run))
     assert re.match(r"nDCG@10 0\.\d{4}, RR@10 0\.\d{4}, ", capsys.readouterr().out)
+
+
+def test_search_async(target, capsys):
+    asyncio.run(main_of("search_async")(target))
+    assert re.match(r"(.+: .+\n){4}$", capsys.readouterr().out)
 
 
 def test_encode_texts(tiny_model, capsys):
