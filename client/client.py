@@ -30,11 +30,8 @@ class Client:
     """
 
     def __init__(self, target: str = "localhost:50051", **options: Any) -> None:
-        self._connection = connection = Connection(target, **options)
-        if connection.credentials is None:
-            self._channel = grpc.insecure_channel(target, connection.options)
-        else:
-            self._channel = grpc.secure_channel(target, connection.credentials, connection.options)
+        self._connection = Connection(target, **options)
+        self._channel = self._connection.channel()
         self._stub = rpc.RetrievalServiceStub(self._channel)
 
     def __enter__(self) -> Self:

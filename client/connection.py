@@ -83,6 +83,12 @@ class Connection:
         if application is not None:
             self.metadata += (("application", application),)
 
+    def channel(self) -> grpc.Channel:
+        """Open a blocking channel."""
+        if self.credentials is None:
+            return grpc.insecure_channel(self.target, self.options)
+        return grpc.secure_channel(self.target, self.credentials, self.options)
+
     def timeout(self, seconds: float | None) -> float | None:
         """Return the timeout of a call: its own, else the client's."""
         return self.default_timeout if seconds is None else check_timeout(seconds)

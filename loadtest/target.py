@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from ..client.connection import Connection
 from ..core.errors import InputError, UnavailableError
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
@@ -37,11 +38,20 @@ class Target:
         if not (host and colon and port.isdigit()):
             raise InputError(f"target: {self.address!r} is not an address; must be HOST:PORT")
 
+    @cached_property
+    def _connection(self) -> Connection:
+        return Connection(
+            self.address,
+            key=self.key or None,
+            ca=self.ca,
+            application=self.application or None,
+            timeout=TIMEOUT_SECONDS,
+        )
+
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of every request."""
-        named = {"application": self.application} if self.application else {}
-        return named | ({"authorization": f"Bearer {self.key}"} if self.key else {})
+        return dict(self._connection.metadata)
 
     @cached_property
     def info(self) -> pb.InfoResponse:
@@ -54,19 +64,14 @@ class Target:
         Raises:
             UnavailableError: the server does not answer, or answers with an error.
         """
-        if self.ca is None:
-            channel = grpc.insecure_channel(self.address)
-        else:
-            channel = grpc.secure_channel(
-                self.address, grpc.ssl_channel_credentials(self.ca.read_bytes())
-            )
-        with channel:
+        connection = self._connection
+        with connection.channel() as channel:
             stub = rpc.RetrievalServiceStub(channel)
             try:
                 return getattr(stub, method)(
-                    request, timeout=TIMEOUT_SECONDS, metadata=tuple(self.metadata.items())
+                    request, timeout=connection.timeout(None), metadata=connection.metadata
                 )
             except grpc.RpcError as error:
                 raise UnavailableError(
-                    f"target {self.address}: {method}: {error.code().name}: {error.details()}"
+                    f"target {self.address}: {method}: {connection.error(error)}"
                 ) from None

@@ -34,12 +34,7 @@ def status(address: str, *, service: str = SERVICE, timeout: float = 3.0, **opti
     Raises:
         InputError: a file that cannot be read.
     """
-    connection = Connection(address, **options)
-    if connection.credentials is None:
-        channel = grpc.insecure_channel(address, connection.options)
-    else:
-        channel = grpc.secure_channel(address, connection.credentials, connection.options)
-    with channel:
+    with Connection(address, **options).channel() as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
