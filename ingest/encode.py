@@ -1,12 +1,14 @@
 """A file of texts to a file of vectors, one JSON line each, resumable after a kill at any instant.
 
 Lines go to ``OUTPUT.part``, which becomes ``OUTPUT`` when whole. ``OUTPUT.part.json`` says what the
-part was made with, so that a resumed run cannot mix two models.
+part is made with, so that a resumed run cannot mix two models; ``OUTPUT.job.json`` says the same of
+the whole file.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+
 from ..core.corpus import read_corpus
 from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
 from ..core.files import sync_directory
 from ..core.lines import OnBad
-from ..core.resume import read_settings, require_same_settings, write_settings
+from ..core.resume import is_finished, read_settings, require_same_settings, write_settings
 from ..core.vectors import SparseBatch
 from . import chunks
 from .vectors import Keys
@@ -35,15 +39,24 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class EncodeReport:
-    """Texts in all, texts kept from an earlier run, bad lines skipped, tokens and terms cut in this
-    run.
+    """What a run did.
+
+    Attributes:
+        texts: in the source.
+        resumed: vectors kept from an earlier run.
+        finished: the earlier run had written all of them, and nothing was done.
+        skipped: bad lines.
+        dropped_tokens, dropped_terms: cut by the caps in this run.
+        empty: vectors of this run without a term, those of blank texts left out.
     """
 
     texts: int = 0
     resumed: int = 0
+    finished: bool = False
     skipped: int = 0
     dropped_tokens: int = 0
     dropped_terms: int = 0
+    empty: int = 0
 
 
 def encode_file(
@@ -60,8 +73,8 @@ def encode_file(
 
     Args:
         source: JSON lines with ``_id`` or ``id``, ``text`` and perhaps ``title``.
-        output: must not be there; what a killed run left in ``OUTPUT.part`` is kept and gone on
-            from.
+        output: not there yet; what a killed run left in ``OUTPUT.part`` is kept and continued. A
+            finished one of the same source, model and settings is left as it is.
         encoder: what makes the vectors, or a function that loads it once the source has been
             checked.
         kind: on which side the texts stand.
@@ -71,9 +84,9 @@ def encode_file(
         progress: told after each batch of texts.
 
     Raises:
-        InputError: a bad source or one without texts; an output that is there, or that another
-            process is writing; a term that has no token string of its own.
-        IncompatibleError: the part was made of another source, model or setting.
+        InputError: a bad source or one without texts; an output that is something else, or that
+            another process is writing; terms without token strings of their own.
+        IncompatibleError: part or output was made of another source, model or setting.
     """
     output, report = Path(output), EncodeReport()
 
@@ -82,9 +95,13 @@ def encode_file(
         if on_bad:
             on_bad(error)
 
-    if output.exists():
+    finished = output.with_name(output.name + ".job.json")
+    if output.exists() and not finished.is_file():
         raise InputError(f"{output}: is there already; delete it or write elsewhere")
-    report.texts = sum(1 for _ in read_corpus(source, on_bad=on_bad and count_bad))
+    texts = hashlib.sha256()
+    for document in read_corpus(source, on_bad=on_bad and count_bad):
+        report.texts += 1
+        texts.update(json.dumps([document.id, document.full_text]).encode())
     if not report.texts:
         raise InputError(
             f"{source}: no texts in it" + (f", {report.skipped} bad lines" if on_bad else "")
@@ -96,9 +113,13 @@ def encode_file(
         "kind": kind,
         "terms": keys,
     }
+    whole = {**made_with, "texts": texts.hexdigest()[:16]}
+    if is_finished(output, finished, whole):
+        report.finished = True
+        return report
     name = _namer(encoder, keys)
     documents = read_corpus(source, on_bad=on_bad and (lambda error: None))
-    with _part(output, made_with) as part:
+    with _part(output, made_with, finished, whole) as part:
         report.resumed = _keep_whole_lines(part)
         done = report.resumed
         if progress:
@@ -123,6 +144,10 @@ def encode_file(
             advance(first - done)  # empty texts are in no batch
             report.dropped_tokens += int(encoded.dropped_tokens.sum())
             report.dropped_terms += int(encoded.dropped_terms.sum())
+            # Blank texts have no tokens.
+            report.empty += int(
+                ((encoded.tokens > 0) & (np.diff(encoded.vectors.indptr) == 0)).sum()
+            )
             part.writelines(list(_lines(chunk, encoded.vectors, name))[known:])
             part.flush()
             os.fsync(part.fileno())
@@ -135,7 +160,9 @@ def encode_file(
 
 
 @contextmanager
-def _part(output: Path, made_with: dict[str, str]) -> Iterator[BinaryIO]:
+def _part(
+    output: Path, made_with: dict[str, str], finished: Path, whole: dict[str, str]
+) -> Iterator[BinaryIO]:
     """Open the part for reading and appending; when the block ends well, it becomes the output."""
     path, note = (
         output.with_name(output.name + ".part"),
@@ -152,6 +179,7 @@ def _part(output: Path, made_with: dict[str, str]) -> Iterator[BinaryIO]:
         yield part
         part.flush()
         os.fsync(part.fileno())
+        write_settings(finished, whole)
         os.replace(path, output)
     note.unlink()
     sync_directory(output.parent)
@@ -196,20 +224,18 @@ def _lines(
 
 
 def _namer(encoder: Encoder, keys: Keys) -> Callable[[int], str]:
-    """How a term is written; a token string must lead back to its term."""
+    """Return how terms are written; a token string must lead back to its term.
+
+    Raises:
+        InputError: a term that the model may give has no token string of its own.
+    """
     if keys == "ids":
         return str
-    vocabulary = encoder.vocabulary()
-    names: dict[int, str] = {}
-
-    def name(term: int) -> str:
-        if term not in names:
-            token = encoder.token(term)
-            if vocabulary.get(token) != term:
-                raise InputError(
-                    f"term {term} of {encoder.name} has no token string of its own; use --terms ids"
-                )
-            names[term] = token
-        return names[term]
-
-    return name
+    names, vocabulary = encoder.tokens(), encoder.vocabulary()
+    unnamed = [term for term in encoder.terms().tolist() if vocabulary.get(names[term]) != term]
+    if unnamed:
+        raise InputError(
+            f"terms: {len(unnamed):,} of the {len(names):,} terms of {encoder.name}, such as "
+            f"{unnamed[0]}, have no token string of their own; give --terms ids"
+        )
+    return names.__getitem__

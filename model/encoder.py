@@ -16,12 +16,14 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.device import find_device
 from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
 from . import golden
 from .checkpoint import presets
+from .checkpoint.head import load_head
 from .checkpoint.layout import EMBEDDED
 from .checkpoint.manifest import Manifest
 from .lexical import QueryTable, load_table
@@ -321,6 +323,11 @@ class Encoder:
         for token, term in self._tokenizer.vocabulary().items():
             names[term] = token or names[term]
         return names
+
+    def terms(self) -> NDArray[np.int32]:
+        """Return the ids of the terms that a document's vector may hold, ascending."""
+        kept = load_head(self._checkpoint.directory, self.vocabulary_size).terms
+        return kept[~np.isin(kept, self.manifest.excluded_terms)]
 
     def vocabulary(self) -> dict[str, int]:
         """Return the term id of each token string."""

@@ -9,26 +9,21 @@ manifest's ``query_counts`` it counts each time, as in BM25.
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from ..core.errors import CorruptError, InputError
+from ..core.errors import CorruptError
 from ..core.vectors import SparseBatch
-from .checkpoint.files import TABLE_FILE, first_line, read_json
-from .checkpoint.hashes import weights_hash
+from .checkpoint.files import first_line, read_json
 from .checkpoint.head import load_head
-from .checkpoint.layout import Checkpoint, find
-from .checkpoint.manifest import MAX_TERMS, Manifest
-from .checkpoint.tokenizer import load_tokenizer
+from .checkpoint.layout import Checkpoint
+from .checkpoint.manifest import Manifest
 from .tokenizer import Tokenizer
-from .tokens import Encoded, Tokens, tokenize
+from .tokens import Encoded, Tokens
 
 CHUNK = 1000
 REPEATS = 4  # of one term in a query; the weight of more is clipped, and counted
@@ -126,107 +121,6 @@ def load_table(checkpoint: Checkpoint, manifest: Manifest, tokenizer: Tokenizer)
         counts=manifest.query_counts,
         normalize=manifest.normalize,
     )
-
-
-def train_idf(
-    model: Path,
-    out: Path,
-    texts: Iterable[str],
-    *,
-    counts: bool = False,
-    prior: float = 0.0,
-    progress: Callable[[int], None] | None = None,
-) -> Manifest:
-    """Copy a model to ``out`` with inference-free queries, weighted by IDF over a corpus.
-
-    ``idf(t) = ln(1 + (N - n(t) + 0.5) / (n(t) + 0.5))``, as Lucene's BM25 has it; n(t) counts the
-    texts that hold token t within the model's document cap. Special tokens and terms that no
-    document vector can hold weigh 0. All terms of a query are kept.
-
-    Args:
-        model: model directory; its document side stays as it is.
-        out: directory to write, must not be there.
-        texts: the corpus.
-        counts: the manifest's ``query_counts``.
-        prior: the manifest's ``lexical_prior``.
-        progress: told after each batch of texts how many it held.
-
-    Returns:
-        The manifest written, golden vectors left out: they are another model's now.
-
-    Raises:
-        InputError: ``out`` is there, or there are no texts.
-    """
-    if out.exists():
-        raise InputError(f"{out}: is there already; delete it or write elsewhere")
-    manifest = Manifest.load(model)
-    manifest = dataclasses.replace(
-        manifest,
-        query_encoder="lexical",
-        query_counts=counts,
-        lexical_prior=prior,
-        # A network's small weights are noise that a cap cuts; a look-up has none.
-        query_max_terms=min(manifest.query_max_tokens, MAX_TERMS),
-        golden=(),
-    )
-    tokenizer = load_tokenizer(model, manifest)
-    # Tokens are counted as the query side makes them, without its prefix: those of a prefix tell
-    # nothing apart.
-    counted = dataclasses.replace(
-        manifest, query_prefix="", query_max_tokens=manifest.document_max_tokens
-    )
-    head = load_head(model, manifest.vocabulary_size)
-    folded = head.folded
-    found, total = np.zeros(manifest.vocabulary_size, dtype=np.int64), 0
-    chunk: list[str] = []
-
-    def count() -> None:
-        nonlocal total
-        for ids in tokenize(tokenizer, counted, chunk, "query").ids:
-            found[np.unique(folded[ids])] += 1
-        total += len(chunk)
-        if progress is not None:
-            progress(len(chunk))
-        chunk.clear()
-
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == CHUNK:
-            count()
-    if chunk:
-        count()
-    if not total:
-        raise InputError("the corpus has no texts to count")
-    weights = np.log1p((total - found + 0.5) / (found + 0.5)).astype(np.float32)
-    weights[tokenizer.special_ids()] = 0.0
-    weights[np.setdiff1d(np.arange(len(weights)), head.terms)] = 0.0
-    return write_table(model, out, weights, manifest)
-
-
-def write_table(
-    model: Path, out: Path, weights: NDArray[np.float32], manifest: Manifest
-) -> Manifest:
-    """Copy a model to ``out`` with another table, float32 [V], and manifest; returns it as written,
-    without golden vectors.
-
-    Raises:
-        InputError: ``out`` is there.
-    """
-    if out.exists():
-        raise InputError(f"{out}: is there already; delete it or write elsewhere")
-    aside = out.with_name(out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        shutil.copytree(model, aside)
-        save_file({"weight": weights}, aside / TABLE_FILE)
-        manifest = dataclasses.replace(
-            manifest, golden=(), weights_hash=weights_hash(find(aside, manifest), manifest)
-        )
-        manifest.save(aside)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return manifest
 
 
 def _read_tensor(path: Path, size: int) -> NDArray[np.float32]:

@@ -7,12 +7,14 @@ from 4 bits: figures measured with this base are figures of a de-quantized base.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from ...core.errors import CorruptError, UnavailableError
@@ -102,18 +104,22 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
-    )
-    config = loaded.config
-    # The configuration still says "packed GGUF"; the weights no longer are.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(loaded.state_dict())
-    model.to(torch.bfloat16).save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    from .quiet import quiet
+
+    # The bar of the GGUF reader cannot be switched off.
+    with quiet(), redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+        config = loaded.config
+        # The configuration still says "packed GGUF"; the weights no longer are.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config)
+        model.load_state_dict(loaded.state_dict())
+        model.to(torch.bfloat16).save_pretrained(target)
+        tokenizer.save_pretrained(target)
     for path in target.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())

@@ -328,7 +328,7 @@ def read(
         own = Manifest.load(directory)
         checkpoint = find(directory, own, base_path=base)
         own = replace(own, base=_base(own, base))
-        own = _checked(own, checkpoint) if certified else _measured(own, checkpoint)
+        own = _checked(own, checkpoint) if certified else measured(own, checkpoint)
         return Known(checkpoint, FILE_NAME, own, *load_tokenizers(checkpoint, own))
     checkpoint = find(directory, base_path=base)
     if tokenizer is not None:
@@ -348,7 +348,7 @@ def read(
         vocabulary_size=manifest.vocabulary_size or _terms(checkpoint),
         vocabulary_hash=manifest.vocabulary_hash or vocabulary_hash(words),
     )
-    manifest = _measured(manifest, checkpoint)
+    manifest = measured(manifest, checkpoint)
     log.info(
         "%s: %s",
         path_or_id,
@@ -380,7 +380,7 @@ def _base(manifest: Manifest, given: str | Path | None) -> dict[str, str]:
     return {"path": str(Path(given).resolve() if Path(given).is_dir() else given)}
 
 
-def _measured(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+def measured(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
     """Return a manifest with the hashes of the files as they are."""
     return replace(
         manifest,

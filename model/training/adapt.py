@@ -12,6 +12,7 @@ context.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from torch import Tensor
 from ..checkpoint.tokenizer import load_tokenizer
 from . import losses
 from .data import packed
-from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
+from .output import Output, digest, model_digest
+from .trainer import EncoderTrainer, Schedule, Trainable, arguments, check_length, run
 
 
 def adapt(
@@ -35,20 +37,34 @@ def adapt(
     length: int = 128,
     positions: int = 256,
     masked: float = 0.10,
-) -> None:
-    """Run the adaptation phase and write the adapted model to ``out``; resumes from ``out``'s
-    checkpoints.
+) -> bool:
+    """Run the adaptation phase and write the adapted model to ``out``.
+
+    It resumes from ``OUT.work``. Returns whether there was anything to do.
 
     Args:
         model: a model directory, for example from :func:`start`.
         texts: unlabelled passages.
-        out: directory for the result; checkpoints lie beside it in ``OUT.work``.
+        out: directory for the result, not there yet; checkpoints lie beside it in ``OUT.work``.
         schedule: a batch is rows of ``length`` tokens.
         length: tokens per packed row.
         positions: how many positions per step the loss is taken at (the head over the vocabulary is
             most of its cost).
         masked: share of the inputs that are replaced, for bidirectional and echo.
+
+    Raises:
+        InputError: ``out`` is something else, too few texts, or more tokens than positions.
+        IncompatibleError: ``out`` or ``OUT.work`` was made with another setting, model or data.
+        TrainingError: training blew up.
     """
+    settings = {"length": length, "positions": positions, "masked": masked}
+    output = Output(
+        out,
+        "adapt",
+        {**asdict(schedule), **settings, "model": model_digest(model), "texts": digest(texts)},
+    )
+    if output.finished():
+        return False
     trainable = Trainable.load(model, schedule)
     network, manifest = trainable.network, trainable.manifest
     tokenizer = load_tokenizer(model, manifest)
@@ -61,17 +77,19 @@ def adapt(
         taken += len(ids) + 1
         if taken > needed + length:
             break
+    check_length(length, trainable)
     end = tokenizer.required_end()
     rows = packed(iter(collected), length, end)
     blank = end if tokenizer.unknown is None else tokenizer.unknown
     trainer = _AdaptTrainer(
         model=network,
-        args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
+        args=arguments(output, schedule, per_device_train_batch_size=schedule.batch),
         train_dataset=[{"ids": row} for row in rows],
         data_collator=_Collator(trainable, positions, masked, blank, schedule.seed),
     )
-    run(trainer)
-    trainable.save(out)
+    run(trainer, output)
+    trainable.save(output)
+    return True
 
 
 class _Collator:

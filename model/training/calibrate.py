@@ -17,6 +17,7 @@ sparse. What is asked for depends on who encodes queries:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.errors import InputError
 from ...kernels.head.api import head
 from ..checkpoint.tokenizer import load_tokenizer
 from ..prior import K1, B
 from ..tokens import tokenize
-from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
+from .output import Output, digest, model_digest
+from .trainer import EncoderTrainer, Schedule, Trainable, arguments, check_length, run
 
 
 def calibrate(
@@ -42,24 +45,42 @@ def calibrate(
     length: int = 96,
     peak: float = 1.6,
     other: float = 0.01,
-) -> None:
-    """Run the calibration and write the model to ``out``; resumes from ``out``'s checkpoints.
+) -> bool:
+    """Run the calibration and write the model to ``out``.
+
+    It resumes from ``OUT.work``. Returns whether there was anything to do.
 
     Args:
         model: an adapted model directory.
         texts: unlabelled passages.
-        out: directory for the result; checkpoints lie beside it in ``OUT.work``.
+        out: directory for the result, not there yet; checkpoints lie beside it in ``OUT.work``.
         schedule: a batch is texts, a third of them cut to the length of a query.
         length: most tokens of a text.
         peak: weight that the rarest term should get.
         other: weight of the L1 push on terms that the text does not contain.
+
+    Raises:
+        InputError: ``out`` is something else, texts without a token, or more tokens than positions.
+        IncompatibleError: ``out`` or ``OUT.work`` was made with another setting, model or data.
+        TrainingError: training blew up.
     """
+    settings = {"length": length, "peak": peak, "other": other}
+    output = Output(
+        out,
+        "calibrate",
+        {**asdict(schedule), **settings, "model": model_digest(model), "texts": digest(texts)},
+    )
+    if output.finished():
+        return False
     trainable = Trainable.load(model, schedule)
     network, manifest = trainable.network, trainable.manifest
     random = np.random.default_rng(schedule.seed)
     chosen = random.permutation(len(texts))[: max(20_000, schedule.steps * schedule.batch)]
     tokenizer = load_tokenizer(model, manifest)
     ids = tokenize(tokenizer, manifest, [texts[i] for i in chosen], "document").ids
+    if not any(map(len, ids)):
+        raise InputError("texts: none of them has a token; give other --data")
+    check_length(length, trainable)
     rows = trainable.head.rows
     kept = [np.unique(rows[row]) for row in ids]
     frequency = np.bincount(np.concatenate(kept) + 1, minlength=len(network.terms) + 1)[1:]
@@ -78,13 +99,14 @@ def calibrate(
     asked = by_bm25 if manifest.query_encoder == "lexical" else by_idf
     trainer = _CalibrationTrainer(
         model=network,
-        args=arguments(out, schedule, per_device_train_batch_size=schedule.batch),
+        args=arguments(output, schedule, per_device_train_batch_size=schedule.batch),
         train_dataset=[{"ids": _span(row, length, random)} for row in ids if len(row)],
         data_collator=_Collator(rows, asked),
     )
     trainer.other = other
-    run(trainer)
-    trainable.save(out)
+    run(trainer, output)
+    trainable.save(output)
+    return True
 
 
 def _span(ids: NDArray[np.int32], length: int, random: np.random.Generator) -> NDArray[np.int32]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...core.beir import find_part, load_dataset
 from ...core.corpus import read_corpus
 from ...core.errors import InputError
+from .output import digest
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,27 @@ class Collection:
             raise InputError(f"{directory}: split {split!r} has no judgment above 0")
         return cls(directory.name, passages, dataset.queries, positives)
 
+    def digest(self) -> str:
+        """Return a hash of passages, queries and judgments."""
+        judged = (part for query, found in self.positives.items() for part in (query, *found))
+        held = (part for texts in (self.passages, self.queries) for part in texts.items())
+        return digest([*(text for pair in held for text in pair), *judged])
+
 
 def packed(tokens: Iterator[Sequence[int]], length: int, separator: int) -> NDArray[np.int64]:
     """Texts one after the other with a separator between, cut into rows of ``length``; int64 [rows,
     length].
 
     The last tokens that fill no row are left out.
+
+    Raises:
+        InputError: fewer tokens than one row.
     """
     stream = np.concatenate([np.asarray([*ids, separator], dtype=np.int64) for ids in tokens])
     rows = len(stream) // length
+    if not rows:
+        raise InputError(
+            f"length: {length} tokens a row, but the texts have {len(stream):,} in all; give more "
+            "texts or a smaller --length"
+        )
     return stream[: rows * length].reshape(rows, length)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from .data import Collection
+from .output import digest
 
 BEST_FILE = "best.safetensors"
 
@@ -71,6 +72,10 @@ class DevSplit:
             [collection.passages[passage] for passage in pool],
             relevant,
         )
+
+    def digest(self) -> str:
+        """Return a hash of the sample."""
+        return digest([self.name, *self.queries, *self.passages, self.relevant.tobytes().hex()])
 
     def ndcg(self, scores: NDArray[np.float32]) -> float:
         """Mean nDCG@10 of scores [queries, passages], every judged passage with gain 1, ties to the

@@ -4,7 +4,9 @@ thinks of them.
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from ...core.errors import InputError
 from ...core.files import sync_directory
 from ...core.lines import read_jsonl
-from ...core.resume import start_or_resume
+from ...core.resume import SETTINGS_FILE, is_finished, open_work, write_settings
 from .data import Collection
 from .teachers import Ranker, Teacher
 
@@ -55,8 +57,10 @@ def mine(
     pool: int | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
-) -> None:
-    """Write one JSON line per query, unless ``out`` is there; resumes from ``OUT.work``.
+) -> bool:
+    """Write one JSON line per query; resume from ``OUT.work``.
+
+    Returns whether there was anything to do; ``OUT.job.json`` says what the file was made with.
 
     A line has ``query``, ``positives``, ``negatives`` (ids) and ``scores``: by teacher, a number
     for each of ``positives + negatives``.
@@ -74,11 +78,9 @@ def mine(
         progress: told what is done, how much of it, of how much.
 
     Raises:
-        InputError: no teacher that ranks, or two of the same name.
-        IncompatibleError: ``OUT.work`` is of a run with other settings.
+        InputError: no teacher that ranks, two of the same name, or ``out`` is something else.
+        IncompatibleError: ``out`` or ``OUT.work`` was made with another setting, model or data.
     """
-    if out.is_file():
-        return
     names = [teacher.name for teacher in teachers]
     rankers = [teacher for teacher in teachers if isinstance(teacher, Ranker)]
     if not rankers or len(set(names)) < len(names):
@@ -87,16 +89,19 @@ def mine(
             "such as bm25"
         )
     show = progress or (lambda what, done, of: None)
-    work = out.with_name(out.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
     settings = {
-        "collection": collection.name,
-        "teachers": names,
+        "collection": collection.digest(),
+        "teachers": {teacher.name: teacher.identity for teacher in teachers},
         "depth": depth,
         "limit": limit,
         "pool": pool,
+        "seed": seed,
     }
-    start_or_resume(work / "settings.json", settings | {"seed": seed})
+    note = out.with_name(out.name + ".job.json")
+    if is_finished(out, note, settings):
+        return False
+    work = out.with_name(out.name + ".work")
+    open_work(work, settings)
     random = np.random.default_rng(seed)
     queries = list(collection.positives)
     if limit is not None and limit < len(queries):
@@ -132,11 +137,22 @@ def mine(
                 file.write(json.dumps(_line(query, positives, negatives, scores, ids)) + "\n")
             file.flush()
             show("queries", min(start + CHUNK, len(queries)), len(queries))
+        os.fsync(file.fileno())
+    write_settings(note, settings)
     rows.rename(out)
     sync_directory(out.parent)
-    for left in work.iterdir():
-        left.unlink()
-    work.rmdir()
+    _clear(work, teachers)
+    return True
+
+
+def _clear(work: Path, teachers: Sequence[Teacher]) -> None:
+    """Delete what mining put into its directory, and the directory if nothing else is in it."""
+    for teacher in teachers:
+        for block in work.glob(f"{glob.escape(teacher.name)}-*.npz"):
+            block.unlink()
+    (work / SETTINGS_FILE).unlink()
+    if not any(work.iterdir()):
+        work.rmdir()
 
 
 def read_mined(path: Path, collection: Collection) -> list[Mined]:

@@ -18,6 +18,7 @@ from ..tokenizer import Tokenizer
 from ..tokens import Kind, tokenize
 from .data import Collection
 from .mine import Mined
+from .output import digest
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,19 @@ class Source:
     collection: Collection
     mined: Sequence[Mined]
     share: float
+
+    def digest(self) -> str:
+        """Return a hash of all that a batch may hold."""
+        mined = (
+            text
+            for one in self.mined
+            for text in (
+                one.query,
+                *one.candidates,
+                *(f"{name} {scores.tolist()}" for name, scores in one.scores.items()),
+            )
+        )
+        return digest([self.collection.digest(), str(self.share), *mined])
 
 
 class Batches(IterableDataset[dict[str, Any]]):

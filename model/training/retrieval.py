@@ -16,7 +16,7 @@ the candidates puts most on what was judged relevant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from ..checkpoint.tokenizer import load_tokenizer
 from . import losses
 from .dev import DevSplit, WatchDev
 from .mine import Mined
+from .output import Output, model_digest
 from .pairs import Batches, Collator, Source
 from .trainer import EncoderTrainer, Schedule, Trainable, arguments, run
 
@@ -102,22 +103,35 @@ def train_retrieval(
     schedule: Schedule,
     objective: Objective,
     dev: Sequence[DevSplit] = (),
-) -> None:
-    """Train and write the model to ``out``; resumes from ``out``'s checkpoints.
+) -> bool:
+    """Train and write the model to ``out``.
+
+    It resumes from ``OUT.work``. Returns whether there was anything to do.
 
     Args:
         model: an adapted model directory.
         sources: where pairs come from.
-        out: directory for the result; checkpoints and the log (CSV) lie beside it in ``OUT.work``.
+        out: directory for the result, not there yet; checkpoints and the log (CSV) lie beside it in
+            ``OUT.work``.
         schedule: a batch is queries with their passages.
         objective: the loss.
         dev: judged queries to watch, their passages whole; the weights that did best on them are
             kept, and with ``schedule.patience`` training stops when they get no better.
 
     Raises:
-        InputError: a mined file lacks the scores of a teacher.
+        InputError: ``out`` is something else, or a mined file lacks the scores of a teacher.
+        IncompatibleError: ``out`` or ``OUT.work`` was made with another setting, model or data.
+        TrainingError: training collapsed or blew up.
     """
     check_teachers(sources, objective.teachers)
+    data = {
+        "model": model_digest(model),
+        "data": [source.digest() for source in sources],
+        "dev": [split.digest() for split in dev],
+    }
+    output = Output(out, "retrieval", {**asdict(schedule), **asdict(objective), **data})
+    if output.finished():
+        return False
     trainable = Trainable.load(model, schedule)
     if trainable.network.query_weights is not None:
         trainable.network.query_weights.requires_grad_(objective.train_table)
@@ -127,7 +141,7 @@ def train_retrieval(
     trainer = _RetrievalTrainer(
         model=trainable.network,
         args=arguments(
-            out,
+            output,
             schedule,
             per_device_train_batch_size=1,  # the dataset gives whole batches
             # A dispatcher would cut every tensor to the length of the first one it finds, which
@@ -168,8 +182,9 @@ def train_retrieval(
                 schedule.patience,
             )
         )
-    run(trainer)
-    trainable.save(out)
+    run(trainer, output)
+    trainable.save(output)
+    return True
 
 
 def check_teachers(sources: Sequence[Source], teachers: Sequence[str]) -> None:
@@ -304,6 +319,7 @@ class _RetrievalTrainer(EncoderTrainer):
         loss = sum(getattr(wanted, name) * part for name, part in parts.items())
         sparse = wanted.representation == "sparse"
         if sparse:
+            self.watch_activity(passages.detach())
             ramp = losses.ramp(self.state.global_step, self.ramp_steps)
             parts["flops"] = (
                 wanted.query_flops * losses.flops(queries)

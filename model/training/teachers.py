@@ -16,14 +16,18 @@ from typing import Any, Protocol, runtime_checkable
 import bm25s
 import numpy as np
 import Stemmer
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, load_npz, save_npz, vstack
 from torch import Tensor
 
-from ...core.errors import InputError, UnavailableError
-from ...core.files import write_aside
+from ...core.errors import CorruptError, InputError, UnavailableError
+from ...core.files import file_sha256, write_aside
 from ...core.vectors import SparseBatch
+from ..checkpoint.files import first_line, read_json
 from ..checkpoint.manifest import FILE_NAME
+from ..checkpoint.sentence_transformers import MODULES_FILE
+from .output import digest
 
 K1, B = 0.9, 0.4
 BLOCK = 1024  # passages encoded between two saves
@@ -33,11 +37,15 @@ Vectors = Any  # float32 [n, d], or a scipy csr_matrix of that shape
 
 
 class _Named(Protocol):
-    """A source of scores over a fixed list of passages, with the name that they have in the mined
-    file.
+    """A source of scores over a fixed list of passages.
+
+    Attributes:
+        name: of the scores in the mined file.
+        identity: what the scores depend on: parameters, or a hash of a model's files.
     """
 
     name: str
+    identity: str
 
     def prepare(self, passages: Sequence[str], work: Path, progress: Progress) -> None:
         """Read the passages; what takes long is kept in ``work`` and not done twice."""
@@ -65,6 +73,7 @@ class Bm25:
     """BM25: k1 0.9, b 0.4, English stop words, Snowball stemmer."""
 
     name = "bm25"
+    identity = f"bm25 k1={K1} b={B}"
 
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("english")
@@ -95,8 +104,10 @@ class BiEncoder:
         name: str,
         encode_queries: Callable[[Sequence[str]], Vectors],
         encode_passages: Callable[[Sequence[str]], Vectors],
+        identity: str,
     ) -> None:
-        self.name, self._queries, self._passages = name, encode_queries, encode_passages
+        self.name, self.identity = name, identity
+        self._queries, self._passages = encode_queries, encode_passages
 
     def prepare(self, passages: Sequence[str], work: Path, progress: Progress) -> None:
         """Encode the passages, block by block."""
@@ -121,8 +132,8 @@ class BiEncoder:
 class CrossEncoder:
     """A sentence-transformers CrossEncoder: reads query and passage together."""
 
-    def __init__(self, name: str, model: Any) -> None:
-        self.name, self._model = name, model
+    def __init__(self, name: str, model: Any, identity: str) -> None:
+        self.name, self._model, self.identity = name, model, identity
 
     def prepare(self, passages: Sequence[str], work: Path, progress: Progress) -> None:
         """Remember the passages."""
@@ -141,12 +152,13 @@ def load_teacher(spec: str, device: str = "cpu") -> Teacher:
 
     Raises:
         InputError: neither of these.
+        CorruptError: a directory that sentence-transformers cannot load.
         UnavailableError: sentence-transformers is needed and not installed.
     """
     if spec == "bm25":
         return Bm25()
     directory = Path(spec)
-    name = directory.name
+    name = directory.resolve().name
     if (directory / FILE_NAME).is_file():
         from ..encoder import Encoder
 
@@ -155,8 +167,9 @@ def load_teacher(spec: str, device: str = "cpu") -> Teacher:
             name,
             lambda texts: _sparse(encoder.encode_query(list(texts)), encoder.vocabulary_size),
             lambda texts: _sparse(encoder.encode_document(list(texts)), encoder.vocabulary_size),
+            encoder.fingerprint,
         )
-    if not (directory / "config.json").is_file():
+    if not any((directory / file).is_file() for file in ("config.json", MODULES_FILE)):
         raise InputError(
             f"teacher {spec!r}: must be bm25, a sentence-transformers directory or a model "
             "directory of this project"
@@ -167,34 +180,63 @@ def load_teacher(spec: str, device: str = "cpu") -> Teacher:
         raise UnavailableError(
             f"teacher {spec!r} needs sentence-transformers; pip install 'csplade[train]'"
         ) from None
-    kind = _kind(directory)
-    model = getattr(sentence_transformers, kind)(str(directory), device=device)
+    kind, identity = _kind(directory), _identity(directory)
+    try:
+        model = getattr(sentence_transformers, kind)(
+            str(directory), device=device, trust_remote_code=False
+        )
+    except Exception as error:
+        raise CorruptError(
+            f"teacher {spec!r}: sentence-transformers cannot load it: {first_line(error)}"
+        ) from None
     if kind == "CrossEncoder":
-        return CrossEncoder(name, model)
+        return CrossEncoder(name, model, identity)
     if kind == "SparseEncoder":
         return BiEncoder(
             name,
-            lambda texts: _rows(model.encode_query(list(texts))),
-            lambda texts: _rows(model.encode_document(list(texts))),
+            lambda texts: _rows(_comparable(model, model.encode_query(list(texts)))),
+            lambda texts: _rows(_comparable(model, model.encode_document(list(texts)))),
+            identity,
         )
     return BiEncoder(
         name,
         lambda texts: model.encode_query(list(texts), show_progress_bar=False),
         lambda texts: model.encode_document(list(texts), show_progress_bar=False),
+        identity,
     )
 
 
 def _kind(directory: Path) -> str:
-    """Which class of sentence-transformers reads a directory."""
+    """Return the class of sentence-transformers that reads a directory."""
     own = directory / "config_sentence_transformers.json"
-    if own.is_file() and (named := json.loads(own.read_text()).get("model_type")):
+    if own.is_file() and (named := read_json(own).get("model_type")):
         return str(named)
-    architectures = json.loads((directory / "config.json").read_text()).get("architectures") or [""]
+    if (directory / MODULES_FILE).is_file():
+        modules = json.dumps(read_json(directory / MODULES_FILE))
+        return "SparseEncoder" if "sparse_encoder" in modules else "SentenceTransformer"
+    architectures = read_json(directory / "config.json").get("architectures") or [""]
     return (
         "CrossEncoder"
         if architectures[0].endswith("ForSequenceClassification")
         else "SentenceTransformer"
     )
+
+
+def _identity(directory: Path) -> str:
+    """Return a hash of all files of a directory."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return digest(f"{path.relative_to(directory)} {file_sha256(path)}" for path in files)
+
+
+def _comparable(model: Any, vectors: Tensor) -> Tensor:
+    """Return vectors whose product is the similarity that the model was trained for."""
+    if model.similarity_fn_name == "dot":
+        return vectors
+    if model.similarity_fn_name != "cosine":
+        raise InputError(
+            f"teacher: similarity_fn_name is {model.similarity_fn_name!r}, must be dot or cosine"
+        )
+    return torch.nn.functional.normalize(vectors.to_dense(), dim=1).to_sparse()
 
 
 def _sparse(batch: SparseBatch, width: int) -> csr_matrix:

@@ -7,30 +7,34 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ...core.errors import InputError
+from ...core.errors import CspladeError, InputError
 from ...core.files import write_aside
 from ..checkpoint.files import TABLE_FILE
-from ..checkpoint.hashes import weights_hash
 from ..checkpoint.head import Head, load_head, save_head
 from ..checkpoint.layout import find
 from ..checkpoint.load import build_network, load_causal_lm
 from ..checkpoint.manifest import Manifest
-from ..checkpoint.tokenizer import load_tokenizer
+from ..checkpoint.positions import positions
+from ..checkpoint.presets import measured
+from ..checkpoint.tokenizer import TOKENIZER_FILES, load_tokenizer
 from ..lexical import load_table
 from ..network import SparseNetwork
 from ..quantization import default_dtype
+from .output import Output
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINED_FILE = "trained.safetensors"
 LOG_FILE = "log.csv"
+EMPTY_BATCHES = 20
 PER_TERM = ("bias", "query_weights")
 
 
@@ -75,12 +79,14 @@ class Trainable:
         adapted: the causal LM with its LoRA layers; its body is the network's.
         manifest: of the model.
         head: as read; its bias is where the network's began.
+        directory: the model.
     """
 
     network: SparseNetwork
     adapted: PeftModel
     manifest: Manifest
     head: Head
+    directory: Path
 
     @classmethod
     def load(cls, model: Path, schedule: Schedule) -> Trainable:
@@ -118,40 +124,39 @@ class Trainable:
             network.query_weights = torch.nn.Parameter(torch.from_numpy(table.weights[head.terms]))
         if schedule.gradient_checkpointing:
             cast(Any, network.body).gradient_checkpointing_enable({"use_reentrant": False})
-        return cls(network.to(schedule.device), adapted, manifest, head)
+        return cls(network.to(schedule.device), adapted, manifest, head, model)
 
-    def save(self, out: Path) -> None:
-        """Write a model directory (adapter in bfloat16, head, manifest) whole or not at all; an
-        older one is replaced.
-        """
+    def save(self, output: Output) -> None:
+        """Write the model directory: adapter in bfloat16, head, manifest."""
         if self.manifest.base:  # found by its name and hash, not by where it lay on this machine
             self.adapted.peft_config["default"].base_model_name_or_path = self.manifest.base["name"]
-        aside = out.with_name(out.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        # Left to itself PEFT asks the hub whether the vocabulary was changed; it never is.
-        self.adapted.save_pretrained(str(aside), save_embedding_layers=False)
-        (aside / "README.md").unlink(missing_ok=True)
-        adapter = load_file(aside / "adapter_model.safetensors")
-        save_file(
-            {name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()},
-            aside / "adapter_model.safetensors",
-        )
-        save_head(aside, replace(self.head, bias=self.network.bias.detach().float().cpu().numpy()))
-        if self.network.query_weights is not None:
-            weights = torch.zeros(self.manifest.vocabulary_size)
-            weights[torch.from_numpy(self.head.terms).long()] = (
-                torch.relu(self.network.query_weights.detach()).float().cpu()
+        with output.write() as aside:
+            # Left to itself PEFT asks the hub whether the vocabulary was changed; it never is.
+            self.adapted.save_pretrained(str(aside), save_embedding_layers=False)
+            (aside / "README.md").unlink(missing_ok=True)
+            adapter = load_file(aside / "adapter_model.safetensors")
+            save_file(
+                {name: tensor.to(torch.bfloat16) for name, tensor in adapter.items()},
+                aside / "adapter_model.safetensors",
             )
-            save_file({"weight": weights}, aside / TABLE_FILE)
-        replace(
-            self.manifest,
-            weights_hash=weights_hash(find(aside, self.manifest), self.manifest),
-            golden=(),
-        ).save(aside)
-        if out.exists():
-            shutil.rmtree(out)
-        aside.rename(out)
+            save_head(
+                aside, replace(self.head, bias=self.network.bias.detach().float().cpu().numpy())
+            )
+            if self.network.query_weights is not None:
+                weights = torch.zeros(self.manifest.vocabulary_size)
+                weights[torch.from_numpy(self.head.terms).long()] = (
+                    torch.relu(self.network.query_weights.detach()).float().cpu()
+                )
+                save_file({"weight": weights}, aside / TABLE_FILE)
+            for name in TOKENIZER_FILES:
+                if (self.directory / name).is_file():
+                    shutil.copyfile(self.directory / name, aside / name)
+            manifest = replace(self.manifest, golden=())
+            measured(manifest, find(aside, manifest)).save(aside)
+
+
+class TrainingError(CspladeError):
+    """Training that cannot come to anything: it collapsed or blew up."""
 
 
 class EncoderTrainer(Trainer):
@@ -163,6 +168,7 @@ class EncoderTrainer(Trainer):
     """
 
     bias_factor = 30.0
+    empty_batches = 0
     model: Any
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -176,6 +182,38 @@ class EncoderTrainer(Trainer):
             weight_decay=0.0,
         )
         return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a step.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not bool(torch.isfinite(loss)):
+            self.stop(f"the loss is {loss.item()}: training blew up")
+        return loss
+
+    def stop(self, what: str) -> NoReturn:
+        """Raise TrainingError with the step and the remedy."""
+        raise TrainingError(
+            f"step {self.state.global_step}: {what}; start again with a lower --rate and another "
+            f"--out ({self.args.output_dir} keeps the log and the last checkpoints)"
+        )
+
+    def watch_activity(self, active: Tensor) -> None:
+        """Note the weights of a batch, [n, Vk], and stop when they have all been 0 for long.
+
+        A weight of 0 has no gradient, so a model whose vectors are all empty stays as it is.
+
+        Raises:
+            TrainingError: every vector was empty for ``EMPTY_BATCHES`` batches.
+        """
+        self.empty_batches = 0 if bool((active > 0).any()) else self.empty_batches + 1
+        if self.empty_batches >= EMPTY_BATCHES:
+            self.stop(
+                "every vector is empty: the model collapsed, and an empty vector learns nothing"
+            )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and write the whole history as CSV rows (step, name, value) beside the checkpoints."""
@@ -207,10 +245,10 @@ class EncoderTrainer(Trainer):
             )
 
 
-def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
-    """Settings of a phase that writes ``out``; bfloat16 autocast, checkpoints in ``OUT.work``."""
+def arguments(output: Output, schedule: Schedule, **more: Any) -> TrainingArguments:
+    """Return the settings of a phase; bfloat16 autocast, checkpoints in ``OUT.work``."""
     return TrainingArguments(
-        output_dir=str(out.with_name(out.name + ".work")),
+        output_dir=str(output.work),
         max_steps=schedule.steps,
         learning_rate=schedule.rate,
         warmup_steps=max(1, schedule.steps // 20),
@@ -223,6 +261,7 @@ def arguments(out: Path, schedule: Schedule, **more: Any) -> TrainingArguments:
         save_total_limit=2,
         logging_steps=10,
         disable_tqdm=False,
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         report_to=[],
         seed=schedule.seed,
@@ -240,8 +279,20 @@ class _Bar(ProgressCallback):
             )
 
 
-def run(trainer: Trainer) -> None:
+def check_length(length: int, trainable: Trainable) -> None:
+    """Raise InputError where rows are longer than the model has positions for."""
+    most = positions(cast(Any, trainable.network.body).config.to_dict())
+    wanted = length * (2 if trainable.manifest.variant == "echo" else 1)
+    if most and wanted > most:
+        raise InputError(
+            f"length: {length} needs {wanted:,} positions, the model has {most:,}; give a smaller "
+            "--length"
+        )
+
+
+def run(trainer: Trainer, output: Output) -> None:
     """Train, from the last checkpoint if there is one."""
+    output.open_work()
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Bar())
     trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))

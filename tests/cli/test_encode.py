@@ -60,7 +60,7 @@ def test_killed_and_run_again_keeps_whole_lines(
     assert f"{kept} vectors were there from before" in again.err
     assert "texts 300/300, " in again.err
     assert output.read_bytes() == whole
-    assert [path.name for path in tmp_path.iterdir()] == ["vectors.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"vectors.jsonl", "vectors.jsonl.job.json"}
 
 
 def _note(model):
@@ -127,14 +127,69 @@ def test_terms_as_ids(cli, tmp_path, small_corpus, tiny_model, whole):
     assert {str(vocabulary[token]): weight for token, weight in tokens.items()} == ids
 
 
-def test_a_term_without_a_string_of_its_own(tmp_path, small_corpus, tiny_model, monkeypatch):
+def test_terms_without_strings_of_their_own_are_told_before_anything_is_encoded(
+    tmp_path, small_corpus, tiny_model, monkeypatch
+):
     from csplade.ingest.encode import encode_file
     from csplade.model import Encoder
 
     encoder = Encoder.from_pretrained(tiny_model)
-    monkeypatch.setattr(encoder, "token", lambda term: "same")
-    with pytest.raises(InputError, match="has no token string of its own; use --terms ids"):
+    names = encoder.tokens()
+    monkeypatch.setattr(encoder, "tokens", lambda: [*names[:-2], names[4], names[5]])
+    monkeypatch.setattr(encoder, "encode", None)
+    message = r"terms: 2 of the \d+ terms .* have no token string of their own; give --terms ids"
+    with pytest.raises(InputError, match=message):
         encode_file(small_corpus, tmp_path / "vectors.jsonl", encoder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_file_is_left_as_it_is(cli, fails, lines, tmp_path, tiny_model, small_corpus):
+    output = tmp_path / "vectors.jsonl"
+    command = arguments(small_corpus, output, tiny_model)
+    assert cli(*command).code == 0
+    before = output.read_bytes()
+    again = cli(*command)
+    assert (again.code, again.out) == (0, f"{output}: 300 vectors\n")
+    assert "nothing to do" in again.err
+    assert "was made with kind 'document', now it is 'query'" in fails(*command, "--kind", "query")
+    other = lines("other.jsonl", *small_corpus.read_text().splitlines()[:-1])
+    assert "was made with texts" in fails(*arguments(other, output, tiny_model))
+    assert output.read_bytes() == before
+
+
+def test_empty_vectors_are_counted(tmp_path, lines, tiny_model, monkeypatch):
+    from dataclasses import replace
+
+    from csplade.core.vectors import SparseBatch
+    from csplade.ingest.encode import encode_file
+    from csplade.model import Encoder
+
+    encoder = Encoder.from_pretrained(tiny_model)
+    encode = encoder.encode
+
+    def first_is_empty(texts, kind, *, progress):
+        encoded = encode(texts, kind, progress=progress)
+        rows = [([], []), *list(encoded.vectors)[1:]]
+        return replace(encoded, vectors=SparseBatch.from_rows(rows))
+
+    monkeypatch.setattr(encoder, "encode", first_is_empty)
+    texts = [{"_id": "a", "text": "tea"}, {"_id": "b", "text": " "}, {"_id": "c", "text": "sea"}]
+    report = encode_file(lines("texts.jsonl", *texts), tmp_path / "out.jsonl", encoder)
+    assert (report.texts, report.empty) == (3, 1)
+
+
+def test_a_checkpoint_without_manifest_takes_a_preset(
+    cli, fails, lines, tmp_path, tiny_model_of, small_corpus
+):
+    directory = tiny_model_of()
+    (directory / "csplade.json").unlink()
+    output = tmp_path / "vectors.jsonl"
+    command = arguments(small_corpus, output, directory)
+    assert "give a manifest or a preset" in fails(*command)
+    assert cli(*command, "--preset", "csplade").code == 0
+    assert "has no adapter; leave out base" in fails(
+        *command, "--preset", "csplade", "--base", directory
+    )
 
 
 def test_bad_input(fails, cli, lines, tmp_path, tiny_model):
@@ -148,5 +203,6 @@ def test_bad_input(fails, cli, lines, tmp_path, tiny_model):
     )
     skipped = cli(*arguments(bad, output, tiny_model), "--skip-bad")
     assert (skipped.code, "1 bad lines were skipped" in skipped.err) == (0, True)
+    output.with_name("vectors.jsonl.job.json").unlink()
     assert "is there already" in fails(*arguments(bad, output, tiny_model), "--skip-bad")
     assert cli(*arguments(bad, tmp_path / "vectors.jsonl.gz", tiny_model)).code == 2

@@ -61,10 +61,9 @@ def test_idf_makes_queries_inference_free(cli, fails, tiny_model, tmp_path):
     assert (
         encoder.encode_query(["river"]).weights.max() > encoder.encode_query(["the"]).weights.max()
     )
-    message = fails(
-        "train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "idf"
-    )
-    assert "is there already" in message
+    again = ("train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "idf")
+    assert "nothing to do" in cli(*again).err
+    assert "was made with counts False, now it is True" in fails(*again, "--counts")
     corpus.write_text('{"_id": "1", "text"\n')
     assert "corpus.jsonl:1: broken JSON" in fails(
         "train", "idf", "--corpus", corpus, "--model", tiny_model, "--out", tmp_path / "other"

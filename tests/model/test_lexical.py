@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from csplade.core.errors import CorruptError, InputError
-from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
+from csplade.core.errors import CorruptError
+from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE
 from csplade.model import Encoder, Manifest
-from csplade.model.certify import certify
-from csplade.model.lexical import QueryTable, train_idf
+from csplade.model.lexical import QueryTable
 from csplade.model.tokens import Tokens
 
 
@@ -94,48 +93,6 @@ def test_what_the_caps_cut_is_counted(tiny_model_of):
     assert encoded.dropped_terms.tolist() == [
         len(set(encoder.tokenize(["a b c d e f g h"], "query").ids[0])) - 2
     ]
-
-
-def test_idf_of_a_corpus(tiny_model, tmp_path):
-    out = tmp_path / "idf"
-    texts = ["the river", "the sea the sea", "The glacier", ""]
-    counted = []
-    train_idf(tiny_model, out, texts, progress=counted.append)
-    assert counted == [4]
-    certify(out)
-    encoder = Encoder.from_pretrained(out)
-    tokens = [encoder.tokenize([text], "query").ids[0] for text in texts]
-    weights = load_file(out / "query_weights.safetensors")["weight"]
-    for term in {int(term) for ids in tokens for term in ids}:
-        found = sum(term in ids for ids in tokens)
-        assert weights[term] == pytest.approx(np.log(1 + (4 - found + 0.5) / (found + 0.5)))
-    special = encoder._tokenizer.special_ids()
-    assert special
-    assert (weights[special] == 0).all()
-    assert weights.min() >= 0
-    assert weights.max() == pytest.approx(np.log(1 + 4.5 / 0.5))
-    assert isinstance(encoder.encode_query(["glacier"]), SparseBatch)
-    assert encoder.fingerprint != Encoder.from_pretrained(tiny_model).fingerprint
-    with pytest.raises(InputError, match="is there already"):
-        train_idf(tiny_model, out, texts)
-
-
-def test_another_corpus_is_another_fingerprint(tiny_model, tmp_path):
-    one = train_idf(tiny_model, tmp_path / "one", ["the river"])
-    other = train_idf(tiny_model, tmp_path / "other", ["the sea"])
-    assert one.fingerprint != other.fingerprint
-
-
-def test_a_failure_leaves_nothing(tiny_model, tmp_path):
-    def texts():
-        yield "river"
-        raise InputError("line 2: broken")
-
-    with pytest.raises(InputError, match="line 2"):
-        train_idf(tiny_model, tmp_path / "out", texts())
-    with pytest.raises(InputError, match="no texts"):
-        train_idf(tiny_model, tmp_path / "out", [])
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from csplade.core.errors import InputError
 from csplade.model import Encoder, Manifest
 from csplade.model.certify import certify
 from csplade.model.checkpoint.files import TABLE_FILE
-from csplade.model.lexical import train_idf
 from csplade.model.training.adapt import adapt
 from csplade.model.training.calibrate import calibrate
 from csplade.model.training.data import Collection, packed
 from csplade.model.training.dev import BEST_FILE, DevSplit
+from csplade.model.training.idf import train_idf
 from csplade.model.training.mine import Mined, mine, read_mined
 from csplade.model.training.pairs import Source
 from csplade.model.training.retrieval import (
@@ -26,7 +26,13 @@ from csplade.model.training.retrieval import (
 )
 from csplade.model.training.table import train_table
 from csplade.model.training.teachers import Bm25, load_teacher
-from csplade.model.training.trainer import LOG_FILE, EncoderTrainer, Schedule, Trainable
+from csplade.model.training.trainer import (
+    LOG_FILE,
+    EncoderTrainer,
+    Schedule,
+    Trainable,
+    TrainingError,
+)
 
 SUBJECTS = [
     "river",
@@ -200,8 +206,10 @@ def test_adaptation_revives_a_model_whose_vectors_are_all_zero(tiny_model_of, co
     schedule = Schedule(steps=30, rate=4e-3, batch=8, rank=4)
     still_dead, adapted, alive = (tmp_path / name for name in ("still-dead", "adapted", "alive"))
 
-    train_retrieval(dead, [source], still_dead, schedule, Objective())
-    assert logged(still_dead, "document_terms") == [0.0] * len(logged(still_dead, "document_terms"))
+    with pytest.raises(TrainingError, match="every vector is empty: the model collapsed"):
+        train_retrieval(dead, [source], still_dead, schedule, Objective())
+    assert not still_dead.exists()
+    assert set(logged(still_dead, "document_terms")) == {0.0}
 
     adapt(
         dead,
@@ -214,6 +222,19 @@ def test_adaptation_revives_a_model_whose_vectors_are_all_zero(tiny_model_of, co
     train_retrieval(adapted, [source], alive, schedule, Objective())
     assert logged(alive, "document_terms")[-1] > 0
     assert logged(alive, "nce")[-1] < logged(still_dead, "nce")[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_training(tiny_model, collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "csplade.model.training.losses.info_nce", lambda *_: torch.tensor(torch.nan)
+    )
+    source, schedule = (
+        source_of(collection, tmp_path),
+        Schedule(steps=5, rate=1e-3, batch=4, rank=4),
+    )
+    with pytest.raises(TrainingError, match=r"step 0: the loss is nan: training blew up.*--rate"):
+        train_retrieval(tiny_model, [source], tmp_path / "out", schedule, Objective())
+    assert not (tmp_path / "out").exists()
 
 
 class Interrupted(Exception):
