@@ -6,11 +6,18 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import Quantization, not_blank, note_counts, print_table, progress_bars
+from .console import (
+    Quantization,
+    not_blank,
+    note,
+    note_counts,
+    print_table,
+    progress_bars,
+)
 from .index import Directory
 
 if TYPE_CHECKING:
@@ -33,9 +40,18 @@ def search(
         bool, typer.Option("--json", help="Print one JSON object with everything.")
     ] = False,
     queries: Annotated[
-        Path | None, typer.Option(help="Many queries: JSON lines with _id and text.")
+        Path | None, typer.Option(help="Many queries: JSON lines with _id and text, or .tsv.")
     ] = None,
-    vectors: Annotated[Path | None, typer.Option(help="Many queries: vectors, JSON lines.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Many queries: vectors, JSON lines, or .tsv of tokens.")
+    ] = None,
+    terms: Annotated[
+        Literal["auto", "ids", "tokens"],
+        typer.Option(
+            help="With --vectors: what their terms are; auto: token strings if the index or its "
+            "encoder has them, else ids."
+        ),
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option(help="With --queries, --vectors: TREC run to write.")
     ] = None,
@@ -62,18 +78,26 @@ def search(
         raise typer.BadParameter("need TEXT", param_hint="--explain, --json")
     if text is not None and integer_scores:
         raise typer.BadParameter("needs --queries or --vectors", param_hint="--integer-scores")
+    if vectors is None and terms != "auto":
+        raise typer.BadParameter("needs --vectors", param_hint="--terms")
     from ..core.beir import read_queries
     from ..engine.bulk import answer_texts, answer_vectors
     from ..engine.collection import Collection
     from ..index import IndexManifest
-    from ..ingest.vectors import read_vectors
+    from ..ingest.trec import check_run_place
+    from ..ingest.vectors import read_query_vectors
 
-    # Read the queries first: an error in them must not wait for a model to load.
+    # Check everything first: an error must not wait for a model to load.
     manifest = IndexManifest.open(index)
+    if output is not None:
+        check_run_place(output, tag)
     texts = {} if queries is None else read_queries(queries)
-    lines = [] if vectors is None else list(read_vectors(vectors))
-    by_token = any(not term.isdecimal() for line in lines for term in line.terms)
-    needs_encoder = vectors is None or (by_token and manifest.encoder is not None)
+    lines = [] if vectors is None else read_query_vectors(vectors)
+    keys = None if terms == "auto" else terms
+    named = [term for line in lines if not line.has_ids for term in line.terms]
+    needs_encoder = vectors is None or bool(named and manifest.encoder and keys != "ids")
+    if needs_encoder and named and keys is None and all(map(str.isdecimal, named)):
+        note("every query term is a number, read as a token string; --terms ids reads integer ids")
     with Collection.open(
         index, model=model, with_encoder=needs_encoder, quantization=quantization
     ) as engine:
@@ -85,7 +109,7 @@ def search(
                 _print(answer, explain)
         elif output is not None:
             answers = (
-                answer_vectors(vectors, lines, engine, k)
+                answer_vectors(lines, engine, k, keys)
                 if vectors
                 else answer_texts(texts, engine, k)
             )
@@ -122,6 +146,8 @@ def _write(
             }
             progress("queries", done, total)
     typer.echo(f"{output}: {run.lines:,} hits of {total:,} queries")
+    counts["document ids have white space, written with '_' instead"] = run.altered
+    counts["scores tie for trec_eval, which orders them by document id"] = run.ties
     note_counts(counts)
 
 

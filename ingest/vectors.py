@@ -21,7 +21,13 @@ from ..core.corpus import read_records
 from ..core.document import Document, parse_id
 from ..core.errors import InputError
 from ..core.lines import Line, OnBad, files_of, is_tab_separated, located, read_lines
-from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, QUERY_SCALE, SparseBatch
+from ..core.vectors import (
+    DOCUMENT_SCALE,
+    MAX_DOCUMENT_IMPACT,
+    MAX_QUERY_TERMS,
+    QUERY_SCALE,
+    SparseBatch,
+)
 
 Keys = Literal["ids", "tokens"]
 Lookup = Callable[[str], int | None]
@@ -90,7 +96,8 @@ def read_query_vectors(path: Path | str) -> list[VectorLine]:
     how often it stands there.
 
     Raises:
-        InputError: as :func:`read_vectors`; a line without a tab, an id twice, no query at all.
+        InputError: as :func:`read_vectors`; a line without a tab, an id twice, more than
+            ``MAX_QUERY_TERMS`` terms, no query at all.
     """
     files = files_of(Path(path))
     if any(map(is_tab_separated, files)):
@@ -103,6 +110,10 @@ def read_query_vectors(path: Path | str) -> list[VectorLine]:
     for one in lines:
         if one.document.id in seen:
             raise one.line.error(f"query {one.document.id!r} is there already")
+        if len(one.terms) > MAX_QUERY_TERMS:
+            raise one.line.error(
+                f"query {one.document.id!r} has {len(one.terms)} terms, at most {MAX_QUERY_TERMS}"
+            )
         seen.add(one.document.id)
     return lines
 
@@ -202,13 +213,19 @@ class VectorFile:
 
 
 def scan_vectors(
-    path: Path | str, *, keys: Keys | None = None, on_bad: OnBad | None = None
+    path: Path | str,
+    *,
+    keys: Keys | None = None,
+    default: Keys | None = None,
+    on_bad: OnBad | None = None,
 ) -> VectorFile:
     """Read a whole file of vectors once: checks every line before anything is built from it.
 
     Args:
         path: the file.
-        keys: what the terms are; None takes integer ids if every term of the file is one.
+        keys: what the terms are; None takes what the lines say: ``indices`` are ids.
+        default: what the terms of ``{term: weight}`` are where ``keys`` is None; None takes ids if
+            every term of the file is one.
         on_bad: as for :func:`read_vectors`.
 
     Raises:
@@ -217,7 +234,8 @@ def scan_vectors(
     """
     lines, largest, whole = 0, 0.0, True
     terms: dict[str, str] = {}
-    with_indices: str | None = None
+    with_indices: str | None = None  # the place of the first vector of each form
+    with_names: str | None = None
     for one in read_vectors(path, on_bad=on_bad):
         lines += 1
         for term in one.terms:
@@ -225,15 +243,23 @@ def scan_vectors(
         if one.terms:
             largest = max(largest, float(one.weights.max()))
             whole = whole and bool((one.weights == np.rint(one.weights)).all())
-            with_indices = with_indices or (one.line.place if one.has_ids else None)
+            if one.has_ids:
+                with_indices = with_indices or one.line.place
+            else:
+                with_names = with_names or one.line.place
     if not lines:
         raise InputError(f"{path}: no vectors in it")
     if not terms:
         raise InputError(f"{path}: not one of its {lines} vectors has a term")
+    if keys is None and not with_names:
+        keys = "ids"
+    keys = keys or default or ("ids" if all(map(ID.fullmatch, terms)) else "tokens")
     if keys == "tokens" and with_indices:
-        raise InputError(f"{with_indices}: has indices, which are integer ids; use --terms ids")
-    if keys is None:
-        keys = "ids" if with_indices or all(map(ID.fullmatch, terms)) else "tokens"
+        raise InputError(
+            f"{with_indices}: has indices, which are integer ids, but terms are token strings"
+            + (f" at {with_names}" if with_names else "")
+            + "; use --terms ids"
+        )
     if keys == "tokens":
         return VectorFile(lines, keys, dict(sorted(terms.items())), largest, whole)
     for term, place in terms.items():
@@ -254,14 +280,22 @@ def positions(tokens: Sequence[str]) -> Lookup:
     return {token: term for term, token in enumerate(tokens)}.get
 
 
-def to_batch(lines: Iterable[VectorLine], lookup: Lookup) -> tuple[SparseBatch, NDArray[np.int64]]:
+def to_batch(
+    lines: Iterable[VectorLine], lookup: Lookup, id_lookup: Lookup | None = None
+) -> tuple[SparseBatch, NDArray[np.int64]]:
     """Return the vectors of n lines as one batch, and int64 [n]: how many terms of each were
     dropped as unknown.
+
+    Args:
+        lines: the vectors.
+        lookup: gives the term of a key, None where it is unknown.
+        id_lookup: the same for lines that say that their keys are ids; None takes ``lookup``.
     """
     rows: list[tuple[list[int], NDArray[np.float32]]] = []
     dropped = []
     for line in lines:
-        terms = [lookup(key) for key in line.terms]
+        find = id_lookup if id_lookup and line.has_ids else lookup
+        terms = [find(key) for key in line.terms]
         known = [place for place, term in enumerate(terms) if term is not None]
         dropped.append(len(terms) - len(known))
         rows.append(([term for term in terms if term is not None], line.weights[known]))
