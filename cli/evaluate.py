@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +14,10 @@ import typer
 from .console import note, print_table, progress_bars
 
 if TYPE_CHECKING:
-    from ..core.beir import Dataset
+    from ..client.client import Client
     from ..evaluation.report import Row
+    from ..evaluation.systems import Task
+    from ..ingest.trec import Run
 
 Show = Callable[[str, int, int], None]
 
@@ -34,6 +38,13 @@ def evaluate(
     ] = False,
     split: Annotated[str, typer.Option(help="Which judgments, qrels/SPLIT.tsv.")] = "test",
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Ranking depth.")] = 1000,
+    keep_self: Annotated[
+        bool,
+        typer.Option(
+            "--keep-self",
+            help="Count hits with the query's own id; by default they are left out, as BEIR does.",
+        ),
+    ] = False,
     sample: Annotated[
         int,
         typer.Option(min=0, help="With --index: documents to encode for docs/s; 0 leaves it out."),
@@ -53,22 +64,118 @@ def evaluate(
     """
     if not (index or target or run or bm25):
         raise typer.BadParameter("give at least one", param_hint="--index, --target, --run, --bm25")
+    from ..client.client import Client
     from ..core.beir import load_dataset
-    from ..evaluation import report
-    from ..evaluation.systems import evaluate_bm25, evaluate_run
+    from ..core.errors import CspladeError
+    from ..evaluation.systems import Task
 
-    dataset = load_dataset(folder, split)
-    rows = [evaluate_run(dataset, path, name=str(path)) for path in run or ()]
+    task = Task(load_dataset(folder, split), k, keep_self)
+    systems = _Systems(
+        task,
+        index or [],
+        target or [],
+        bm25,
+        sample,
+        model,
+        partial(Client, key=key, tls=tls, ca=ca),
+    )
+    runs = systems.check(run or [])
+    rows: list[Row] = []
+    failure: BaseException | None = None
     with progress_bars("queries") as show:
-        rows += [_index(dataset, path, model, k, sample, show) for path in index or ()]
-        rows += [_target(dataset, one, k, show, key=key, tls=tls, ca=ca) for one in target or ()]
-        if bm25:
-            rows.append(evaluate_bm25(dataset, k, progress=_labelled(show, "BM25")))
+        try:
+            rows.extend(systems.measure(runs, show))
+        except (CspladeError, KeyboardInterrupt) as error:
+            if not rows:
+                raise
+            failure = error  # rows that are measured already are shown all the same
+    _show(task, rows, as_json)
+    if failure is not None:
+        raise failure
+
+
+@dataclass(frozen=True)
+class _Systems:
+    """What is measured, besides runs."""
+
+    task: Task
+    indexes: list[Path]
+    targets: list[str]
+    bm25: bool
+    sample: int
+    model: str | None
+    connect: Callable[[str], Client]
+
+    def check(self, runs: list[Path]) -> dict[Path, Run]:
+        """Read and check everything before a model is loaded or a query asked; returns the runs."""
+        from ..core.errors import IncompatibleError
+        from ..evaluation.bm25 import import_bm25
+        from ..evaluation.measures import import_pytrec_eval
+        from ..evaluation.systems import evaluate_run
+        from ..index import IndexManifest
+        from ..ingest.trec import read_run
+
+        import_pytrec_eval()
+        read = {path: read_run(path) for path in runs}
+        for path, run in read.items():
+            evaluate_run(self.task, path, run, name=str(path))
+        for path in self.indexes:
+            if IndexManifest.open(path).encoder is None and self.model is None:
+                raise IncompatibleError(
+                    f"{path}: was built from ready vectors, no encoder is noted in it; name one "
+                    "with --model, or measure a run of csplade search --vectors"
+                )
+        if self.bm25:
+            import_bm25()
+        if self.bm25 or (self.indexes and self.sample):
+            _ = self.task.dataset.corpus
+        for target in self.targets:
+            with self.connect(target) as client:
+                client.info()
+        return read
+
+    def measure(self, runs: dict[Path, Run], show: Show) -> Iterator[Row]:
+        """Measure one system after the other."""
+        from ..engine.collection import Collection
+        from ..evaluation.systems import (
+            evaluate_bm25,
+            evaluate_index,
+            evaluate_run,
+            evaluate_target,
+        )
+
+        task = self.task
+        for path, run in runs.items():
+            yield evaluate_run(task, path, run, name=str(path))
+            if run.ties:
+                note(f"{path}: {run.ties:,} ties stand by rank; trec_eval orders them by id")
+        for path in self.indexes:
+            with Collection.open(path, model=self.model) as engine:
+                told = _labelled(show, path.resolve().name)
+                yield evaluate_index(
+                    task, engine, name=str(path), sample=self.sample, progress=told
+                )
+        for target in self.targets:
+            with self.connect(target) as client:
+                told = _labelled(show, target)
+                yield evaluate_target(task, client, name=target, progress=told)
+        if self.bm25:
+            yield evaluate_bm25(task, progress=_labelled(show, "BM25"))
+
+
+def _show(task: Task, rows: list[Row], as_json: bool) -> None:
+    from ..evaluation import report
+
+    dataset = task.dataset
     if as_json:
-        result = report.to_json(dataset.name, split, len(dataset.queries), rows)
+        result = report.to_json(dataset.name, dataset.split, len(dataset.queries), rows)
+        result["keep_self"] = task.keep_self
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        typer.echo(f"{dataset.name}, {split}: {len(dataset.queries):,} judged queries, top {k:,}")
+        typer.echo(
+            f"{dataset.name}, {dataset.split}: {len(dataset.queries):,} judged queries, "
+            f"top {task.k:,}"
+        )
         headers, cells = report.quality_table(rows)
         print_table(headers, cells, left=["system"])
         headers, cells = report.latency_table(rows)
@@ -79,34 +186,20 @@ def evaluate(
         for what, count in row.cut.items():
             if count:
                 note(f"{row.name}: {count:,} {what} were cut from the queries")
+        if row.own_hits:
+            note(
+                f"{row.name}: {row.own_hits:,} hits with the query's own id were left out, as BEIR "
+                "does; --keep-self counts them"
+            )
+        if row.without_ranking:
+            note(
+                f"{row.name}: {row.without_ranking:,} of {len(dataset.queries):,} judged queries "
+                "have no ranking and count as 0"
+            )
         if not any(row.measures.values()):
             note(f"{row.name}: no judged document was found; does it belong to {dataset.name}?")
-
-
-def _index(dataset: Dataset, path: Path, model: str | None, k: int, sample: int, show: Show) -> Row:
-    from ..engine.collection import Collection
-    from ..evaluation.systems import evaluate_index
-
-    with Collection.open(path, model=model) as engine:
-        progress = _labelled(show, path.resolve().name)
-        return evaluate_index(dataset, engine, k, name=str(path), sample=sample, progress=progress)
-
-
-def _target(
-    dataset: Dataset,
-    target: str,
-    k: int,
-    show: Show,
-    *,
-    key: str | None,
-    tls: bool,
-    ca: Path | None,
-) -> Row:
-    from ..client.client import Client
-    from ..evaluation.systems import evaluate_target
-
-    with Client(target, key=key, tls=tls, ca=ca) as client:
-        return evaluate_target(dataset, client, k, name=target, progress=_labelled(show, target))
+    if empty := sum(max(grades.values()) <= 0 for grades in dataset.qrels.values()):
+        note(f"{empty:,} of {len(dataset.queries):,} judged queries have no relevant document")
 
 
 def _labelled(show: Show, label: str) -> Callable[[int, int], None]:

@@ -37,11 +37,16 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the
 def build(
     out: Annotated[Path, typer.Option(help="Directory of the index, absent or empty.")],
     corpus: Annotated[
-        Path | None, typer.Option(help="JSON lines with _id, title, text; .gz accepted.")
+        Path | None,
+        typer.Option(
+            help="JSON lines with _id, title, text: a file or folder, plain, .gz or .zst."
+        ),
     ] = None,
     vectors: Annotated[
         Path | None,
-        typer.Option(help="Vectors, JSON lines with id, contents, vector; .gz accepted."),
+        typer.Option(
+            help="Vectors, JSON lines with id, contents, vector: a file or folder, plain, .gz or .zst."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -57,8 +62,19 @@ def build(
     base: Base = None,
     terms: Annotated[
         Literal["auto", "ids", "tokens"],
-        typer.Option(help="With --vectors: kind of their terms; auto: as in the file."),
+        typer.Option(
+            help="With --vectors: what their terms are. auto: ids for indices and values; else "
+            "token strings with --model; else ids if every term is a whole number."
+        ),
     ] = "auto",
+    vocabulary_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="With --vectors of integer ids: the ids are below it; default: the largest one.",
+        ),
+    ] = None,
     document_scale: Annotated[
         float | None,
         typer.Option(
@@ -87,9 +103,13 @@ def build(
     if (corpus is None) == (vectors is None):
         raise typer.BadParameter("give either --corpus or --vectors", param_hint="--corpus")
     if corpus is not None and (
-        terms != "auto" or document_scale is not None or query_scale is not None
+        terms != "auto" or (document_scale, query_scale, vocabulary_size) != (None, None, None)
     ):
-        raise typer.BadParameter("--terms and the scales need --vectors", param_hint="--corpus")
+        raise typer.BadParameter(
+            "--terms, --vocabulary-size and the scales need --vectors", param_hint="--corpus"
+        )
+    if vocabulary_size is not None and model is not None:
+        raise typer.BadParameter("goes without --model", param_hint="--vocabulary-size")
     if vectors is not None and quantization != "auto":
         raise typer.BadParameter("needs --corpus", param_hint="--quantization")
     from ..ingest.build import build_from_corpus, build_from_vectors
@@ -113,6 +133,7 @@ def build(
                 out,
                 encoder=None if model is None else lambda: load_encoder(model, "auto", **how),
                 keys=None if terms == "auto" else terms,
+                vocabulary_size=vocabulary_size,
                 shards=shards,
                 document_scale=document_scale,
                 query_scale=query_scale,

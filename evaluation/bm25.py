@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from ..core.beir import Dataset
 from ..core.corpus import read_corpus
@@ -23,6 +24,22 @@ class Bm25Result:
     query_seconds_p50: float
 
 
+def import_bm25() -> tuple[Any, Any]:
+    """Return the modules bm25s and Stemmer; call it before long work.
+
+    Raises:
+        UnavailableError: one of them is not installed.
+    """
+    try:
+        import bm25s
+        import Stemmer
+    except ImportError as error:
+        raise UnavailableError(
+            f"the BM25 baseline needs {error.name}: pip install 'csplade[train]'"
+        ) from None
+    return bm25s, Stemmer
+
+
 def rank(
     dataset: Dataset, k: int = 1000, progress: Callable[[int, int], None] | None = None
 ) -> Bm25Result:
@@ -38,13 +55,7 @@ def rank(
         InputError: a bad corpus or an empty one.
         UnavailableError: bm25s or PyStemmer is not installed.
     """
-    try:
-        import bm25s
-        import Stemmer
-    except ImportError as error:
-        raise UnavailableError(
-            f"the BM25 baseline needs {error.name}: pip install 'csplade[train]'"
-        ) from None
+    bm25s, Stemmer = import_bm25()
     stemmer = Stemmer.Stemmer("english")
     documents = list(read_corpus(dataset.corpus))
     if not documents:

@@ -3,12 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ..core.beir import Qrels
+from ..core.errors import UnavailableError
 
 MEASURES = ("nDCG@10", "RR@10", "Recall@100", "Recall@1000")
 
 Rankings = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good rankings are.
+
+    Attributes:
+        measures: measure -> mean over all judged queries.
+        own_hits: hits with the query's own id, which were left out.
+        without_ranking: judged queries without a hit; they count as 0.
+    """
+
+    measures: dict[str, float]
+    own_hits: int
+    without_ranking: int
+
+
+def judge(
+    qrels: Qrels, rankings: Rankings, *, depth: int | None = None, keep_self: bool = False
+) -> Quality:
+    """Measure rankings by the rule of BEIR: a hit with the query's own id does not count.
+
+    In some collections (ArguAna, Quora) queries are documents themselves, and each would find
+    itself first.
+
+    Args:
+        qrels: query id -> document id -> grade.
+        rankings: query id -> document ids, best first, none repeated.
+        depth: hits that count, after hits with the query's own id are left out; None counts all.
+        keep_self: count hits with the query's own id as well.
+    """
+    judged = {
+        query: [one for one in ranking if keep_self or one != query]
+        for query, ranking in rankings.items()
+        if query in qrels
+    }
+    return Quality(
+        measure(qrels, {query: ranking[:depth] for query, ranking in judged.items()}),
+        sum(len(rankings[query]) - len(ranking) for query, ranking in judged.items()),
+        sum(not judged.get(query) for query in qrels),
+    )
+
+
+def import_pytrec_eval() -> Any:
+    """Return the module that measures; call it before long work.
+
+    Raises:
+        UnavailableError: it is not installed.
+    """
+    try:
+        import pytrec_eval
+    except ImportError:
+        raise UnavailableError(
+            "measuring needs pytrec-eval-terrier; pip install 'csplade[evaluate]'"
+        ) from None
+    return pytrec_eval
 
 
 def measure(qrels: Qrels, rankings: Rankings) -> dict[str, float]:
@@ -52,8 +111,7 @@ def measure_each(qrels: Qrels, rankings: Rankings) -> dict[str, dict[str, float]
 def _evaluate(
     qrels: Qrels, rankings: Rankings, cut: int | None, names: set[str]
 ) -> dict[str, dict[str, float]]:
-    import pytrec_eval
-
+    pytrec_eval = import_pytrec_eval()
     run = {
         query: {document: float(-rank) for rank, document in enumerate(ranking[:cut])}
         for query, ranking in rankings.items()

@@ -29,6 +29,8 @@ class Row:
         milliseconds: stage -> median over queries, asked one at a time; "total" as the caller
             waits.
         cut: what caps cut from the queries in all: tokens, terms, impacts.
+        own_hits: hits with the query's own id, which were left out.
+        without_ranking: judged queries without a hit; they count as 0.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Row:
     documents_per_second: float | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    own_hits: int = 0
+    without_ranking: int = 0
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str], ...] = (

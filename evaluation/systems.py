@@ -7,31 +7,64 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.beir import Dataset
 from ..core.corpus import read_corpus
 from ..core.errors import InputError
-from ..ingest.trec import read_run
+from ..ingest.trec import Run
 from . import bm25
-from .measures import measure
+from .measures import Rankings, judge
 from .report import Row
 
 if TYPE_CHECKING:
     from ..client.client import Client
     from ..engine.collection import Collection
 
+MAX_K = 10_000
+
 Progress = Callable[[int, int], None]
 """Called with queries done and queries in all."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """What every system is asked.
+
+    Attributes:
+        dataset: the collection.
+        k: ranking depth that is measured.
+        keep_self: count hits with the query's own id, see :func:`.measures.judge`.
+    """
+
+    dataset: Dataset
+    k: int
+    keep_self: bool = False
+
+    @property
+    def asked(self) -> int:
+        """Hits to ask for: one more, where one may be left out."""
+        return min(self.k + (not self.keep_self), MAX_K)
+
+    def row(self, name: str, rankings: Rankings, **costs: Any) -> Row:
+        """Return the row of a system: its quality, and what else is known of it."""
+        found = judge(self.dataset.qrels, rankings, depth=self.k, keep_self=self.keep_self)
+        return Row(
+            name,
+            found.measures,
+            own_hits=found.own_hits,
+            without_ranking=found.without_ranking,
+            **costs,
+        )
+
+
 def evaluate_index(
-    dataset: Dataset,
+    task: Task,
     engine: Collection,
-    k: int,
     *,
     name: str,
     sample: int = 0,
@@ -40,9 +73,8 @@ def evaluate_index(
     """Ask an engine every query, one at a time.
 
     Args:
-        dataset: the collection.
+        task: what is asked.
         engine: with its encoder.
-        k: ranking depth.
         name: of the row.
         sample: encode so many of the first documents to tell documents per second; 0 leaves it out.
         progress: told after each query.
@@ -51,10 +83,10 @@ def evaluate_index(
         IncompatibleError: the engine has no encoder.
     """
     encoder = engine.require_encoder()
-    tally = _Tally(dataset, name)
-    for query, text in _told(dataset.queries.items(), progress):
+    tally = _Tally(task, name)
+    for query, text in _told(task.dataset.queries.items(), progress):
         started = time.perf_counter_ns()
-        answer = engine.search([text], k, with_document=False)[0]
+        answer = engine.search([text], task.asked, with_document=False)[0]
         timings = {**answer.timings, "total": time.perf_counter_ns() - started}
         cut = {
             "tokens": answer.cut.tokens,
@@ -70,7 +102,7 @@ def evaluate_index(
             cut,
         )
     manifest = engine.index.manifest
-    texts = [document.full_text for document in islice(read_corpus(dataset.corpus), sample)]
+    texts = [document.full_text for document in islice(read_corpus(task.dataset.corpus), sample)]
     started = time.perf_counter_ns()
     if texts:
         encoder.encode(texts, "document")
@@ -84,7 +116,7 @@ def evaluate_index(
 
 
 def evaluate_target(
-    dataset: Dataset, client: Client, k: int, *, name: str, progress: Progress | None = None
+    task: Task, client: Client, *, name: str, progress: Progress | None = None
 ) -> Row:
     """Ask a running service every query, one at a time.
 
@@ -92,13 +124,13 @@ def evaluate_target(
         ServiceError: the service refused or failed, or is not there.
     """
     index = client.info().index
-    tally = _Tally(dataset, name)
-    for query, text in _told(dataset.queries.items(), progress):
+    tally = _Tally(task, name)
+    for query, text in _told(task.dataset.queries.items(), progress):
         if not text.strip():  # a service refuses blank texts; they have no hits
             tally.add(query, [], 0, 0, {}, {})
             continue
         started = time.perf_counter_ns()
-        answer = client.search(text, k)
+        answer = client.search(text, task.asked)
         timings = {**answer.timings, "total": time.perf_counter_ns() - started}
         cut = {
             "tokens": answer.cut.tokens,
@@ -116,26 +148,26 @@ def evaluate_target(
     return tally.row(index["documents"], index["postings"], index["bytes"], None)
 
 
-def evaluate_run(dataset: Dataset, path: Path | str, *, name: str) -> Row:
+def evaluate_run(task: Task, path: Path | str, run: Run, *, name: str) -> Row:
     """Measure a TREC run.
 
     Raises:
-        InputError: a bad run, or one that has none of the judged queries.
+        InputError: the run has none of the judged queries.
     """
-    rankings = read_run(path)
-    if not rankings.keys() & dataset.qrels.keys():
+    dataset = task.dataset
+    if not run.rankings.keys() & dataset.qrels.keys():
         raise InputError(
             f"{path}: has none of the queries that {dataset.name}/qrels/{dataset.split}.tsv judges"
         )
-    return Row(name, measure(dataset.qrels, rankings))
+    return task.row(name, run.rankings)
 
 
-def evaluate_bm25(dataset: Dataset, k: int, *, progress: Progress | None = None) -> Row:
+def evaluate_bm25(task: Task, *, progress: Progress | None = None) -> Row:
     """Measure the lexical baseline; see :mod:`.bm25`."""
-    result = bm25.rank(dataset, k, progress)
-    return Row(
+    result = bm25.rank(task.dataset, task.asked, progress)
+    return task.row(
         "BM25",
-        measure(dataset.qrels, result.rankings),
+        result.rankings,
         documents_per_second=result.documents_per_second,
         milliseconds={"total": result.query_seconds_p50 * 1e3},
     )
@@ -144,8 +176,8 @@ def evaluate_bm25(dataset: Dataset, k: int, *, progress: Progress | None = None)
 class _Tally:
     """Collects what the answers to all queries say."""
 
-    def __init__(self, dataset: Dataset, name: str) -> None:
-        self._dataset, self._name = dataset, name
+    def __init__(self, task: Task, name: str) -> None:
+        self._task, self._name = task, name
         self._rankings: dict[str, list[str]] = {}
         self._postings: list[int] = []
         self._terms: list[int] = []
@@ -171,9 +203,9 @@ class _Tally:
     def row(
         self, documents: int, postings: int, size: int, documents_per_second: float | None
     ) -> Row:
-        return Row(
+        return self._task.row(
             self._name,
-            measure(self._dataset.qrels, self._rankings),
+            self._rankings,
             query_terms=fmean(self._terms),
             document_terms=postings / documents,
             flops=fmean(self._postings) / documents,

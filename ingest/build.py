@@ -19,12 +19,13 @@ from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
 from ..core.lines import OnBad
 from ..core.resume import require_same_settings
-from ..core.vectors import DOCUMENT_SCALE, SparseBatch
+from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, SparseBatch
 from ..index import BuildOptions, IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
 from . import chunks
 from .vectors import (
+    ID,
     Keys,
     Lookup,
     VectorFile,
@@ -131,6 +132,7 @@ def build_from_corpus(
         chunks.TEXTS,
         progress,
         report,
+        ready_vectors=True,
     )
 
 
@@ -140,6 +142,7 @@ def build_from_vectors(
     *,
     encoder: Encoder | Callable[[], Encoder] | None = None,
     keys: Keys | None = None,
+    vocabulary_size: int | None = None,
     shards: int = 1,
     document_scale: float | None = None,
     query_scale: float | None = None,
@@ -155,7 +158,10 @@ def build_from_vectors(
         encoder: the encoder that made them and encodes queries, or a function that loads it; terms
             must be of its vocabulary. Without one, queries come as vectors, and token strings get
             ids in sorted order.
-        keys: what the terms are; None tells it by the file.
+        keys: what the terms are. None takes ids for ``indices``; for ``{term: weight}`` it takes
+            token strings where there is an encoder, else ids if every term of the file is one.
+        vocabulary_size: terms are ids below it, where there is no encoder; None takes the largest
+            id of the file.
         shards: number of shards.
         document_scale: weight of one document impact step; None suits it to the largest weight.
         query_scale: weight of one query impact step; None likewise.
@@ -167,9 +173,14 @@ def build_from_vectors(
     """
     _check_place(Path(out), resume)
     report = BuildReport()
-    file = scan_vectors(vectors, keys=keys, on_bad=_counting(report, on_bad))
+    default: Keys | None = None if encoder is None else "tokens"
+    file = scan_vectors(vectors, keys=keys, default=default, on_bad=_counting(report, on_bad))
+    if vocabulary_size is not None and (encoder is not None or file.keys == "tokens"):
+        raise InputError(
+            "vocabulary_size: goes with integer ids and no encoder, whose vocabulary is known"
+        )
     encoder = encoder() if callable(encoder) else encoder
-    size, strings, lookup = _vocabulary(vectors, file, encoder)
+    size, strings, lookup = _vocabulary(file, encoder, vocabulary_size)
     usual_document, usual_query = (DOCUMENT_SCALE, encoder.query_scale) if encoder else file.scales
     options = BuildOptions(
         vocabulary_size=size,
@@ -195,11 +206,12 @@ def build_from_vectors(
         chunks.VECTORS,
         progress,
         report,
+        ready_vectors=True,
     )
 
 
 def _vocabulary(
-    path: Path | str, file: VectorFile, encoder: Encoder | None
+    file: VectorFile, encoder: Encoder | None, asked: int | None
 ) -> tuple[int, list[str] | None, Lookup]:
     """Size of the vocabulary, its strings if the index is to keep them, and the way from key to
     term.
@@ -208,7 +220,13 @@ def _vocabulary(
         strings = list(file.terms)
         return len(strings), strings, positions(strings)
     if encoder is None:
-        size = int(next(reversed(file.terms))) + 1
+        largest, place = next(reversed(file.terms.items()))
+        size = asked or int(largest) + 1
+        if int(largest) >= size:
+            raise InputError(
+                f"{place}: term {largest} is not below the vocabulary size, {size}; raise "
+                "--vocabulary-size"
+            )
         return size, None, ids_below(size)
     size = encoder.vocabulary_size
     lookup = encoder.vocabulary().get if file.keys == "tokens" else ids_below(size)
@@ -216,7 +234,7 @@ def _vocabulary(
         if lookup(term) is None:
             raise InputError(
                 f"{place}: term {term!r} is not in the vocabulary of model {encoder.name}, "
-                f"{size} terms"
+                f"{size} terms" + ("; integer ids need --terms ids" if ID.fullmatch(term) else "")
             )
     return size, None, lookup
 
@@ -232,8 +250,13 @@ def _build(
     size: int,
     progress: Progress | None,
     report: BuildReport,
+    *,
+    ready_vectors: bool = False,
 ) -> BuildReport:
-    """Feed the builder in chunks of ``size``, passing over what it holds already."""
+    """Feed the builder in chunks of ``size``, passing over what it holds already.
+
+    Ready vectors are compared with those that the build holds; others follow from text and encoder.
+    """
     with _open_builder(Path(out), options) as builder:
         safe = report.resumed = builder.documents
         if safe > total:
@@ -256,12 +279,13 @@ def _build(
         for chunk in chunks.chunks(source, size):
             documents = [document_of(one) for one in chunk]
             known = min(max(safe - first, 0), len(chunk))
-            _require_same_documents(builder, path, first, documents[:known])
+            ready = encode(chunk, advance) if ready_vectors and known else None
+            _require_same_documents(builder, path, first, documents[:known], ready)
             first += len(chunk)
             if known == len(chunk):
                 continue
             done = first - len(chunk)
-            vectors = encode(chunk, advance).take(np.arange(known, len(chunk)))
+            vectors = (ready or encode(chunk, advance)).take(np.arange(known, len(chunk)))
             report.empty += int((np.diff(vectors.indptr) == 0).sum())
             builder.add(documents[known:], vectors)
             advance(first - done)  # empty texts are in no batch of the encoder
@@ -324,24 +348,38 @@ def _settings(source: IndexManifest | BuildOptions, shards: int) -> dict[str, An
 
 
 def _require_same_documents(
-    builder: IndexBuilder, path: Path | str, first: int, documents: list[Document]
+    builder: IndexBuilder,
+    path: Path | str,
+    first: int,
+    documents: list[Document],
+    vectors: SparseBatch | None,
 ) -> None:
     """Compare documents from arrival number ``first`` on with those that the build holds."""
+    scale = builder.manifest.document_scale
+    impacts = vectors.quantize(scale, MAX_DOCUMENT_IMPACT) if vectors else None
     shards = builder.manifest.shard_count
     for shard in range(shards if documents else 0):
         places = [place for place in range(len(documents)) if (first + place) % shards == shard]
         store = DocumentStore.open(builder.manifest.shard_directory(builder.path, shard))
         try:
-            held = store.documents([(first + place) // shards for place in places])
+            ordinals = [(first + place) // shards for place in places]
+            held = store.documents(ordinals)
+            rows = store.vectors(ordinals[0], ordinals[-1] + 1) if ordinals else None
         finally:
             store.close()
-        for place, there in zip(places, held, strict=True):
+        for number, (place, there) in enumerate(zip(places, held, strict=True)):
             here = documents[place]
-            if (here.id, here.title, here.text) != (there.id, there.title, there.text):
+            same = here == there
+            if same and impacts and rows:
+                terms, values = impacts.row(place)
+                span = slice(rows.indptr[number], rows.indptr[number + 1])
+                same = np.array_equal(terms, rows.terms[span]) and np.array_equal(
+                    values, rows.impacts[span]
+                )
+            if not same:
                 raise IncompatibleError(
                     f"{path}: document {first + place + 1} is {here.id!r}, but the unfinished "
-                    "build "
-                    f"{builder.path} has {there.id!r} there or another text; "
+                    f"build {builder.path} has {there.id!r} there or other content; "
                     "resume with the same file or build elsewhere"
                 )
 

@@ -374,7 +374,7 @@ class IndexBuilder:
 
 def _metadata_json(document: Document) -> str:
     try:
-        text = json.dumps(document.metadata, ensure_ascii=False)
+        text = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"document id {document.id!r}: metadata is not JSON: {error}") from None

@@ -144,6 +144,18 @@ def test_resume_wants_the_same_input(fails, cli, killed, lines, tmp_path, many_v
     assert "document 701 is 'd700'" in fails(
         "index", "build", "--vectors", other, "--out", path, "--resume"
     )
+    other = json.loads(held[701])
+    other["vector"] = {term: weight + 0.5 for term, weight in other["vector"].items()}
+    changed = lines("changed.jsonl", *held[:701], other, *held[702:])
+    assert "document 702 is 'd701'" in fails(
+        "index", "build", "--vectors", changed, "--out", path, "--resume"
+    )
+    labelled = lines(
+        "labelled.jsonl", *held[:300], {**json.loads(held[300]), "year": 7}, *held[301:]
+    )
+    assert "document 301 is 'd300'" in fails(
+        "index", "build", "--vectors", labelled, "--out", path, "--resume"
+    )
     short = lines("short.jsonl", *held[:1000])
     assert "holds 1024 documents" in fails(
         "index", "build", "--vectors", short, "--out", path, "--resume"
@@ -406,3 +418,40 @@ def _edit(path, old, new):
 
 def _cut(path):
     path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_the_vocabulary_size_of_ids_may_be_set(cli, fails, lines, tmp_path):
+    path = lines("v.jsonl", {"id": "a", "vector": {"5": 1}}, {"id": "b", "vector": {"900": 1}})
+    build = ("index", "build", "--vectors", path, "--out")
+    assert cli(*build, tmp_path / "index", "--vocabulary-size", 30522).code == 0
+    info = json.loads(cli("index", "info", tmp_path / "index", "--json").out)
+    assert (info["vocabulary_size"], info["terms"]) == (30522, "ids")
+    said = fails(*build, tmp_path / "small", "--vocabulary-size", 900)
+    assert said.startswith(f"{path}:2: term 900 is not below the vocabulary size, 900")
+    words = lines("w.jsonl", {"id": "a", "vector": {"tea": 1}})
+    assert "goes with integer ids" in fails(
+        "index", "build", "--vectors", words, "--out", tmp_path / "w", "--vocabulary-size", 9
+    )
+    assert cli(*build, tmp_path / "m", "--vocabulary-size", 9, "--model", "embedded").code == 2
+    corpus = ("index", "build", "--corpus", path, "--out", tmp_path / "c")
+    assert cli(*corpus, "--vocabulary-size", 9).code == 2
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["index", "v.jsonl", "w.jsonl"]
+
+
+def test_a_folder_and_indices_with_values(cli, tmp_path):
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    (folder / "docs00.json").write_text('{"id": 7, "vector": {"4": 0.5, "9": 0}}\n')
+    (folder / "docs01.json").write_text(
+        '{"id": "b", "vector": {"sparse": {"indices": [9, 4], "values": [1, 2.0]}}}\n'
+        '{"id": "c", "indices": [], "values": [], "text": "nothing"}\n'
+    )
+    outcome = cli("index", "build", "--vectors", folder, "--out", tmp_path / "index")
+    assert outcome.code == 0
+    assert "1 documents have no terms" in outcome.err
+    with Index.open(tmp_path / "index") as index:
+        assert index.manifest.vocabulary_size == 10
+        assert [one.id for one in index.fetch([0, 0, 0], [0, 1, 2])] == ["7", "b", "c"]
+        stored = index.vectors([0, 0, 0], [0, 1, 2])
+    assert stored.indptr.tolist() == [0, 1, 3, 3]
+    assert stored.terms.tolist() == [4, 4, 9]

@@ -1,5 +1,6 @@
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_bulk_texts_rank_like_single_ones(cli, lines, small_index, tmp_path):
     assert (outcome.code, outcome.out) == (0, f"{run}: 7 hits of 2 queries\n")
     assert "1 queries have no hits" in outcome.err
     single = json.loads(cli("search", small_index, "coffee and tea", "-k", 7, "--json").out)
-    assert read_run(run) == {"a": [hit["id"] for hit in single["hits"]]}
+    assert read_run(run).rankings == {"a": [hit["id"] for hit in single["hits"]]}
     assert run.read_text().splitlines()[0].endswith(" mine")
 
 
@@ -125,7 +126,7 @@ def test_vectors_with_integer_ids(cli, fails, lines, tmp_path):
     assert cli("search", index, "--vectors", queries, "--output", run, "--integer-scores").code == 0
     assert run.read_text() == "q Q0 x 1 440 csplade\nq Q0 y 2 14 csplade\n"
     words = lines("words.jsonl", {"id": "q", "vector": {"tea": 2}})
-    assert "token strings as terms ('tea')" in fails(
+    assert ":1: term 'tea' is a token string, the index has integer ids" in fails(
         "search", index, "--vectors", words, "--output", tmp_path / "r"
     )
     assert "no encoder" in fails("search", index, "tea")
@@ -141,12 +142,40 @@ def test_token_strings_go_through_the_models_vocabulary(
         str(term): weight for term, weight in zip(*map(list, _first_vector(encoder)), strict=True)
     }
     names = {encoder.token(int(term)): weight for term, weight in ids.items()}
-    for name, vector in (("ids", ids), ("names", names)):
+    pair = {"indices": list(map(int, ids)), "values": list(ids.values())}
+    forms = {"ids": (ids, "ids"), "names": (names, "auto"), "pair": (pair, "auto")}
+    for name, (vector, terms) in forms.items():
         queries = lines(f"{name}.jsonl", {"id": "q", "vector": vector})
-        assert (
-            cli("search", small_index, "--vectors", queries, "--output", tmp_path / name).code == 0
-        )
-    assert (tmp_path / "ids").read_text() == (tmp_path / "names").read_text() != ""
+        command = ("search", small_index, "--vectors", queries, "--output", tmp_path / name)
+        assert cli(*command, "--terms", terms).code == 0
+    assert len({(tmp_path / name).read_text() for name in forms}) == 1
+    assert (tmp_path / "ids").read_text()
+
+
+def test_a_query_means_the_same_beside_others(cli, lines, small_index, tmp_path):
+    digits = {"id": "q7", "vector": {"1": 1.0, "9": 1.0, "6": 1.0}}
+    one = lines("one.jsonl", digits)
+    two = lines("two.jsonl", digits, {"id": "q8", "vector": {"tea": 1.0}})
+    for path in (one, two):
+        outcome = cli("search", small_index, "--vectors", path, "--output", f"{path}.trec")
+        assert outcome.code == 0
+        told = "every query term is a number, read as a token string; --terms ids" in outcome.err
+        assert told == (path == one)
+    hits = Path(f"{two}.trec").read_text().splitlines()
+    assert Path(f"{one}.trec").read_text().splitlines() == [
+        hit for hit in hits if hit.startswith("q7 ")
+    ]
+
+
+def test_topics_of_anserini(cli, lines, string_index, tmp_path):
+    vectors = lines("v.jsonl", {"id": "3", "vector": {"tea": 2, "river": 1}})
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("3\ttea tea river moonless\n")
+    for path in (vectors, topics):
+        outcome = cli("search", string_index, "--vectors", path, "--output", f"{path}.trec")
+        assert outcome.code == 0, outcome
+    assert Path(f"{topics}.trec").read_text() == Path(f"{vectors}.trec").read_text() != ""
+    assert "1 query terms were cut by the term cap or are not in the index" in outcome.err
 
 
 def _first_vector(encoder):

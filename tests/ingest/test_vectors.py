@@ -8,6 +8,7 @@ from csplade.ingest.vectors import (
     VectorFile,
     ids_below,
     positions,
+    read_query_vectors,
     read_vectors,
     scan_vectors,
     to_batch,
@@ -96,3 +97,87 @@ def test_ids_below_a_size():
         None,
         None,
     ]
+
+
+def _write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "terms", "weights", "has_ids"),
+    [
+        ({"vector": {"cat": 0.5, "dog": 0.0, "cow": 0}}, ["cat"], [0.5], False),
+        ({"vector": {"0": 0}}, [], [], False),
+        ({"vector": {}}, [], [], False),
+        ({"vector": {"indices": [5, 3], "values": [0.25, 2]}}, ["5", "3"], [0.25, 2.0], True),
+        ({"vector": {"values": [1], "indices": [0]}}, ["0"], [1.0], True),
+        ({"vector": {"text": {"indices": [3], "values": [0.5]}}}, ["3"], [0.5], True),
+        ({"indices": [3, 4], "values": [0.5, 0]}, ["3"], [0.5], True),
+        ({"vector": {"indices": 0.5, "values": 0.25}}, ["indices", "values"], [0.5, 0.25], False),
+    ],
+)
+def test_forms_of_a_vector(tmp_path, row, terms, weights, has_ids):
+    (line,) = read_vectors(_write(tmp_path / "v.jsonl", {"id": "a", **row}))
+    assert (line.terms, line.weights.tolist(), line.has_ids) == (terms, weights, has_ids)
+    assert line.document.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "'vector' is needed"),
+        ({"vector": [["cat", 0.5]]}, "'vector' is needed, an object"),
+        ({"vector": None, "values": [1]}, "'vector' is needed"),
+        ({"vector": {"indices": [3], "values": [0.5, 1]}}, "has 1 indices but 2 values"),
+        ({"vector": {"indices": [3], "values": 0.5}}, "has 1 indices but 0 values"),
+        ({"vector": {"indices": [3, 3], "values": [1, 1]}}, "index 3 is there twice"),
+        ({"vector": {"indices": ["3"], "values": [1]}}, "index '3' must be an integer from 0"),
+        ({"vector": {"indices": [-1], "values": [1]}}, "index -1 must be an integer from 0"),
+        ({"vector": {"indices": [2**31], "values": [1]}}, "index 2147483648 must be"),
+        ({"vector": {"indices": [True], "values": [1]}}, "index True must be"),
+        ({"vector": {"indices": [1], "values": [-1]}}, "weight of term '1' is -1, must be 0 or"),
+        ({"vector": {"a": {"indices": [1], "values": [1]}, "b": {}}}, "weight of term 'a' is {"),
+        ({"vector": {"cat": 1e-45}}, "weight of term 'cat' is 1e-45, must be 0 or more and fin"),
+    ],
+)
+def test_bad_vectors_name_the_line(tmp_path, row, message):
+    path = _write(tmp_path / "v.jsonl", {"id": "a", **row})
+    with pytest.raises(InputError) as raised:
+        list(read_vectors(path))
+    assert str(raised.value).startswith(f"{path}:1: {message}")
+
+
+def test_forms_with_ids_and_with_names_do_not_mix(tmp_path):
+    pair = {"id": "a", "vector": {"indices": [3], "values": [1]}}
+    names = {"id": "b", "vector": {"cat": 1}}
+    ids = {"id": "c", "vector": {"4": 1}}
+    assert scan_vectors(_write(tmp_path / "p", pair), default="tokens").keys == "ids"
+    assert scan_vectors(_write(tmp_path / "i", pair, ids)).keys == "ids"
+    with pytest.raises(InputError, match=r"m:1: has indices, .* token strings at .*m:2; use"):
+        scan_vectors(_write(tmp_path / "m", pair, names))
+    with pytest.raises(InputError, match=r"m:1: has indices, .* token strings at .*m:2; use"):
+        scan_vectors(_write(tmp_path / "m", pair, ids), default="tokens")
+    with pytest.raises(InputError, match=r"m:1: has indices, .* token strings; use --terms ids"):
+        scan_vectors(_write(tmp_path / "m", pair), keys="tokens")
+
+
+def test_topics_are_bags_of_tokens(tmp_path):
+    path = tmp_path / "topics.tsv"
+    path.write_text("3\t[101] cat cat dog\n4\t\n")
+    three, four = read_query_vectors(path)
+    assert (three.document.id, three.terms, three.weights.tolist()) == (
+        "3", ["[101]", "cat", "dog"], [1.0, 2.0, 1.0],
+    )  # fmt: skip
+    assert four.terms == []
+    for text, message in (
+        ("3 cat\n", ":1: needs query id, tab and tokens"),
+        ('3\t{"cat": 1}\n', ":1: needs query id, tab and tokens"),
+        ("3\tcat\n3\tdog\n", ":2: query '3' is there already"),
+        ("3\t" + " ".join(f"t{i}" for i in range(2049)), ":1: query '3' has 2049 terms"),
+        ("", ": no queries in it"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError) as raised:
+            read_query_vectors(path)
+        assert str(raised.value).startswith(f"{path}{message}")
