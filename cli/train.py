@@ -84,6 +84,7 @@ def adapt(
     device: Device = "cpu",
 ) -> None:
     """Adaptation: CE on logits and on activated logits over packed text."""
+    _check_tokens(model, length, "--length")
     from ..model.training.adapt import adapt as run
     from ..model.training.trainer import Schedule
 
@@ -112,6 +113,7 @@ def calibrate(
     device: Device = "cpu",
 ) -> None:
     """Give activations an absolute, IDF-like scale on a text's own terms, sparse elsewhere."""
+    _check_tokens(model, length, "--length")
     from ..model.training.calibrate import calibrate as run
     from ..model.training.trainer import Schedule
 
@@ -245,6 +247,7 @@ def _retrieval(
     device: Device = "cpu",
     **own: Any,
 ) -> None:
+    _check_tokens(model, document_tokens, "--document-tokens")
     from ..model.training.dev import DevSplit
     from ..model.training.retrieval import Objective, train_retrieval
     from ..model.training.trainer import Schedule
@@ -439,3 +442,17 @@ def _passages(folders: list[Path]) -> list[str]:
     from ..model.training.data import Collection
 
     return [text for folder in folders for text in Collection.load(folder).passages.values()]
+
+
+def _check_tokens(model: Path, tokens: int, option: str) -> None:
+    """Reject texts that are longer than the model has positions for; echo reads a text twice."""
+    from ..model import Manifest
+    from ..model.checkpoint.layout import find
+    from ..model.checkpoint.positions import positions
+
+    manifest = Manifest.load(model)
+    most = positions(find(model, manifest).config) // (2 if manifest.variant == "echo" else 1)
+    if most and tokens > most:
+        raise typer.BadParameter(
+            f"{tokens} is too large; {model} has positions for {most} tokens", param_hint=option
+        )

@@ -49,6 +49,19 @@ def test_more_layers_than_the_base_has_are_rejected(cli, beir_folder, tmp_path, 
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("variant", "most"), [("causal", 1024), ("echo", 512)])
+def test_longer_texts_than_the_model_has_positions_for_are_rejected(
+    cli, beir_folder, tiny_model_of, tmp_path, variant, most
+):
+    out, model = tmp_path / "out", tiny_model_of(variant=variant)
+    for command in ("adapt", "calibrate"):
+        arguments = ("--model", model, "--data", beir_folder(), "--out", out, "--length", 5000)
+        outcome = cli("train", command, *arguments)
+        assert outcome.code == 2
+        assert f"--length: 5000 is too large; {model} has positions for {most}" in outcome.err
+        assert not out.exists()
+
+
 def test_a_gpu_that_is_not_there_is_one_line(fails, beir_folder, tiny_model, tmp_path, monkeypatch):
     import torch
 
