@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from .network import SparseNetwork
-    from .tensors import EncodedTensors, Progress
+    from .tensors import EncodedTensors, Progress, QueryRules
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Encoder:
         fingerprint: of the manifest; vectors of one fingerprint are comparable.
         vocabulary_size: V.
         device: where the network runs: ``cpu``, ``cuda:0`` ...
+        query_encoder: what makes queries: ``lexical`` (a table), ``model``, or ``both``.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Encoder:
         quantize_head: bool,
         dtype: torch.dtype | None,
         self_test: bool,
+        query_encoder: str = "auto",
     ) -> None:
         self.name, self.manifest, self.preset = name, known.manifest, known.preset
         self.fingerprint = self.manifest.fingerprint
@@ -70,6 +72,13 @@ class Encoder:
         self._query_tokenizer, self._tokenizer = known.query_tokenizer, known.tokenizer
         self.device, self._quantization = device, quantization
         self._quantize_head, self._dtype, self._self_test = quantize_head, dtype, self_test
+        allowed = self.manifest.query_encoders
+        if query_encoder not in ("auto", *allowed):
+            raise InputError(
+                f"query_encoder: {query_encoder!r} is not what {name} was made for; allowed auto, "
+                f"{', '.join(allowed)}"
+            )
+        self.query_encoder = allowed[0] if query_encoder == "auto" else query_encoder
         self._table: QueryTable | None = None
         if self.manifest.query_encoder == "lexical":
             self._table = load_table(self._checkpoint, self.manifest, self._query_tokenizer)
@@ -89,6 +98,7 @@ class Encoder:
         preset: str | None = None,
         tokenizer: str | Path | None = None,
         base: str | Path | None = None,
+        query_encoder: str = "auto",
         threads: int | None = None,
         self_test: bool = True,
     ) -> Encoder:
@@ -111,6 +121,8 @@ class Encoder:
             tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its
                 own.
             base: directory or hub id of an adapter's base, instead of what its files name.
+            query_encoder: ``lexical``, ``model`` or ``both``, where the model holds both; ``auto``
+                for its manifest's.
             threads: of torch on the CPU; process-wide.
             self_test: compare with the golden vectors.
 
@@ -150,13 +162,14 @@ class Encoder:
             quantize_head=quantize_head,
             dtype=dtype,
             self_test=self_test,
+            query_encoder=query_encoder,
         )
         if self_test:
             encoder._check_tokens()
-        if encoder._table is None:
-            encoder.load_network()
-        elif self_test:
+        if self_test and encoder._table is not None:
             encoder._check_table()
+        if not encoder.looks_up("query"):
+            encoder.load_network()
         if self_test and not encoder.manifest.golden:
             log.warning(
                 "%s: preset %s, no golden vectors to test it by: run csplade model certify %s",
@@ -220,7 +233,7 @@ class Encoder:
 
     def looks_up(self, kind: Kind) -> bool:
         """Return whether texts of this kind are looked up in a table, without a network."""
-        return kind == "query" and self._table is not None
+        return kind == "query" and self.query_encoder == "lexical"
 
     def encode_query(self, texts: Sequence[str]) -> SparseBatch:
         """Return the vectors of queries."""
@@ -258,7 +271,7 @@ class Encoder:
         progress: Progress | None = None,
     ) -> Encoded:
         """Return the vectors of token ids, see :func:`.tensors.encode_tensors`."""
-        if self._table is not None and kind == "query":
+        if self._table is not None and self.looks_up(kind):
             encoded = self._table.encode(tokens)
             if progress is not None:
                 progress(len(tokens))
@@ -282,7 +295,7 @@ class Encoder:
         """
         from . import tensors
 
-        if self._table is not None and kind == "query":
+        if self._table is not None and self.looks_up(kind):
             vectors, positive = self._table.look_up(tokens)
             made = tensors.upload_vectors(
                 vectors, positive, device=self.device, impact_scale=impact_scale
@@ -296,6 +309,7 @@ class Encoder:
             self._term_cap(kind),
             device=self.device,
             normalize=self.manifest.normalize,
+            query=self._query_rules() if kind == "query" else None,
             impact_scale=impact_scale,
             batch_tokens=batch_tokens,
             progress=progress,
@@ -333,6 +347,12 @@ class Encoder:
         """Return the term id of each token string."""
         return self._tokenizer.vocabulary()
 
+    def _query_rules(self) -> QueryRules:
+        from .tensors import QueryRules
+
+        table = self._table if self.query_encoder == "both" else None
+        return QueryRules(table, self.manifest.query_expansion)
+
     def _term_cap(self, kind: Kind) -> int:
         manifest = self.manifest
         return manifest.query_max_terms if kind == "query" else manifest.document_max_terms
@@ -353,7 +373,7 @@ class Encoder:
         from .tensors import encode_tensors
 
         for text in self.manifest.golden:
-            if not self.looks_up(text.kind):
+            if text.kind == "document" or self._table is None:
                 tokens = self.tokenize([text.text], text.kind)
                 made = encode_tensors(
                     network,
@@ -361,6 +381,7 @@ class Encoder:
                     self._term_cap(text.kind),
                     device=self.device,
                     normalize=self.manifest.normalize,
+                    query=self._query_rules() if text.kind == "query" else None,
                 )
                 golden.compare(
                     text,

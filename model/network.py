@@ -98,12 +98,13 @@ class SparseNetwork(nn.Module):
         self.packed = PackedHead(self.weight.detach(), quantization)
         self.weight = nn.Parameter(self.weight.detach()[:0].clone(), requires_grad=False)
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, lengths: Tensor, *, own_terms: bool = True) -> Tensor:
         """Weights of a right-padded batch.
 
         Args:
             input_ids: int64 [B, S].
             lengths: int64 [B] on the CPU, tokens of each text; the rest of its row is padding.
+            own_terms: add the lexical prior, which is for documents.
 
         Returns:
             float32 [B, Vk], zero for a text without tokens.
@@ -118,7 +119,9 @@ class SparseNetwork(nn.Module):
             shift=self.shift,
         )
         weights = torch.log1p(weights) if self.log_again else weights
-        return weights + self.prior * self._own_share(input_ids, lengths) if self.prior else weights
+        if self.prior and own_terms:
+            return weights + self.prior * self._own_share(input_ids, lengths)
+        return weights
 
     def _own_share(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         lengths = lengths.to(input_ids.device, non_blocking=True)

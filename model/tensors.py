@@ -14,6 +14,7 @@ from ..core.vectors import MAX_QUERY_IMPACT, SparseBatch
 from ..kernels.impacts import quantize
 from ..kernels.runtime.transfer import Clock, fetch, upload
 from ..kernels.topk.api import topk
+from .lexical import QueryTable
 from .network import SparseNetwork
 from .tokens import Encoded, Tokens
 
@@ -70,6 +71,34 @@ class EncodedTensors:
         return self.fetched(tokens, *fetch(self.terms, self.weights, self.counts, self.positive))
 
 
+@dataclass(frozen=True)
+class QueryRules:
+    """How a network makes queries whose own terms are not weighted as those of documents.
+
+    Attributes:
+        table: weights of the queries' own terms; None for the network alone.
+        expansion: factor of the network's weights beside a table.
+    """
+
+    table: QueryTable | None
+    expansion: float
+
+    def looked_up(self, tokens: Tokens, network: SparseNetwork) -> Tensor:
+        """Return the table's weights of queries, float32 [n, Vk] on the network's device.
+
+        Terms that the head does not keep are in no document either, and are left out.
+        """
+        assert self.table is not None
+        vectors, _ = self.table.look_up(tokens)
+        found = network.bias.new_zeros(len(tokens), len(network.terms))
+        rows = np.repeat(np.arange(len(tokens)), np.diff(vectors.indptr))
+        columns = network.own_rows[upload(vectors.terms.astype(np.int64), found.device)]
+        weights = upload(vectors.weights, found.device).where(columns >= 0, 0.0)
+        return found.index_put_(
+            (upload(rows, found.device), columns.clamp(min=0)), weights, accumulate=True
+        )
+
+
 @torch.inference_mode()
 def encode_tensors(
     network: SparseNetwork,
@@ -78,6 +107,7 @@ def encode_tensors(
     *,
     device: str,
     normalize: bool = False,
+    query: QueryRules | None = None,
     impact_scale: float | None = None,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
@@ -92,6 +122,7 @@ def encode_tensors(
         cap: terms kept of a vector, those of largest weight.
         device: where the tensors are made.
         normalize: divide each vector by its Euclidean length.
+        query: how queries are made where they are not made as documents are.
         impact_scale: weight of one impact step; None computes no impacts.
         batch_tokens: padded tokens of a batch at most (one text may have more); None for the
             device's usual number.
@@ -109,7 +140,11 @@ def encode_tensors(
         padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int64)
         for row, text in enumerate(batch):
             padded[row, : lengths[text]] = tokens.ids[text]
-        dense = network(upload(padded, device), torch.from_numpy(lengths[batch]))
+        dense = network(
+            upload(padded, device), torch.from_numpy(lengths[batch]), own_terms=query is None
+        )
+        if query is not None and query.table is not None:
+            dense = query.expansion * dense + query.looked_up(tokens.take(batch.tolist()), network)
         clock.mark("encode")
         top = topk(dense, width, scale=None if normalize else impact_scale)
         rows = upload(batch, device)

@@ -56,6 +56,11 @@ class Manifest:
         query_max_terms: largest weights kept of a query's vector; document_max_terms likewise.
         query_encoder: what makes a query's vector: the model, or (``lexical``) a look-up of its
             tokens in a table of weights.
+        query_expansion: with a lexical query encoder, what the network's weights of a query are
+            multiplied by before they are added to those of the table, where a server asks for both;
+            0 where the network was not made for queries.
+        query_idf: collections multiply query weights by their own IDF unless told otherwise, see
+            :mod:`csplade.core.idf`.
         query_counts: a look-up counts a term as often as the query repeats it; else once.
         lexical_prior: weight, times its share of BM25 (see :mod:`.prior`), that a document's own
             terms get on top of the model's; 0 adds none. Only with a lexical query encoder.
@@ -89,6 +94,8 @@ class Manifest:
     query_max_terms: int = 128
     document_max_terms: int = 256
     query_encoder: Literal["model", "lexical"] = "model"
+    query_expansion: float = 0.0
+    query_idf: bool = False
     query_counts: bool = False
     lexical_prior: float = 0.0
     normalize: bool = False
@@ -116,16 +123,27 @@ class Manifest:
             )
         if not self.logit_scale > 0:
             raise InputError(f"manifest logit_scale is {self.logit_scale}, must be > 0")
-        if self.query_encoder != "lexical" and (self.lexical_prior or self.query_counts):
-            name = "lexical_prior" if self.lexical_prior else "query_counts"
+        for name in ("lexical_prior", "query_counts", "query_expansion"):
+            if getattr(self, name) and self.query_encoder != "lexical":
+                raise InputError(
+                    f"manifest {name} is {getattr(self, name)}, needs query_encoder lexical"
+                )
+        if self.query_expansion and self.normalize:
             raise InputError(
-                f"manifest {name} is {getattr(self, name)}, needs query_encoder lexical"
+                f"manifest query_expansion is {self.query_expansion}, needs normalize false"
             )
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(
                     f"manifest {name} is {getattr(self, name)}, must be {low} to {high}"
                 )
+
+    @property
+    def query_encoders(self) -> tuple[str, ...]:
+        """What can encode queries, the default first: "lexical", "model" or "both"."""
+        if self.query_encoder == "model":
+            return ("model",)
+        return ("lexical", "model", "both") if self.query_expansion else ("lexical",)
 
     @property
     def fingerprint(self) -> str:
@@ -197,6 +215,7 @@ _CHOICES = {
 }
 _BOUNDS = {
     "lexical_prior": (0, 5),
+    "query_expansion": (0, 100),
     "layers": (0, 1024),
     "query_max_tokens": (1, 8192),
     "document_max_tokens": (1, 8192),
