@@ -55,6 +55,10 @@ Base = Annotated[
     str | None,
     typer.Option(help="Directory or hub id of an adapter's base, if its files name another."),
 ]
+QueryEncoder = Annotated[
+    Literal["auto", "lexical", "model", "both"],
+    typer.Option(help="What makes queries, where the encoder holds both; auto: as it says."),
+]
 
 
 def above_zero(value: float | None) -> float | None:

@@ -71,6 +71,7 @@ def demo(
         typer.echo(f"Serving on {server.address}; the questions go over gRPC.")
         answers = [_ask(client, text) for text in question or QUESTIONS]
         _print_latency(answers)
+        _print_expansion(encoder, question or QUESTIONS)
         _measure(client, dataset)
         if keep_serving:
             _wait(server.address)
@@ -152,6 +153,29 @@ def _print_latency(answers: Sequence[Answer]) -> None:
         for number, answer in enumerate(answers, 1)
     ]
     print_table(["question", *stages], rows)
+
+
+def _print_expansion(encoder: Encoder, texts: Sequence[str]) -> None:
+    """Print what the network adds to queries that are looked up otherwise, and its time."""
+    if "both" not in encoder.manifest.query_encoders:
+        return
+    both = encoder.with_query_encoder("both")
+    vocabulary = both.vocabulary()
+    both.encode(texts[:1], "query")  # the first run prepares what later ones reuse
+    rows = []
+    for number, text in enumerate(texts, 1):
+        encoded = both.encode([text], "query")
+        own = set(encoder.encode_query([text]).terms.tolist())
+        (terms,) = both.decode(encoded.vectors)
+        added = [
+            f"{token.lstrip('Ġ▁')} {weight:.2f}"
+            for token, weight in terms
+            if vocabulary[token] not in own
+        ]
+        spent = sum(encoded.timings.values()) / 1e6
+        rows.append([str(number), f"{spent:.1f}", ", ".join(added[:TERMS_SHOWN]) or "none"])
+    typer.echo("\nWhat the network adds to each question with --query-encoder both:")
+    print_table(["question", "ms", "terms and weights"], rows, left=["terms and weights"])
 
 
 def _measure(client: Client, dataset: Dataset) -> None:

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import note, print_table, progress_bars
+from .console import (
+    Quantization,
+    QueryEncoder,
+    load_encoder,
+    note,
+    print_table,
+    progress_bars,
+)
 
 if TYPE_CHECKING:
     from ..client.client import Client
+    from ..engine.collection import OpenOptions
     from ..evaluation.report import Row
     from ..evaluation.systems import Task
     from ..ingest.trec import Run
@@ -27,7 +35,8 @@ def evaluate(
         Path, typer.Argument(metavar="DATASET_DIR", help="corpus.jsonl, queries.jsonl, qrels/.")
     ],
     index: Annotated[
-        list[Path] | None, typer.Option(help="Directory of an index; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Directory of an index; repeatable. Absent and with --model: built."),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="HOST:PORT of a running service; repeatable.")
@@ -52,6 +61,8 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="Encoder, if not the ones that the indexes name.")
     ] = None,
+    quantization: Quantization = "auto",
+    query_encoder: QueryEncoder = "auto",
     key: Annotated[str | None, typer.Option(help="API key for the services.")] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Speak TLS with the services.")] = False,
     ca: Annotated[
@@ -67,6 +78,7 @@ def evaluate(
     from ..client.client import Client
     from ..core.beir import load_dataset
     from ..core.errors import CspladeError
+    from ..engine.collection import OpenOptions
     from ..evaluation.systems import Task
 
     task = Task(load_dataset(folder, split), k, keep_self)
@@ -76,7 +88,7 @@ def evaluate(
         target or [],
         bm25,
         sample,
-        model,
+        OpenOptions(model=model, quantization=quantization, query_encoder=query_encoder),
         partial(Client, key=key, tls=tls, ca=ca),
     )
     runs = systems.check(run or [])
@@ -103,7 +115,7 @@ class _Systems:
     targets: list[str]
     bm25: bool
     sample: int
-    model: str | None
+    options: OpenOptions
     connect: Callable[[str], Client]
 
     def check(self, runs: list[Path]) -> dict[Path, Run]:
@@ -120,7 +132,9 @@ class _Systems:
         for path, run in read.items():
             evaluate_run(self.task, path, run, name=str(path))
         for path in self.indexes:
-            if IndexManifest.open(path).encoder is None and self.model is None:
+            if self.options.model is not None and not (path / "index.json").is_file():
+                continue
+            if IndexManifest.open(path).encoder is None and self.options.model is None:
                 raise IncompatibleError(
                     f"{path}: was built from ready vectors, no encoder is noted in it; name one "
                     "with --model, or measure a run of csplade search --vectors"
@@ -150,7 +164,9 @@ class _Systems:
             if run.ties:
                 note(f"{path}: {run.ties:,} ties stand by rank; trec_eval orders them by id")
         for path in self.indexes:
-            with Collection.open(path, model=self.model) as engine:
+            if not (path / "index.json").is_file():
+                self._build(path, show)
+            with Collection.open(path, self.options) as engine:
                 told = _labelled(show, path.resolve().name)
                 yield evaluate_index(
                     task, engine, name=str(path), sample=self.sample, progress=told
@@ -161,6 +177,22 @@ class _Systems:
                 yield evaluate_target(task, client, name=target, progress=told)
         if self.bm25:
             yield evaluate_bm25(task, progress=_labelled(show, "BM25"))
+
+    def _build(self, path: Path, show: Show) -> None:
+        """Build an index of the dataset with the encoder; a killed build goes on where it was."""
+        from ..ingest.build import build_from_corpus
+
+        def progress(stage: str, done: int, total: int) -> None:
+            show(f"{path.resolve().name}: {stage}", done, total)
+
+        options = self.options
+        build_from_corpus(
+            self.task.dataset.corpus,
+            path,
+            lambda: load_encoder(options.model or "embedded", options.quantization),
+            resume=True,
+            progress=progress,
+        )
 
 
 def _show(task: Task, rows: list[Row], as_json: bool) -> None:

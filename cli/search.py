@@ -12,6 +12,7 @@ import typer
 
 from .console import (
     Quantization,
+    QueryEncoder,
     not_blank,
     note,
     note_counts,
@@ -63,6 +64,7 @@ def search(
         str | None, typer.Option(help="Encoder; default: the one of the index.")
     ] = None,
     quantization: Quantization = "auto",
+    query_encoder: QueryEncoder = "auto",
 ) -> None:
     """Search an index without a server.
 
@@ -99,7 +101,11 @@ def search(
     if needs_encoder and named and keys is None and all(map(str.isdecimal, named)):
         note("every query term is a number, read as a token string; --terms ids reads integer ids")
     with Collection.open(
-        index, model=model, with_encoder=needs_encoder, quantization=quantization
+        index,
+        model=model,
+        with_encoder=needs_encoder,
+        quantization=quantization,
+        query_encoder=query_encoder,
     ) as engine:
         if text is not None:
             answer = engine.search([text], k, explain=explain)[0]

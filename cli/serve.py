@@ -28,6 +28,9 @@ def serve(
     ] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     quantization: Annotated[str | None, typer.Option(help="auto, none, int8, nf4 or fp4.")] = None,
+    query_encoder: Annotated[
+        str | None, typer.Option(help="Makes queries: auto, lexical, model or both.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of the encoder and of the scorer.")
     ] = None,
@@ -67,6 +70,7 @@ def serve(
         "model.path": model,
         "model.device": device,
         "model.quantization": quantization,
+        "model.query_encoder": query_encoder,
         "model.threads": threads,
         "scoring.threads": threads,
         "server.host": host,

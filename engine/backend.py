@@ -57,7 +57,7 @@ class EncoderInfo:
         name: Name or path that it was loaded by.
         fingerprint: Fingerprint of its manifest.
         device: Where it runs.
-        query_encoder: "model" or "lexical".
+        query_encoder: What makes queries: "lexical", "model" or "both".
         manifest: Its manifest as plain values, without golden vectors.
         tokens: Token string of each term.
     """

@@ -36,6 +36,7 @@ class OpenOptions:
         with_encoder: False loads none: only vectors can be searched then.
         device: Where the encoder runs: "auto", "cpu", "cuda", "cuda:1" ...
         quantization: Of the encoder: "auto", "none", "int8", "nf4" or "fp4".
+        query_encoder: "lexical", "model" or "both", where the model holds both; "auto" for its own.
         encoder_threads: CPU threads of the encoder; None for all cores.
         index_threads: CPU threads of the scorer; None for all cores.
         index_device: Where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU if present.
@@ -46,6 +47,7 @@ class OpenOptions:
     with_encoder: bool = True
     device: str = "auto"
     quantization: str = "auto"
+    query_encoder: str = "auto"
     encoder_threads: int | None = None
     index_threads: int | None = None
     index_device: str = "cpu"
@@ -100,6 +102,7 @@ class Collection:
                 named,
                 device=options.device,
                 quantization=options.quantization,
+                query_encoder=options.query_encoder,
                 threads=options.encoder_threads,
             )
             return cls(index, encoder)
@@ -129,7 +132,7 @@ class Collection:
                 name=encoder.name,
                 fingerprint=encoder.fingerprint,
                 device=encoder.device,
-                query_encoder=encoder.manifest.query_encoder,
+                query_encoder=encoder.query_encoder,
                 manifest=encoder.manifest.to_dict(golden=False),
                 tokens=encoder.tokens(),
             ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -72,13 +73,7 @@ class Encoder:
         self._query_tokenizer, self._tokenizer = known.query_tokenizer, known.tokenizer
         self.device, self._quantization = device, quantization
         self._quantize_head, self._dtype, self._self_test = quantize_head, dtype, self_test
-        allowed = self.manifest.query_encoders
-        if query_encoder not in ("auto", *allowed):
-            raise InputError(
-                f"query_encoder: {query_encoder!r} is not what {name} was made for; allowed auto, "
-                f"{', '.join(allowed)}"
-            )
-        self.query_encoder = allowed[0] if query_encoder == "auto" else query_encoder
+        self.query_encoder = self._choose(query_encoder)
         self._table: QueryTable | None = None
         if self.manifest.query_encoder == "lexical":
             self._table = load_table(self._checkpoint, self.manifest, self._query_tokenizer)
@@ -176,6 +171,26 @@ class Encoder:
                 *(encoder.name, known.preset, known.checkpoint.directory),
             )
         return encoder
+
+    def with_query_encoder(self, name: str) -> Encoder:
+        """Return an encoder that makes queries another way and shares the network.
+
+        Raises:
+            InputError: the model was not made for it.
+        """
+        self.load_network()
+        other = copy(self)
+        other.query_encoder = self._choose(name)
+        return other
+
+    def _choose(self, query_encoder: str) -> str:
+        allowed = self.manifest.query_encoders
+        if query_encoder not in ("auto", *allowed):
+            raise InputError(
+                f"query_encoder: {query_encoder!r} is not what {self.name} was made for; allowed "
+                f"auto, {', '.join(allowed)}"
+            )
+        return allowed[0] if query_encoder == "auto" else query_encoder
 
     def load_network(self) -> SparseNetwork:
         """Load the network unless it is there, and compare its golden vectors.

@@ -33,6 +33,7 @@ def open_collection(settings: Settings, shards: Sequence[int] | None = None) -> 
             with_encoder=settings.model.enabled,
             device=settings.model.device,
             quantization=settings.model.quantization,
+            query_encoder=settings.model.query_encoder,
             encoder_threads=settings.model.threads,
             index_threads=settings.scoring.threads,
             index_device=settings.scoring.device,

@@ -45,6 +45,7 @@ class Model(Section):
     path: str | None = None
     device: str = "auto"
     quantization: Literal["auto", "none", "int8", "nf4", "fp4"] = "auto"
+    query_encoder: Literal["auto", "lexical", "model", "both"] = "auto"
     threads: int | None = Field(default=None, ge=1)
 
 
