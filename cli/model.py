@@ -39,7 +39,7 @@ def info(
     tokenizer: Words = None,
     base: Base = None,
 ) -> None:
-    """Print as JSON how a model is used: preset, fingerprint and manifest, golden vectors left out."""
+    """Print as JSON how a model is used: preset, fingerprint, manifest without golden vectors."""
     from ..model.checkpoint import presets
 
     known = presets.read(model, preset=preset, tokenizer=tokenizer, base=base)

@@ -258,9 +258,10 @@ def _retrieval(
         gradient_checkpointing=gradient_checkpointing,
     )  # fmt: skip
     objective = Objective(
-        temperature=temperature, query_flops=query_flops, query_l1=query_l1, document_flops=document_flops,
-        document_l1=document_l1, ramp_steps=ramp_steps, document_tokens=document_tokens,
-        representation=representation, train_table=train_table, **own,
+        temperature=temperature, query_flops=query_flops, query_l1=query_l1,
+        document_flops=document_flops, document_l1=document_l1, ramp_steps=ramp_steps,
+        document_tokens=document_tokens, representation=representation, train_table=train_table,
+        **own,
     )  # fmt: skip
     watched = [DevSplit.load(folder) for folder in dev or ()]
     _report(out, train_retrieval(model, _sources(data), out, schedule, objective, watched))

@@ -59,11 +59,13 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: TextKind, k: int)
     found = index.tensors.search_tensors(
         queries_from_rows(made.terms, made.impacts, made.counts), k, clock
     )
-    terms, weights, counts, positive, impacts, clipped, keys, hits, matched, postings = fetch(
-        made.terms, made.weights, made.counts, made.positive, made.impacts, made.clipped,
-        found.keys, found.counts, found.matched, found.postings,
+    (
+        terms, weights, counts, positive, nonfinite, impacts, clipped, keys, hits, matched, postings
+    ) = fetch(
+        made.terms, made.weights, made.counts, made.positive, made.nonfinite, made.impacts,
+        made.clipped, found.keys, found.counts, found.matched, found.postings,
     )  # fmt: skip
-    encoded = made.fetched(tokens, terms, weights, counts, positive)
+    encoded = made.fetched(tokens, terms, weights, counts, positive, nonfinite)
     vectors = encoded.vectors
     queries = ImpactBatch(
         vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum())

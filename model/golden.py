@@ -78,8 +78,8 @@ def compare(golden: Golden, found: SparseBatch, *, model: str, quantization: str
     lengths = np.linalg.norm(expected), np.linalg.norm(encoded)
     if not (np.isfinite(lengths[0]) and lengths[0] > 0):
         raise IncompatibleError(
-            f"{model}: golden {golden.kind} {golden.text[:40]!r} has an empty or infinite vector in "
-            "csplade.json, which proves nothing; mend the model and run csplade model certify"
+            f"{model}: golden {golden.kind} {golden.text[:40]!r} has an empty or infinite vector "
+            "in csplade.json, which proves nothing; mend the model and run csplade model certify"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         cosine = float(expected @ encoded / (lengths[0] * lengths[1]))

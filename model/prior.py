@@ -1,9 +1,9 @@
 """The lexical prior: what a document's own terms weigh before the model says anything.
 
 BM25's share of the document, ``tf / (tf + k1 * (1 - b + b * tokens / mean tokens))`` (Robertson and
-Zaragoza 2009), between 0 and
-1. A lexical query encoder carries the IDF, so that their product is BM25's; the model adds to it:
-more to the terms that matter, and terms that the text does not contain.
+Zaragoza 2009), between 0 and 1. A lexical query encoder holds the IDF, so that their product is
+BM25's; the model adds to it: more to the terms that matter, and terms that the text does not
+contain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEAN_TOKENS = 120.0
 def own_share(
     rows: Tensor, lengths: Tensor, terms: int, mean_tokens: float = MEAN_TOKENS
 ) -> Tensor:
-    """Share of each term in its own text.
+    """Return the share of each term in its own text.
 
     Args:
         rows: int64 [B, S], the kept term that each token stands for; -1 for padding and where it is
@@ -36,5 +36,5 @@ def own_share(
 
 
 def saturated(counts: Tensor, lengths: Tensor, mean_tokens: float = MEAN_TOKENS) -> Tensor:
-    """Shares, float32 [B, n], of terms that are in texts of so many tokens, [B], so often, [B, n]."""
+    """Return shares, float32 [B, n], of ``counts`` [B, n] in texts of ``lengths`` [B] tokens."""
     return counts / (counts + K1 * (1 - B + B * lengths[:, None].to(counts) / mean_tokens))

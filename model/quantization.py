@@ -121,7 +121,7 @@ class PackedHead(nn.Module):
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Bytes that a network's weights take, packed ones with their scales; shared ones count once."""
+    """Return the bytes of a network's weights, scales included; shared ones count once."""
     held: dict[int, int] = {}
 
     def count(tensor: Any) -> None:

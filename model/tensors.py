@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.errors import CorruptError
 from ..core.vectors import MAX_QUERY_IMPACT, SparseBatch
 from ..kernels.impacts import quantize
 from ..kernels.runtime.transfer import Clock, fetch, upload
@@ -35,6 +36,7 @@ class EncodedTensors:
         impacts: int32 [n, K], the weights as impacts, then 0; all 0 where no scale was given.
         clipped: int32 [n], impacts that were above the greatest and were cut to it.
         positive: int64 [n], positive weights before the term cap.
+        nonfinite: int32 [n], weights that are NaN or infinite; no vector holds them.
         clock: times "encode" and "sparsify"; read it once the tensors are on the host.
     """
 
@@ -44,6 +46,7 @@ class EncodedTensors:
     impacts: Tensor
     clipped: Tensor
     positive: Tensor
+    nonfinite: Tensor
     clock: Clock
 
     def fetched(
@@ -53,8 +56,19 @@ class EncodedTensors:
         weights: NDArray[np.float32],
         counts: NDArray[np.int32],
         positive: NDArray[np.int64],
+        nonfinite: NDArray[np.int32],
     ) -> Encoded:
-        """Return the vectors of ``tokens``, given these tensors on the host."""
+        """Return the vectors of ``tokens``, given these tensors on the host.
+
+        Raises:
+            CorruptError: the network gave weights that are not finite.
+        """
+        if nonfinite.any():
+            raise CorruptError(
+                f"encoder: {nonfinite.sum():,} weights of {np.count_nonzero(nonfinite):,} texts "
+                f"are not finite; the model overflows in its precision, load it in another or take "
+                "another model"
+            )
         there = terms >= 0
         return Encoded(
             SparseBatch(
@@ -68,7 +82,10 @@ class EncodedTensors:
 
     def fetch(self, tokens: Tokens) -> Encoded:
         """Return the vectors of ``tokens``, downloaded in one copy."""
-        return self.fetched(tokens, *fetch(self.terms, self.weights, self.counts, self.positive))
+        return self.fetched(
+            tokens,
+            *fetch(self.terms, self.weights, self.counts, self.positive, self.nonfinite),
+        )
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,7 @@ def encode_tensors(
     terms = torch.full((texts, width), -1, dtype=torch.int32, device=device)
     weights = torch.zeros((texts, width), dtype=torch.float32, device=device)
     impacts = torch.zeros((texts, width), dtype=torch.int32, device=device)
-    counts, clipped = torch.zeros((2, texts), dtype=torch.int32, device=device)
+    counts, clipped, nonfinite = torch.zeros((3, texts), dtype=torch.int32, device=device)
     positive = torch.zeros(texts, dtype=torch.int64, device=device)
     clock = Clock(device)
     for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[device.split(":")[0]]):
@@ -159,6 +176,7 @@ def encode_tensors(
             top.clipped,
             top.positive.to(torch.int64),
         )
+        nonfinite[rows] = top.nonfinite
         clock.mark("sparsify")
         if progress is not None:
             progress(len(batch))
@@ -166,7 +184,7 @@ def encode_tensors(
         weights = torch.nn.functional.normalize(weights, dim=1)
         if impact_scale is not None:
             impacts, clipped = quantize(weights, impact_scale, MAX_QUERY_IMPACT)
-    return EncodedTensors(terms, weights, counts, impacts, clipped, positive, clock)
+    return EncodedTensors(terms, weights, counts, impacts, clipped, positive, nonfinite, clock)
 
 
 def upload_vectors(
@@ -195,6 +213,7 @@ def upload_vectors(
         impacts,
         clipped.to(torch.int32),
         upload(positive, device),
+        torch.zeros(len(vectors), dtype=torch.int32, device=device),
         clock,
     )
     clock.mark("sparsify")

@@ -73,7 +73,8 @@ def tokenize(tokenizer: Tokenizer, manifest: Manifest, texts: Sequence[str], kin
     """Return the token ids of texts; an empty or blank text has none, whatever the prefix.
 
     The cap cuts the end of the text, or its beginning where the tokenizer says so; special tokens
-    that the tokenizer adds around it stay. A query that is looked up in a table gets no special tokens.
+    that the tokenizer adds around it stay. A query that is looked up in a table gets no special
+    tokens.
 
     Raises:
         InputError: a text holds a token that is not a term of the model.

@@ -1,4 +1,4 @@
-"""``head.safetensors``: the terms that a model keeps, their biases, and the folding of its tokens."""
+"""``head.safetensors``: the terms that a model keeps, their biases, the folding of its tokens."""
 
 from __future__ import annotations
 

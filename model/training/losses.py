@@ -69,7 +69,7 @@ def margin_mse(scores: Tensor, teacher: Tensor, positives: Tensor, listed: Tenso
 
 
 def flops(weights: Tensor) -> Tensor:
-    """FLOPS regularizer ``sum_j (mean over the batch of w_j)^2`` (Paria et al., arXiv 2004.05665)."""
+    """Return ``sum_j (mean over the batch of w_j)^2``, FLOPS (Paria et al., arXiv 2004.05665)."""
     return weights.mean(0).square().sum()
 
 

@@ -199,7 +199,7 @@ def check_teachers(sources: Sequence[Source], teachers: Sequence[str]) -> None:
 
 
 class Representation:
-    """Token ids of texts to what is compared: term weights [n, Vk], or a normalized state [n, H]."""
+    """Token ids of texts to vectors: term weights [n, Vk], or a normalized state [n, H]."""
 
     def __init__(self, trainable: Trainable, kind: Literal["sparse", "dense"]) -> None:
         self.network, self.kind = trainable.network, kind

@@ -216,7 +216,7 @@ class EncoderTrainer(Trainer):
             )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, and write the whole history as CSV rows (step, name, value) beside the checkpoints."""
+        """Log, and write the history as CSV rows (step, name, value) beside the checkpoints."""
         super().log(logs, *args, **kwargs)
         work = Path(self.args.output_dir or ".")
         work.mkdir(parents=True, exist_ok=True)

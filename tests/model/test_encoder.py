@@ -27,7 +27,7 @@ def variant_model(request, tiny_model_of):
 
 
 def plain_weights(directory, manifest, text, cap):
-    """One text at a time, no padding, every logit, float32: what the formula says and nothing else."""
+    """One text at a time, no padding, every logit, float32: what the formula says, no more."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     ids = tokenizer(text.strip().lower(), add_special_tokens=False)["input_ids"][:cap]
     if not ids:
@@ -248,3 +248,35 @@ def test_quantization_without_its_library_says_what_to_install(tiny_model, monke
 def test_refuses_unknown_devices(tiny_model, device):
     with pytest.raises(InputError, match=f"device: '{device}' is unknown"):
         Encoder.from_pretrained(tiny_model, device=device)
+
+
+def test_weights_that_are_not_finite_are_an_error_not_an_empty_vector(tiny_model, monkeypatch):
+    encoder = Encoder.from_pretrained(tiny_model)
+    forward = type(encoder.network).forward
+
+    def overflow(self, *args):
+        weights = forward(self, *args)
+        weights[0, :3] = torch.tensor([torch.nan, torch.inf, 1.0])
+        return weights
+
+    monkeypatch.setattr(type(encoder.network), "forward", overflow)
+    with pytest.raises(CorruptError, match="2 weights of 1 texts are not finite"):
+        encoder.encode_document(["one", "two"])
+
+
+@pytest.mark.parametrize(("free", "chosen"), [(10_000_000, "none"), (100_000, "nf4")])
+def test_quantization_goes_by_the_memory_that_is_free(tiny_model, monkeypatch, free, chosen):
+    from csplade.model.checkpoint.layout import find
+    from csplade.model.quantization import choose_quantization
+
+    checkpoint = find(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert checkpoint.parameters() == sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert choose_quantization(checkpoint, "cuda:0") == chosen
+    assert choose_quantization(checkpoint, "cpu") == "none"
+
+
+def test_tokens_are_all_terms_in_order(tiny_model):
+    encoder = Encoder.from_pretrained(tiny_model)
+    assert encoder.tokens() == [encoder.token(term) for term in range(encoder.vocabulary_size)]
