@@ -48,7 +48,7 @@ def test_a_table_is_checked_at_once(tiny_model_of):
         dataclasses.replace(one, weights=(2.0,) * len(one.weights)) for one in manifest.golden[:1]
     ]
     dataclasses.replace(manifest, golden=(*golden, *manifest.golden[1:])).save(directory)
-    with pytest.raises(IncompatibleError, match="golden query .* times as large"):
+    with pytest.raises(IncompatibleError, match=r"golden query .* times as large"):
         Encoder.from_pretrained(directory)
 
 
