@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
+from ..core.machine import cores
 from .console import note, print_table, progress_bars
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def score(
                 collection,
                 source.make_queries,
                 k,
-                threads or len(os.sched_getaffinity(0)),
+                threads or cores(),
                 seismic=seismic,
                 progress=show,
             )
@@ -308,7 +308,7 @@ def encode(
         raise typer.BadParameter("masked LMs are compared on the CPU only", param_hint="--device")
     lines = islice(read_jsonl(corpus or EXAMPLES), passages * tokens // TOKENS_PER_TEXT)
     texts = [str(row.get("text", "")) for _, row in lines]
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     if masked_lm is None:
         report = compare_with_loop(
             model, texts, tokens, passages, threads=threads, device=str(find_device(device))

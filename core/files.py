@@ -25,6 +25,18 @@ def sync_directory(path: Path | str) -> None:
         os.close(descriptor)
 
 
+def share_files(directory: Path | str) -> None:
+    """Let whoever may read a directory read its files.
+
+    safetensors makes files that only their owner can read, so that a server of another user finds
+    no weights.
+    """
+    allowed = os.stat(directory).st_mode & 0o666
+    for entry in os.scandir(directory):
+        if entry.is_file(follow_symlinks=False):
+            os.chmod(entry.path, allowed)
+
+
 @contextmanager
 def write_aside(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Write ``path`` whole or not at all: a neighbour ``.part`` file, fsync, rename, fsync of the

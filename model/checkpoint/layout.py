@@ -207,7 +207,8 @@ def _weights(
         if not base.base_directory().is_dir():
             raise UnavailableError(
                 f"{directory}: its base {base.NAME} is not in {base.cache_directory()}; run: "
-                "csplade model pull"
+                "csplade model pull (in a container: docker run --rm -v VOLUME:/cache IMAGE model "
+                "pull, with the volume and the image of the server)"
             )
         return base.base_directory()
     if adapter is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...core.errors import CorruptError, InputError
-from ...core.files import write_aside
+from ...core.files import share_files, write_aside
 
 FILE_NAME = "csplade.json"
 FORMAT_VERSION = 1
@@ -164,10 +164,11 @@ class Manifest:
         return {"format_version": FORMAT_VERSION, **values}
 
     def save(self, directory: Path) -> None:
-        """Write ``csplade.json``."""
+        """Write ``csplade.json``; whoever may read the directory may then read all its files."""
         with write_aside(directory / FILE_NAME) as file:
             json.dump(self.to_dict(), file, indent=1, ensure_ascii=False)
             file.write("\n")
+        share_files(directory)
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:

@@ -25,6 +25,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ...core.errors import InputError, UnavailableError
+from ...core.machine import cores
 from ...v1 import retrieval_pb2 as pb
 from ..settings import MetricsEndpoint, Server, Settings
 
@@ -61,7 +62,7 @@ def prepare(scratch: Path) -> list[str]:
     defaults = {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, cores())),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
         # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in
         # a moment.
