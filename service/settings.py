@@ -62,6 +62,7 @@ class Server(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)
     reflection: bool = True
+    health_socket: Path | None = None
     receive_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1)
     send_bytes: int = Field(default=64 * 2**20, ge=1024, le=2**31 - 1)
     lame_duck_seconds: float = Field(default=1.0, ge=0)

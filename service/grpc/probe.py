@@ -1,11 +1,14 @@
-"""Ask grpc.health.v1 whether a server is ready; exit code 0 if it is, else 1.
+"""Ask grpc.health.v1 whether a server is ready: ``python -m csplade.service.grpc.probe [ADDRESS]``.
 
-``python -m csplade.service.grpc.probe`` is for health checks of containers: it loads nothing but grpc.
+The exit code is 0 if it is, else 1. For health checks of containers: only grpc is loaded. Without
+an address it asks the socket that CSPLADE_SERVER__HEALTH_SOCKET names, which needs neither port nor
+certificate, and where no server has made one, the port of CSPLADE_SERVER__PORT on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ def status(address: str, *, service: str = SERVICE, timeout: float = 3.0, **opti
     """Return what a server says of a service.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port`` or ``unix:PATH``.
         service: Full name of the service; "" asks whether the server is alive.
         timeout: Seconds.
         options: TLS files, see :class:`csplade.client.connection.Connection`.
@@ -45,12 +48,20 @@ def status(address: str, *, service: str = SERVICE, timeout: float = 3.0, **opti
     return name
 
 
+def here() -> str:
+    """Return the address of the server of this machine, by the environment."""
+    socket = os.environ.get("CSPLADE_SERVER__HEALTH_SOCKET")
+    if socket and Path(socket).is_socket():
+        return f"unix:{socket}"
+    return f"localhost:{os.environ.get('CSPLADE_SERVER__PORT', '50051')}"
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         "python -m csplade.service.grpc.probe", description="Ask whether a server is ready."
     )
-    parser.add_argument("address", nargs="?", default="localhost:50051", help="host:port")
+    parser.add_argument("address", nargs="?", default=here(), help="host:port or unix:PATH")
     parser.add_argument("--service", default=SERVICE, help='"" asks whether the server is alive')
     parser.add_argument("--ca", type=Path, help="PEM file of the authorities to trust; implies TLS")
     parser.add_argument("--certificate", type=Path, help="PEM file for mutual TLS")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -63,6 +64,7 @@ class Server:
         self.metrics = Metrics()
         self.address = self.metrics_address = ""
         self._backend: LocalBackend | None = None
+        self._local: grpc.aio.Server | None = None
 
     async def start(self) -> None:
         """Listen: health says alive but not ready, everything else is UNAVAILABLE.
@@ -95,12 +97,16 @@ class Server:
             log.warning("API keys travel in plain text: security has no tls_certificate")
         try:
             self._bind(credentials)
+            if settings.server.health_socket is not None:
+                self._local = self._bind_health(settings.server.health_socket)
             if settings.metrics.enabled:
                 self._start_metrics()
         except UnavailableError:
             await self._grpc.stop(0)
             raise
         await self._grpc.start()
+        if self._local is not None:
+            await self._local.start()
 
     def _bind(self, credentials: grpc.ServerCredentials | None) -> None:
         host = self._settings.server.host
@@ -116,6 +122,19 @@ class Server:
                 "machine; choose another"
             ) from None
         self.address = _address(host, port)
+
+    def _bind_health(self, path: Path) -> grpc.aio.Server:
+        """Return a server of health alone at a Unix socket, for whom has no certificate."""
+        server = grpc.aio.server()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:
+            raise UnavailableError(
+                f"server.health_socket: cannot listen at {path}; choose a path in a folder that "
+                "exists and is writable"
+            ) from None
+        return server
 
     def _start_metrics(self) -> None:
         host, port = self._settings.metrics.host, self._settings.metrics.port
@@ -174,6 +193,8 @@ class Server:
         Calls that no handler has started, and those still in flight, end with CANCELLED.
         """
         await self._grpc.stop(FLUSH_SECONDS)
+        if self._local is not None:
+            await self._local.stop(None)
         if self._backend is not None:
             await asyncio.to_thread(self._backend.close)
         if self.metrics_address:

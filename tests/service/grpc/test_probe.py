@@ -5,9 +5,12 @@ import sys
 
 import pytest
 
+from csplade.core.errors import UnavailableError
 from csplade.service.grpc.probe import status
 from csplade.service.grpc.server import running
 from csplade.service.ray.cluster import free_port
+
+from ...certificates import authority, leaf
 
 
 def probe(*arguments: str) -> tuple[int, str]:
@@ -36,3 +39,33 @@ def test_nothing_but_grpc_is_loaded():
     code = "import sys, csplade.service.grpc.probe; print({'torch', 'numpy', 'ray'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_health_socket_needs_neither_port_nor_certificate(
+    vector_index, settings, tmp_path, monkeypatch
+):
+    ours = authority(tmp_path, "ours")
+    server = leaf(tmp_path, "server", ours)
+    socket = tmp_path / "health.sock"
+    secured = settings(
+        vector_index,
+        server__health_socket=socket,
+        security__tls_certificate=server.certificate,
+        security__tls_key=server.private,
+        security__client_ca=ours.certificate,
+    )
+    monkeypatch.setenv("CSPLADE_SERVER__HEALTH_SOCKET", str(socket))
+    monkeypatch.setenv("CSPLADE_SERVER__PORT", str(free_port()))
+    with running(secured):
+        assert probe() == (0, f"unix:{socket} csplade.v1.RetrievalService: SERVING")
+    code, line = probe()
+    assert (code, line.split()[0].split(":")[0]) == (1, "localhost")
+
+
+def test_a_health_socket_that_cannot_be_made_is_named(vector_index, settings, tmp_path):
+    socket = tmp_path / "missing" / "health.sock"
+    with (
+        pytest.raises(UnavailableError, match=f"server.health_socket: cannot listen at {socket}"),
+        running(settings(vector_index, server__health_socket=socket)),
+    ):
+        pass
