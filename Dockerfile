@@ -12,25 +12,25 @@ FROM ${BASE} AS base
 # tini is process 1: a signal that comes before Python can handle it still ends the container.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 tini \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 ENV PATH=/opt/csplade/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 
 FROM base AS build
 ARG VARIANT=cpu
-# Read by pip itself. The CPU variants need an index, or a folder or page of links, with torch's
-# builds for the CPU.
+# The CPU variants need torch's build for the CPU: name an index that offers it, or put the wheel into
+# deploy/image/wheels.
 ARG PIP_EXTRA_INDEX_URL=
-ARG PIP_FIND_LINKS=
+ENV PIP_FIND_LINKS=/src/deploy/image/wheels
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
         $([ "$VARIANT" != cuda ] || echo gcc libc6-dev python3-dev) \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 RUN python3 -m venv /opt/csplade
 COPY deploy/image ./deploy/image
-RUN pip install --no-cache-dir --no-deps --require-hashes \
+RUN mkdir -p deploy/image/wheels && pip install --no-cache-dir --no-deps --require-hashes \
     -r deploy/image/requirements-${VARIANT}.txt \
     && deploy/image/trim ${VARIANT}
 COPY . ./
@@ -59,6 +59,7 @@ WORKDIR /data
 # Settings are those of deploy/csplade.yaml; arguments of the command override them.
 ENV CSPLADE_INDEX=/data/index \
     CSPLADE_SERVER__HOST=0.0.0.0 \
+    CSPLADE_SERVER__HEALTH_SOCKET=/dev/shm/csplade-health.sock \
     CSPLADE_METRICS__HOST=0.0.0.0 \
     CSPLADE_CACHE=/cache/csplade \
     HF_HOME=/cache/huggingface \

@@ -11,6 +11,13 @@ TESTS ?= tests
 INDEX ?=
 ARGS  ?=
 
+# The container engine, and what `make image` builds; the Dockerfile describes the variants.
+ENGINE  ?= $(notdir $(firstword $(shell command -v docker podman)))
+VARIANT ?= cpu
+BASE.cpu := debian:bookworm-slim
+BASE.cpu-ray := debian:bookworm-slim
+BASE.cuda := nvidia/cuda:13.0.0-base-ubuntu24.04
+
 # What the package `csplade` consists of; pyproject.toml tells pip the same.
 MODULES := $(wildcard *.py) py.typed proto/csplade/v1 \
 	$(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
@@ -20,7 +27,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint fmt types coverage docs bench serve proto study \
+.PHONY: help venv demo test lint fmt types coverage docs bench serve image proto study \
 	gpu-check clean
 
 help: ## list the targets
@@ -80,6 +87,16 @@ bench: $(READY) ## time the scorer beside its peers (other benchmarks: csplade b
 serve: $(READY) ## serve an index over gRPC: make serve INDEX=DIR
 	@test -n '$(INDEX)' || { echo "make: name the index: make serve INDEX=DIR" >&2; exit 2; }
 	$(BIN)/csplade serve $(INDEX) $(ARGS)
+
+image: ## build the image csplade:cpu (VARIANT=cpu-ray or cuda, ENGINE=podman, ARGS)
+	@test -n '$(ENGINE)' || { echo "make: install docker or podman" >&2; exit 2; }
+	@test -n '$(BASE.$(VARIANT))' || { echo "make: VARIANT is cpu, cpu-ray or cuda" >&2; exit 2; }
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) $(ARGS) \
+		--build-arg VARIANT=$(VARIANT) --build-arg BASE=$(BASE.$(VARIANT)) \
+		--tag csplade:$(VARIANT) .
+	@mkdir -p build
+	$(ENGINE) run --rm --entrypoint cat csplade:$(VARIANT) /opt/csplade/sbom.json \
+		> build/sbom-$(VARIANT).json
 
 proto: $(READY) ## generate the Python modules of proto/
 	$(BIN)/python proto/generate.py

@@ -98,7 +98,7 @@ def test_make_alone_lists_every_target():
     listed = re.findall(r"^make ([\w-]+) +\S", done.stdout, re.MULTILINE)
     assert sorted(listed) == [
         "bench", "clean", "coverage", "demo", "docs", "fmt", "gpu-check", "help",
-        "lint", "proto", "serve", "study", "test", "types", "venv",
+        "image", "lint", "proto", "serve", "study", "test", "types", "venv",
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ the CPU: name it by pip's own variables, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def resolve(extras: str, python: str, torch: str) -> list[tuple[str, str, str]]:
         found = json.loads(report.read_text())["install"]
     wheels = [
         (
-            one["metadata"]["name"].lower().replace("_", "-"),
+            re.sub(r"[-_.]+", "-", one["metadata"]["name"]).lower(),
             one["metadata"]["version"],
             one["download_info"]["archive_info"]["hashes"]["sha256"],
         )

@@ -16,7 +16,7 @@ def wheels(lock: Path) -> list[dict[str, object]]:
     sums = dict(re.findall(r"^(\S+)==\S+ --hash=sha256:(\w+)$", lock.read_text(), re.MULTILINE))
     found = []
     for one in sorted(metadata.distributions(), key=lambda one: one.name.lower()):
-        name = one.name.lower().replace("_", "-")
+        name = re.sub(r"[-_.]+", "-", one.name).lower()
         part: dict[str, object] = {
             "type": "library",
             "name": name,
