@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class RetrievalServiceStub:
-    """Searches one index with one encoder. The health service knows it as "csplade.v1.RetrievalService": SERVING once
-    encoder and index are loaded and checked, NOT_SERVING before and while draining.
+    """Searches one index with one encoder. Its name in the health service is
+    "csplade.v1.RetrievalService": SERVING when encoder and index are loaded and checked, NOT_SERVING
+    before and while draining.
     """
 
     def __init__(self, channel):
@@ -64,43 +65,44 @@ class RetrievalServiceStub:
 
 
 class RetrievalServiceServicer:
-    """Searches one index with one encoder. The health service knows it as "csplade.v1.RetrievalService": SERVING once
-    encoder and index are loaded and checked, NOT_SERVING before and while draining.
+    """Searches one index with one encoder. Its name in the health service is
+    "csplade.v1.RetrievalService": SERVING when encoder and index are loaded and checked, NOT_SERVING
+    before and while draining.
     """
 
     def Search(self, request, context):
-        """Ranks the documents of the index for one query.
+        """Rank the documents of the index for one query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchStream(self, request_iterator, context):
-        """Many queries over one stream. Answers come as they are ready, not in order: match them by sequence. A query
-        that fails is answered with its error and the stream goes on.
+        """Answer many queries over one stream. Answers are sent when they are ready, not in order: match
+        them by sequence. A query that fails is answered with its error, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Encode(self, request, context):
-        """Turns texts into sparse vectors, without search.
+        """Turn texts into sparse vectors, without search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Info(self, request, context):
-        """What is being served: versions, model, index and every limit. Never waits in the queue.
+        """Describe what is served: versions, model, index and every limit. Does not use the queue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Scores every document for one query with the plain reference, from the stored vectors, and reports where the
-        served ranking differs. Slow by design (it reads the whole store); one at a time, others get
-        RESOURCE_EXHAUSTED.
+        """Score every document for one query with the plain reference, from the stored vectors, and
+        report where the served ranking differs. It reads the whole store, so it is slow; one runs at a
+        time, others are RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,8 +145,9 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrievalService:
-    """Searches one index with one encoder. The health service knows it as "csplade.v1.RetrievalService": SERVING once
-    encoder and index are loaded and checked, NOT_SERVING before and while draining.
+    """Searches one index with one encoder. Its name in the health service is
+    "csplade.v1.RetrievalService": SERVING when encoder and index are loaded and checked, NOT_SERVING
+    before and while draining.
     """
 
     @staticmethod
