@@ -11,13 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count, pairwise
+from itertools import count
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..core.errors import CspladeError
 from ..core.machine import hardware
@@ -25,6 +24,7 @@ from ..core.ranking_key import LAST_ARRIVAL
 from ..core.vectors import ImpactBatch
 from ..kernels.runtime.transfer import Clock, fetch
 from ..kernels.score.api import choose_backend
+from ..kernels.score.layout import entries
 from ..kernels.score.search import Found, search_blocks
 from ..kernels.score.types import Postings, Queries
 from . import distribution
@@ -39,8 +39,6 @@ HEADINGS = [
 # Batches of each size that are timed, and queries that are also answered by plain torch.
 ROUNDS = 20
 CHECKED = 4
-# Postings that the plain torch answer takes at a time.
-PIECE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,7 @@ def steps(
         hardware(place),
         backend or choose_backend(postings),
         documents,
-        len(postings.locals),
+        int(postings.lengths.sum(dtype=torch.int64)),
         postings.nbytes,
         seconds,
         query_terms,
@@ -305,39 +303,20 @@ def _check(found: Found, queries: ImpactBatch, postings: Postings, k: int) -> No
 def plain_answer(
     terms: np.ndarray, impacts: np.ndarray, postings: Postings, k: int
 ) -> tuple[np.ndarray, int, int]:
-    """The same answer the plain way: every posting of the collection looked at, none of the kernels
-    used.
+    """Answer a query the plain way: every posting of its terms, none of the kernels used.
 
     Returns:
         keys int64, descending; matched; postings read.
     """
-    device = postings.device
-    highest = max(int(postings.terms.max()), int(terms.max(initial=0)))
-    weights = torch.zeros(highest + 1, dtype=torch.int32, device=device)
-    weights[torch.from_numpy(terms).to(device).long()] = torch.from_numpy(impacts).to(device)
-    scores = torch.zeros(postings.blocks * postings.block_size, dtype=torch.int32, device=device)
-    lengths = postings.indptr.diff()
-    rows = postings.block_term_indptr
-    block_of_row = torch.repeat_interleave(
-        torch.arange(postings.blocks, device=device), rows.diff()
-    )
-    read = int(lengths[weights[postings.terms.long()] > 0].sum())
-    ends = torch.arange(0, len(postings.locals) + PIECE, PIECE, device=device)
-    edges = torch.searchsorted(postings.indptr, ends).clamp(max=len(lengths)).unique().tolist()
-    for first, last in pairwise(edges):
-        start, end = postings.indptr[first].item(), postings.indptr[last].item()
-        owner = torch.repeat_interleave(
-            torch.arange(first, last, device=device), lengths[first:last]
-        )
-        places = block_of_row[owner] * postings.block_size + _wide(postings.locals[start:end])
-        weight = weights[postings.terms[owner].long()]
-        scores.index_add_(0, places, weight * postings.impacts[start:end].to(torch.int32))
+    device, read = postings.device, 0
+    scores = torch.zeros(postings.blocks * postings.block_size, dtype=torch.int64, device=device)
+    rows = postings.rows.tolist()
+    for term, impact in zip(terms.tolist(), impacts.tolist(), strict=True):
+        if term < len(rows) and (row := rows[term]) >= 0:
+            _, documents, values = entries(postings, slice(row, row + 1))
+            scores.index_add_(0, documents, impact * values)
+            read += len(documents)
     matched = torch.nonzero(scores).squeeze(1)
-    keys = (scores[matched].to(torch.int64) << 32) | (LAST_ARRIVAL - matched)
+    keys = (scores[matched] << 32) | (LAST_ARRIVAL - matched)
     best = keys.sort(descending=True).values[:k]
     return best.cpu().numpy(), len(matched), read
-
-
-def _wide(locals_: Tensor) -> Tensor:
-    """uint16 as int64, by way of int16: torch converts few things from uint16 on a GPU."""
-    return locals_.view(torch.int16).to(torch.int64) & 0xFFFF

@@ -21,6 +21,7 @@ from ..core.machine import hardware
 from ..kernels.head.api import head
 from ..kernels.head.reference import head_reference
 from ..kernels.score.api import choose_backend, score_blocks
+from ..kernels.score.layout import entries
 from ..kernels.score.types import Postings, Queries
 from ..kernels.select.api import select_blocks
 from ..kernels.topk.api import topk
@@ -296,19 +297,14 @@ class _ByTerm:
 
     @classmethod
     def of(cls, postings: Postings, vocabulary: int) -> _ByTerm:
-        lengths = postings.indptr.diff()
-        block_of_row = torch.repeat_interleave(
-            torch.arange(postings.blocks, device=postings.device), postings.block_term_indptr.diff()
-        )
-        first = torch.repeat_interleave(block_of_row * postings.block_size, lengths)
-        terms = torch.repeat_interleave(postings.terms, lengths)
-        documents = first + (postings.locals.view(torch.int16).long() & 0xFFFF)
-        terms, order = terms.sort(stable=True)
+        rows, documents, impacts = entries(postings)
+        names = torch.argsort(postings.rows, stable=True)[-len(postings.starts) :]
+        terms, order = names[rows].sort(stable=True)
         counts = torch.bincount(terms, minlength=vocabulary)
         return cls(
             torch.nn.functional.pad(counts.cumsum(0), (1, 0)).tolist(),
             documents[order],
-            postings.impacts[order].to(torch.int32),
+            impacts[order].to(torch.int32),
             postings.blocks * postings.block_size,
         )
 

@@ -7,9 +7,11 @@ gives one collection on a GPU and another one on a CPU.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels.score.layout import Layout
 from ..kernels.score.types import MAX_BLOCK_DOCUMENTS, Postings
 from .distribution import DOCUMENT_IMPACTS, probabilities
 
@@ -39,21 +41,13 @@ def collection(
         _block(min(block_size, documents - first), mean_terms, edges, random)
         for first in range(0, documents, block_size)
     ]
-    rows, places = ([len(block[part]) for block in blocks] for part in (0, 2))
-    counts = torch.cat([block[1] for block in blocks])
-    return Postings(
-        torch.tensor(
-            [min(block_size, documents - first) for first in range(0, documents, block_size)],
-            dtype=torch.int32,
-            device=device,
-        ),
-        torch.tensor([0, *rows], device=device).cumsum(0),
-        torch.cat([block[0] for block in blocks]),
-        torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
-        _concatenated([block[2] for block in blocks], sum(places)),
-        _concatenated([block[3] for block in blocks], sum(places)),
+    layout = Layout.of_rows(
+        torch.cat([block[0] for block in blocks]).cpu().numpy(),
+        torch.cat([block[1] for block in blocks]).cpu().numpy(),
+        np.cumsum([0, *(len(block[0]) for block in blocks)]),
         block_size,
     )
+    return layout.fill(device, lambda block: blocks[block][2:])
 
 
 def _block(
@@ -89,12 +83,3 @@ def _block(
         (found & 0x3FFF).to(torch.int16).view(torch.uint16),
         impacts.round_().clamp_(1, 255).to(torch.uint8),
     )
-
-
-def _concatenated(parts: list[Tensor], total: int) -> Tensor:
-    whole = torch.empty(total, dtype=parts[0].dtype, device=parts[0].device)
-    first = 0
-    for part in parts:
-        whole[first : first + len(part)] = part
-        first += len(part)
-    return whole

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +19,13 @@ from torch import Tensor
 from ...core.device import find_device
 from ...core.errors import UnavailableError
 from ...core.vectors import ImpactBatch
-from ...kernels.runtime.transfer import Clock, fetch, upload, upload_into
+from ...kernels.runtime.transfer import Clock, fetch, upload
+from ...kernels.score.layout import Layout
 from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
-from ...kernels.score.types import Postings, Queries
+from ...kernels.score.types import SLOT_TERMS, Postings, Queries
 from ...kernels.select.api import merge_keys
 from .searcher import Mask, SearchResult
 from .snapshot import OpenSegment, Shard
-
-DTYPES = {
-    "block_documents": torch.int32,
-    "block_term_indptr": torch.int64,
-    "terms": torch.int32,
-    "indptr": torch.int64,
-    "locals": torch.uint16,
-    "impacts": torch.uint8,
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class DeviceSearcher:
 
     Attributes:
         device: where they are.
-        nbytes: device memory in bytes of each part: "postings", "terms", "blocks", "live".
+        nbytes: device memory in bytes of each part: "postings", "columns", "rows", "live".
         shard_count: how many shards the index has, open here or not.
     """
 
@@ -106,15 +96,11 @@ class DeviceSearcher:
             for shard in shards
             for run in _consecutive(shard.segments, block_size)
         ]
-        nbytes = {"postings": 0, "terms": 0, "blocks": 0, "live": 0}
-        for _, run in runs:
-            for one in run:
-                segment = one.segment
-                nbytes["postings"] += segment.locals.nbytes + segment.impacts.nbytes
-                nbytes["terms"] += segment.terms.nbytes + segment.indptr.nbytes
-                nbytes["blocks"] += (
-                    segment.block_documents.nbytes + segment.block_term_indptr.nbytes
-                )
+        layouts = [Layout.of_segments([one.segment for one in run], block_size) for _, run in runs]
+        nbytes = {"postings": 0, "columns": 0, "rows": 0, "live": 0}
+        for (_, run), layout in zip(runs, layouts, strict=True):
+            for part, size in layout.nbytes.items():
+                nbytes[part] += size
             if any(len(one.live) for one in run):
                 nbytes["live"] += sum(len(one.segment) for one in run) * block_size
         if free is None and place.type == "cuda":
@@ -131,12 +117,12 @@ class DeviceSearcher:
             )
         loaded = [
             _Run(
-                _join(run, block_size, place),
+                layout.load([one.segment for one in run], place),
                 _live(run, block_size, place),
                 run[0].manifest.first_ordinal,
                 number,
             )
-            for number, run in runs
+            for (number, run), layout in zip(runs, layouts, strict=True)
         ]
         return cls(place, loaded, nbytes, shard_count, workspace)
 
@@ -227,7 +213,7 @@ def queries_from_rows(terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries
         )
         for values in (terms, impacts)
     ]
-    return Queries(indptr, joined[0], joined[1], -(-max(width, 1) // 16) * 16)
+    return Queries(indptr, joined[0], joined[1], -(-max(width, 1) // SLOT_TERMS) * SLOT_TERMS)
 
 
 def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[OpenSegment]]:
@@ -242,33 +228,6 @@ def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[
         runs[-1].append(one)
         following = one.manifest.first_ordinal + len(one.segment) * block_size
     return runs
-
-
-def _join(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> Postings:
-    """Return the segments' arrays joined, their offsets moved up by what precedes them."""
-    rows = [0, *accumulate(len(one.segment.terms) for one in run)]
-    places = [0, *accumulate(len(one.segment.locals) for one in run)]
-    blocks = [0, *accumulate(len(one.segment) for one in run)]
-    starts: dict[str, tuple[list[int], list[int] | None]] = {
-        "block_documents": (blocks, None),
-        "block_term_indptr": (blocks, rows),
-        "terms": (rows, None),
-        "indptr": (rows, places),
-        "locals": (places, None),
-        "impacts": (places, None),
-    }
-    joined: dict[str, Any] = {}
-    for name, (firsts, added) in starts.items():
-        # An indptr has one entry more; the next segment's first one overwrites it.
-        last_too = int(added is not None)
-        whole = torch.empty(firsts[-1] + last_too, dtype=DTYPES[name], device=device)
-        for number, one in enumerate(run):
-            part = whole[firsts[number] : firsts[number + 1] + last_too]
-            upload_into(part, getattr(one.segment, name))
-            if added is not None:
-                part += added[number]
-        joined[name] = whole
-    return Postings(**joined, block_size=block_size)
 
 
 def _live(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> Tensor | None:

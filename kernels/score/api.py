@@ -8,14 +8,15 @@ give the same bytes:
 - ``triton``: global atomics; runs in the interpreter too (``triton.py``);
 - ``gluon``: the sums of a block in shared memory; the fast one (``gluon.py``).
 
-Both kernels first run ``plan``: a program per (query, block) finds where the postings of each query
-term lie in the block and cuts them into chunks, so that a term with five postings costs one step of
-a warp and not a program. The plan also counts the postings read.
+Both kernels first run ``plan``: for every query, block and term it reads where the postings lie and
+cuts them into chunks, so that a term with five postings costs one step of a warp and not a program.
+The plan also counts the postings read. Terms with a dense column are added to the sums when these
+are read.
 
-Bytes moved per query by the kernels, with P postings of its terms, D documents, m terms, B blocks:
-3 P (postings) + 4 D (scores written once) + 8 D / 512 (tile keys) + D (mask, where there is one) +
-32 m B (plan written and read). For P = 40 M, D = 8.8 M, m = 43, B = 540: 121 + 35 + 0.1 + 8.8 + 0.7
-MB.
+Bytes moved per query by the kernels, with P postings of its sparse terms, C columns of its dense
+terms, D documents, m terms, B blocks: 3 P + C D + 4 D (scores written once) + 8 D / 512 (tile keys)
++ D (mask, where there is one) + 30 m B (tables read, plan written and read). For P = 40 M, C = 0, D
+= 8.8 M, m = 43, B = 540: 121 + 35 + 0.1 + 8.8 + 0.7 MB.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ BACKENDS: MappingProxyType[str, KernelBackend] = MappingProxyType(
 
 def bytes_per_query(blocks: int, width: int, longest: int) -> int:
     """Return the device memory of ``score_blocks`` for one query: scores, tile keys and plan."""
-    return blocks * (4 * width + 8 * (width // TILE_DOCUMENTS) + 16 * longest)
+    return blocks * (4 * width + 8 * (width // TILE_DOCUMENTS) + 12 * longest)
 
 
 def choose_backend(postings: Postings) -> str:
     """Return the name of the fastest backend for these postings."""
-    if not use_triton(postings.terms):
+    if not use_triton(postings.rows):
         return "torch"
     return next(name for name, backend in BACKENDS.items() if backend.supports(postings))
 

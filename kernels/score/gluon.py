@@ -33,13 +33,14 @@ from ...core.errors import UnavailableError
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
 from ..runtime.launch import INTERPRETED, Support, on_device
-from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, VARYING, Plan, empty_scores, mask_stride
+from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, VARIANTS, VARYING, Plan, empty_scores
 from .triton import supports as triton_supports
 from .types import (
     CHUNK_POSTINGS,
     MAX_BLOCK_DOCUMENTS,
     SLOT_TERMS,
     TILE_DOCUMENTS,
+    UNIT_POSTINGS,
     BlockScores,
     Postings,
     Queries,
@@ -84,19 +85,21 @@ def add_shared(place, value):  # type: ignore[no-untyped-def]
 
 @partial(jit, varying=VARYING)
 def score_kernel(  # type: ignore[no-untyped-def]
-    starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, mask,
-    scores, tiles, matched, blocks, slots, mask_stride: gl.int64,
+    starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
+    mask, scores, tiles, matched, blocks, total, dense, slots, mask_stride: gl.int64,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
-    SLOT: gl.constexpr, HAS_MASK: gl.constexpr, LAST: gl.constexpr,
+    SLOT: gl.constexpr, HAS_MASK: gl.constexpr, UNIT: gl.constexpr,
+    DENSE: gl.constexpr, LAST: gl.constexpr,
 ):  # fmt: skip
     """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()
     PARTS: gl.constexpr = WIDTH // (WARPS * TILE)
-    # A row of either belongs to one warp: of chunks, neighbouring lanes hold neighbouring postings;
-    # of tiles, each lane holds 16 bytes.
-    chunk_layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [WARPS, 1], [1, 0])
+    # A row of either belongs to one warp: of chunks, a lane holds eight postings, of tiles, 16 bytes.
+    chunk_layout: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [WARPS, 1], [1, 0])
     tile_layout: gl.constexpr = gl.BlockedLayout([1, 4], [1, 32], [WARPS, 1], [1, 0])
+    term_layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [WARPS, 1], [1, 0])
     warp: gl.constexpr = gl.SliceLayout(1, chunk_layout)
+    term_warp: gl.constexpr = gl.SliceLayout(1, term_layout)
     tile_warp: gl.constexpr = gl.SliceLayout(1, tile_layout)
 
     query, block = gl.program_id(0).to(gl.int64), gl.program_id(1).to(gl.int64)
@@ -113,19 +116,23 @@ def score_kernel(  # type: ignore[no-untyped-def]
     for base in range(0, chunks, WARPS):
         chunk = base + gl.arange(0, WARPS, layout=warp)
         active = chunk < chunks
-        passed = gl.zeros([WARPS, TERMS], gl.int32, chunk_layout)
+        wanted = base + gl.arange(0, WARPS, layout=term_warp)
+        passed = gl.zeros([WARPS, TERMS], gl.int32, term_layout)
         for i in range(0, terms, TERMS):  # the first term whose chunks end above this one
-            term = i + gl.arange(0, TERMS, layout=gl.SliceLayout(0, chunk_layout))
+            term = i + gl.arange(0, TERMS, layout=gl.SliceLayout(0, term_layout))
             end = gl.load(ends + plan + term, mask=term < terms, other=2**31 - 1)
-            passed += (end[None, :] <= chunk[:, None]).to(gl.int32)
-        owner = gl.sum(passed, 1)
+            passed += (end[None, :] <= wanted[:, None]).to(gl.int32)
+        owner = gl.convert_layout(gl.sum(passed, 1), warp)
         length = gl.load(lengths + plan + owner, mask=active, other=0)
         end = gl.load(ends + plan + owner, mask=active, other=0)
         skip = (chunk - end + (length + (CHUNK - 1)) // CHUNK) * CHUNK
-        start = gl.load(starts + plan + owner, mask=active, other=0) + skip
+        start = gl.load(starts + plan + owner, mask=active, other=0).to(gl.int64) * UNIT + skip
         weight = gl.load(query_impacts + first + owner, mask=active, other=0)
         column = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, chunk_layout))[None, :]
-        live = active[:, None] & (column < (length - skip)[:, None])
+        # To the end of the gap, whose impacts are 0: the bound is a multiple of the unit, so a
+        # lane reads its eight postings at once.
+        whole = (length + (UNIT - 1)) // UNIT * UNIT - skip
+        live = active[:, None] & (column < whole[:, None])
         # Idle lanes add 0, each in its own bank: a predicate costs every addition a branch.
         place = gl.load(
             (locals_ + start)[:, None] + column, mask=live, other=column.to(gl.uint16)
@@ -141,6 +148,13 @@ def score_kernel(  # type: ignore[no-untyped-def]
             + gl.arange(0, TILE, layout=gl.SliceLayout(0, tile_layout))[None, :]
         )
         score = sums.index(part).load(tile_layout)
+        if DENSE:
+            for i in range(0, terms):
+                row = gl.load(query_rows + first + i)
+                if (row >= 0) & (row < dense):
+                    weight = gl.load(query_impacts + first + i)
+                    cell = (row.to(gl.int64) * total + block) * WIDTH
+                    score += weight * gl.load(columns + cell + place).to(gl.int32)
         if HAS_MASK:
             keep = gl.load(mask + (query * mask_stride + block * WIDTH) + place)
             score = gl.where(keep != 0, score, 0)
@@ -174,14 +188,12 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     """
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
-    with on_device(postings.terms):
+    with on_device(postings.rows):
         compiled = score_kernel[(len(queries), postings.blocks)](
-            plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
-            postings.locals, postings.impacts, found.matched if mask is None else mask,
-            found.scores, found.tiles, found.matched,
-            postings.blocks, queries.longest // SLOT_TERMS, mask_stride(mask),
+            *plan.arguments(queries, postings, mask, found),
             WIDTH=postings.width, TILE=TILE_DOCUMENTS, CHUNK=CHUNK_POSTINGS, TERMS=TERMS,
-            SLOT=SLOT_TERMS, HAS_MASK=mask is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
+            SLOT=SLOT_TERMS, HAS_MASK=mask is not None, UNIT=UNIT_POSTINGS,
+            DENSE=postings.dense > 0, LAST=LAST_ARRIVAL, num_warps=WARPS,
         )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
@@ -191,20 +203,22 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     return found
 
 
-def _score_case(has_mask: bool) -> AotCase:
+def _score_case(name: str, has_mask: bool, dense: bool) -> AotCase:
     constexprs = {
         "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS, "CHUNK": CHUNK_POSTINGS,
-        "TERMS": TERMS, "SLOT": SLOT_TERMS, "HAS_MASK": has_mask, "LAST": LAST_ARRIVAL,
+        "TERMS": TERMS, "SLOT": SLOT_TERMS, "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS,
+        "DENSE": dense, "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
-        name=f"score/gluon/{'mask' if has_mask else 'all'}",
+        name=f"score/gluon/{name}",
         kernel=score_kernel,
         signature=SCORE_SIGNATURE | dict.fromkeys(constexprs, "constexpr"),
         constexprs=constexprs,
         num_warps=WARPS,
         aligned=ALIGNED,
-        expects={80: ("ATOMS.ADD", "LDS.128", "STS.128", "STG.E.128")},
+        # Eight local numbers and eight impacts are one load each.
+        expects={80: ("ATOMS.ADD", "LDS.128", "STS.128", "STG.E.128", "LDG.E.128", "LDG.E.64")},
     )
 
 
-AOT = [] if gluon is None else [_score_case(False), _score_case(True)]
+AOT = [] if gluon is None else [_score_case(*variant) for variant in VARIANTS]

@@ -16,7 +16,15 @@ from ...core.errors import InputError
 from ...core.ranking_key import LAST_ARRIVAL
 from ...core.vectors import ImpactBatch
 from ..runtime.launch import YES, Support
-from .types import TILE_DOCUMENTS, Block, BlockScores, Postings, Queries, check_queries
+from .types import (
+    TILE_DOCUMENTS,
+    UNIT_POSTINGS,
+    Block,
+    BlockScores,
+    Postings,
+    Queries,
+    check_queries,
+)
 
 
 @dataclass(frozen=True)
@@ -79,24 +87,30 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     """Compute :func:`.api.score_blocks` in plain torch; reading offsets synchronizes."""
     n, blocks, width = len(queries), postings.blocks, postings.width
     scores = torch.zeros((n, blocks, width), dtype=torch.int32, device=postings.device)
-    read = torch.zeros(n, dtype=torch.int64)
-    bounds, rows_of = queries.indptr.tolist(), postings.block_term_indptr.tolist()
+    read = torch.zeros(n, dtype=torch.int64, device=postings.device)
+    bounds, terms, impacts = (
+        each.tolist() for each in (queries.indptr, queries.terms, queries.impacts)
+    )
+    rows = postings.rows.tolist()
     for q in range(n):
-        terms = queries.terms[bounds[q] : bounds[q + 1]]
-        impacts = queries.impacts[bounds[q] : bounds[q + 1]].tolist()
-        for b in range(blocks):
-            here = postings.terms[rows_of[b] : rows_of[b + 1]]
-            rows = torch.searchsorted(here, terms)
-            known = torch.isin(terms, here).tolist()
-            for row, there, impact in zip(rows.tolist(), known, impacts, strict=True):
-                if there:
-                    start, end = postings.indptr[rows_of[b] + row : rows_of[b] + row + 2].tolist()
-                    scores[q, b].index_add_(
-                        0,
-                        postings.locals[start:end].to(torch.int64),
-                        impact * postings.impacts[start:end].to(torch.int32),
-                    )
-                    read[q] += end - start
+        for term, impact in zip(
+            terms[bounds[q] : bounds[q + 1]], impacts[bounds[q] : bounds[q + 1]], strict=True
+        ):
+            row = rows[term] if term < len(rows) else -1
+            if row < 0:
+                continue
+            read[q] += postings.lengths[row].sum()
+            if row < postings.dense:
+                scores[q] += impact * postings.columns[row].to(torch.int32)
+                continue
+            for b, length in enumerate(postings.lengths[row].tolist()):
+                start = int(postings.starts[row, b]) * UNIT_POSTINGS
+                span = slice(start, start + length)
+                scores[q, b].index_add_(
+                    0,
+                    postings.locals[span].to(torch.int64),
+                    impact * postings.impacts[span].to(torch.int32),
+                )
     if mask is not None:
         kept = (mask != 0).view(-1, blocks, postings.block_size)
         scores[:, :, : postings.block_size] *= kept.to(torch.int32)
@@ -106,6 +120,6 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
         scores,
         torch.where(best > 0, (best << 32) | numbers, 0),
         (scores > 0).sum(dim=(1, 2)),
-        read.to(postings.device),
+        read,
         postings.block_size,
     )

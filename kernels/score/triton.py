@@ -1,26 +1,31 @@
 """Score blocks in Triton: the plan, which the Gluon backend uses too, and the portable kernel.
 
 The plan holds, for query q, block b and the i-th term of q, at ``(q * B + b) * longest + i``:
-``starts`` int64, where the postings of the term begin in the block; ``lengths`` int32, how many
-there are (0 if the block lacks the term); ``ends`` int32, the number of chunks of the terms 0 to i.
-Chunk c of (q, b) belongs to the first term whose ``ends`` is above c; counting the entries that are
-not above c finds it (one step for 64 terms). Chunks are alike whatever the lengths of the terms.
+``starts`` int32, where the postings of the term begin in the block, in units of 16; ``lengths``
+int32, how many there are (0 if the block lacks the term); ``ends`` int32, the number of chunks of
+the terms 0 to i; a dense term has none. Chunk c of (q, b) belongs to the first term whose ``ends``
+is above c; counting the entries that are not above c finds it (one step for 64 terms). Chunks are
+alike whatever the lengths of the terms. ``rows`` int32, in the order of the queries' terms, is the
+row of each, -1 if it does not occur.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
-from ..runtime.launch import Support, jit, on_device, tl, triton_support
+from ..runtime.launch import Support, jit, on_device, tl, triton, triton_support
 from .types import (
     CHUNK_POSTINGS,
     MAX_BLOCK_DOCUMENTS,
     MAX_BLOCKS,
     SLOT_TERMS,
     TILE_DOCUMENTS,
+    UNIT_POSTINGS,
     BlockScores,
     Postings,
     Queries,
@@ -28,64 +33,67 @@ from .types import (
 
 # Query terms that a program looks up, or searches for the term of a chunk, in one step.
 TERMS = 64
-PLAN_WARPS = 2
+# Blocks whose plan one program makes, and its warps.
+PLAN_BLOCKS = 16
+PLAN_WARPS = 4
 # Chunks that a program of the portable kernel adds in one step, and its warps.
-ROWS = 8
+ROWS = 4
 WARPS = 8
 
 
 # Arguments of a scoring kernel that vary from launch to launch.
-VARYING = ("query_indptr", "matched", "blocks", "slots", "mask_stride")
+VARYING = (
+    "query_indptr", "matched", "columns", "blocks", "total", "dense", "slots", "mask_stride",
+)  # fmt: skip
 
 
-@jit(varying=("block_term_indptr", "query_indptr", "postings", "blocks", "slots"))
+@jit(
+    varying=(
+        "row_starts", "row_lengths", "query_indptr", "postings",
+        "blocks", "total", "terms", "dense", "slots",
+    )
+)  # fmt: skip
 def plan_kernel(  # type: ignore[no-untyped-def]
-    block_term_indptr, terms, indptr, query_indptr, query_terms,
-    starts, lengths, ends, postings, blocks, slots,
-    CHUNK: tl.constexpr, TERMS: tl.constexpr, SLOT: tl.constexpr,
+    term_rows, row_starts, row_lengths, query_indptr, query_terms,
+    starts, lengths, ends, query_rows, postings, blocks, total, terms, dense, slots,
+    CHUNK: tl.constexpr, TERMS: tl.constexpr, SLOT: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Fill the plan of (query, block); add the number of its postings to ``postings[query]``."""
-    query, block = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    first_row = tl.load(block_term_indptr + block)
-    rows = (tl.load(block_term_indptr + block + 1) - first_row).to(tl.int32)
+    """Fill the plan of a query and some blocks; add its postings to ``postings[query]``."""
+    query = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     first = tl.load(query_indptr + query)
     count = (tl.load(query_indptr + query + 1) - first).to(tl.int32)
     plan = (query * blocks + block) * (slots * SLOT)
-    chunks = tl.zeros([1], tl.int32)
-    read = tl.zeros([1], tl.int32)
+    chunks = tl.zeros([BLOCKS], tl.int32)
+    read = tl.zeros([BLOCKS], tl.int32)
     for base in range(0, count, TERMS):
         at = base + tl.arange(0, TERMS)
         inside = at < count
         term = tl.load(query_terms + first + at, mask=inside, other=0)
-        low = tl.zeros([TERMS], tl.int32)
-        high = low + rows
-        left = rows
-        while left > 0:  # the first row whose term is not below the query's
-            searching = low < high
-            middle = (low + high) >> 1
-            found = tl.load(terms + first_row + middle, mask=inside & searching, other=0)
-            low = tl.where(searching & (found < term), middle + 1, low)
-            high = tl.where(searching & (found >= term), middle, high)
-            left = left >> 1
-        hit = inside & (low < rows)
-        hit = hit & (tl.load(terms + first_row + low, mask=hit, other=-1) == term)
-        start = tl.load(indptr + first_row + low, mask=hit, other=0)
-        length = (tl.load(indptr + first_row + low + 1, mask=hit, other=0) - start).to(tl.int32)
-        cut = (length + (CHUNK - 1)) // CHUNK
-        tl.store(starts + plan + at, start, mask=inside)
-        tl.store(lengths + plan + at, length, mask=inside)
-        tl.store(ends + plan + at, chunks + tl.cumsum(cut, 0), mask=inside)
-        chunks += tl.sum(cut, 0)
-        read += tl.sum(length, 0)
-    tl.atomic_add(postings + query + tl.arange(0, 1), read.to(tl.int64), sem="relaxed")
+        row = tl.load(term_rows + term, mask=inside & (term < terms), other=-1)
+        tl.store(query_rows + first + at, row, mask=inside & (tl.program_id(1) == 0))
+        here = inside[None, :] & (block < blocks)[:, None]
+        cell = row.to(tl.int64)[None, :] * total + block[:, None]
+        start = tl.load(row_starts + cell, mask=here & (row >= 0)[None, :], other=0)
+        length = tl.load(row_lengths + cell, mask=here & (row >= 0)[None, :], other=0)
+        length = length.to(tl.int32)
+        cut = tl.where((row < dense)[None, :], 0, (length + (CHUNK - 1)) // CHUNK)
+        place = plan[:, None] + at[None, :]
+        tl.store(starts + place, start, mask=here)
+        tl.store(lengths + place, length, mask=here)
+        tl.store(ends + place, chunks[:, None] + tl.cumsum(cut, 1), mask=here)
+        chunks += tl.sum(cut, 1)
+        read += tl.sum(length, 1)
+    added = tl.sum(read.to(tl.int64), 0)
+    tl.atomic_add(postings + query, added, sem="relaxed")
 
 
 @jit(varying=(*VARYING, "mask"))
 def score_kernel(  # type: ignore[no-untyped-def]
-    starts, lengths, ends, query_indptr, query_impacts, locals_, impacts, mask,
-    scores, tiles, matched, blocks, slots, mask_stride: tl.int64,
+    starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
+    mask, scores, tiles, matched, blocks, total, dense, slots, mask_stride: tl.int64,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
-    TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr, LAST: tl.constexpr,
+    TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr, UNIT: tl.constexpr, DENSE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Zero the scores of (query, block), add chunk by chunk with global atomics, read them once.
 
@@ -113,10 +121,12 @@ def score_kernel(  # type: ignore[no-untyped-def]
         length = tl.load(lengths + plan + owner, mask=active, other=0)
         end = tl.load(ends + plan + owner, mask=active, other=0)
         skip = (chunk - end + (length + (CHUNK - 1)) // CHUNK) * CHUNK
-        start = tl.load(starts + plan + owner, mask=active, other=0) + skip
+        start = tl.load(starts + plan + owner, mask=active, other=0).to(tl.int64) * UNIT + skip
         weight = tl.load(query_impacts + first + owner, mask=active, other=0)
         column = tl.arange(0, CHUNK)[None, :]
-        live = active[:, None] & (column < (length - skip)[:, None])
+        # To the end of the gap, whose impacts are 0: the bound is a multiple of the unit.
+        whole = (length + (UNIT - 1)) // UNIT * UNIT - skip
+        live = active[:, None] & (column < whole[:, None])
         place = tl.load((locals_ + start)[:, None] + column, mask=live, other=0).to(tl.int32)
         value = tl.load((impacts + start)[:, None] + column, mask=live, other=0).to(tl.int32)
         tl.atomic_add(sums + place, value * weight[:, None], mask=live, sem="relaxed")
@@ -125,6 +135,13 @@ def score_kernel(  # type: ignore[no-untyped-def]
     for tile in range(0, WIDTH // TILE):
         place = tile * TILE + tl.arange(0, TILE)
         score = tl.load(sums + place, cache_modifier=".cg")
+        if DENSE:
+            for i in range(0, terms):
+                row = tl.load(query_rows + first + i)
+                if (row >= 0) & (row < dense):
+                    weight = tl.load(query_impacts + first + i)
+                    cell = (row.to(tl.int64) * total + block) * WIDTH
+                    score += weight * tl.load(columns + cell + place).to(tl.int32)
         if HAS_MASK:
             keep = tl.load(
                 mask + query * mask_stride + block * BLOCK_SIZE + place,
@@ -132,6 +149,7 @@ def score_kernel(  # type: ignore[no-untyped-def]
                 other=0,
             )
             score = tl.where(keep != 0, score, 0)
+        if HAS_MASK or DENSE:
             tl.store(sums + place, score)
         count += tl.sum((score > 0).to(tl.int32), 0)
         best = tl.max(score, 0).to(tl.int64)
@@ -150,17 +168,30 @@ class Plan:
 
     def __init__(self, queries: Queries, postings: Postings, read: Tensor) -> None:
         device = postings.device
-        shape = (len(queries), postings.blocks, queries.longest)
-        self.starts = torch.empty(shape, dtype=torch.int64, device=device)
-        self.lengths = torch.empty(shape, dtype=torch.int32, device=device)
-        self.ends = torch.empty(shape, dtype=torch.int32, device=device)
-        with on_device(postings.terms):
-            plan_kernel[(len(queries), postings.blocks)](
-                postings.block_term_indptr, postings.terms, postings.indptr,
-                queries.indptr, queries.terms, self.starts, self.lengths, self.ends, read,
-                postings.blocks, queries.longest // SLOT_TERMS,
-                CHUNK=CHUNK_POSTINGS, TERMS=TERMS, SLOT=SLOT_TERMS, num_warps=PLAN_WARPS,
+        shape = (3, len(queries), postings.blocks, queries.longest)
+        self.starts, self.lengths, self.ends = torch.empty(shape, dtype=torch.int32, device=device)
+        self.rows = torch.empty_like(queries.terms)
+        with on_device(postings.rows):
+            plan_kernel[(len(queries), triton.cdiv(postings.blocks, PLAN_BLOCKS))](
+                postings.rows, postings.starts, postings.lengths,
+                queries.indptr, queries.terms, self.starts, self.lengths, self.ends, self.rows,
+                read, postings.blocks, postings.starts.stride(0), len(postings.rows),
+                postings.dense, queries.longest // SLOT_TERMS,
+                CHUNK=CHUNK_POSTINGS, TERMS=TERMS, SLOT=SLOT_TERMS, BLOCKS=PLAN_BLOCKS,
+                num_warps=PLAN_WARPS,
             )  # fmt: skip
+
+    def arguments(
+        self, queries: Queries, postings: Postings, mask: Tensor | None, found: BlockScores
+    ) -> tuple[Any, ...]:
+        """Return the arguments that the Triton and the Gluon kernel share, in order."""
+        return (
+            self.starts, self.lengths, self.ends, queries.indptr, queries.impacts, self.rows,
+            postings.locals, postings.impacts, postings.columns,
+            found.scores if mask is None else mask, found.scores, found.tiles, found.matched,
+            postings.blocks, postings.starts.stride(0), postings.dense,
+            queries.longest // SLOT_TERMS, mask_stride(mask),
+        )  # fmt: skip
 
 
 def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
@@ -194,40 +225,37 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     """Compute :func:`.api.score_blocks` with global atomics."""
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
-    with on_device(postings.terms):
+    with on_device(postings.rows):
         score_kernel[(len(queries), postings.blocks)](
-            plan.starts, plan.lengths, plan.ends, queries.indptr, queries.impacts,
-            postings.locals, postings.impacts, found.matched if mask is None else mask,
-            found.scores, found.tiles, found.matched,
-            postings.blocks, queries.longest // SLOT_TERMS, mask_stride(mask),
+            *plan.arguments(queries, postings, mask, found),
             BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE_DOCUMENTS,
             CHUNK=CHUNK_POSTINGS, TERMS=TERMS, SLOT=SLOT_TERMS, ROWS=ROWS,
-            HAS_MASK=mask is not None, LAST=LAST_ARRIVAL, num_warps=WARPS,
+            HAS_MASK=mask is not None, UNIT=UNIT_POSTINGS, DENSE=postings.dense > 0,
+            LAST=LAST_ARRIVAL, num_warps=WARPS,
         )  # fmt: skip
     return found
 
 
 # Types of the arguments that the Triton and the Gluon kernel share.
 SCORE_SIGNATURE = {
-    "starts": "*i64", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
-    "query_impacts": "*i32", "locals_": "*u16", "impacts": "*u8", "mask": "*u8",
-    "scores": "*i32", "tiles": "*i64", "matched": "*i64",
-    "blocks": "i32", "slots": "i32", "mask_stride": "i64",
+    "starts": "*i32", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
+    "query_impacts": "*i32", "query_rows": "*i32", "locals_": "*u16", "impacts": "*u8",
+    "columns": "*u8", "mask": "*u8", "scores": "*i32", "tiles": "*i64", "matched": "*i64",
+    "blocks": "i32", "total": "i32", "dense": "i32", "slots": "i32", "mask_stride": "i64",
 }  # fmt: skip
-ALIGNED = (
-    "starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles",
-)  # fmt: skip
+ALIGNED = ("starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles")
+# Name, mask, dense columns: the variants of a scoring kernel.
+VARIANTS = (("all", False, False), ("mask", True, False), ("dense-mask", True, True))
 
 
-def _score_case(has_mask: bool) -> AotCase:
+def _score_case(name: str, has_mask: bool, dense: bool) -> AotCase:
     constexprs = {
         "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS,
         "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS, "ROWS": ROWS,
-        "HAS_MASK": has_mask,
-        "LAST": LAST_ARRIVAL,
+        "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS, "DENSE": dense, "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
-        name=f"score/triton/{'mask' if has_mask else 'all'}",
+        name=f"score/triton/{name}",
         kernel=score_kernel,
         signature=SCORE_SIGNATURE | dict.fromkeys(constexprs, "constexpr"),
         constexprs=constexprs,
@@ -242,16 +270,18 @@ AOT = [
         name="score/plan",
         kernel=plan_kernel,
         signature={
-            "block_term_indptr": "*i64", "terms": "*i32", "indptr": "*i64",
+            "term_rows": "*i32", "row_starts": "*i32", "row_lengths": "*i16",
             "query_indptr": "*i64", "query_terms": "*i32",
-            "starts": "*i64", "lengths": "*i32", "ends": "*i32", "postings": "*i64",
-            "blocks": "i32", "slots": "i32",
-            "CHUNK": "constexpr", "TERMS": "constexpr", "SLOT": "constexpr",
+            "starts": "*i32", "lengths": "*i32", "ends": "*i32", "query_rows": "*i32",
+            "postings": "*i64", "blocks": "i32", "total": "i32", "terms": "i32", "dense": "i32",
+            "slots": "i32",
+            "CHUNK": "constexpr", "TERMS": "constexpr", "SLOT": "constexpr", "BLOCKS": "constexpr",
         },
-        constexprs={"CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS},
+        constexprs={
+            "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS, "BLOCKS": PLAN_BLOCKS,
+        },
         num_warps=PLAN_WARPS,
-        aligned=("starts", "lengths", "ends", "terms", "indptr", "query_terms"),
+        aligned=("starts", "lengths", "ends", "term_rows", "query_terms", "query_rows"),
     ),
-    _score_case(False),
-    _score_case(True),
+    *(_score_case(*variant) for variant in VARIANTS),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ torch is imported only where tensors are made, so that the CPU scorer does not l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ MAX_BLOCK_DOCUMENTS = 1 << 14
 TILE_DOCUMENTS = 512
 # Postings of one term that a warp adds in one step.
 CHUNK_POSTINGS = 256
+# Postings of a term in a block begin at multiples of so many: 16 bytes of impacts.
+UNIT_POSTINGS = 16
 # Terms by which the plan of a query grows, so that its rows are aligned.
 SLOT_TERMS = 16
 # Blocks that one launch takes: the limit of a grid in its second dimension.
@@ -96,7 +98,7 @@ class HostPostings(Protocol):
     """Describe a run of blocks in host memory, as a segment holds them.
 
     Block b owns the term rows ``block_term_indptr[b]:block_term_indptr[b + 1]``; term row t owns
-    the postings ``indptr[t]:indptr[t + 1]``. The arrays are those of :class:`Postings`.
+    the postings ``indptr[t]:indptr[t + 1]``.
     """
 
     @property
@@ -124,38 +126,48 @@ class HostPostings(Protocol):
         """uint8 [P], 1 to 255."""
 
 
+def padded_width(block_size: int) -> int:
+    """Return the scores kept per block: ``block_size`` as a power of two, at least a tile."""
+    return max(TILE_DOCUMENTS, 1 << (block_size - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class Postings:
-    """Hold a run of blocks on one device.
+    """Hold a run of blocks on one device, as :mod:`.layout` lays them out.
 
     Attributes:
-        block_documents: int32 [B], documents in each block.
-        block_term_indptr: int64 [B + 1], block b owns term rows
-            ``block_term_indptr[b]:block_term_indptr[b + 1]``.
-        terms: int32 [T], strictly ascending inside a block.
-        indptr: int64 [T + 1], term row t owns postings ``indptr[t]:indptr[t + 1]``.
-        locals: uint16 [P], document numbers within their block, distinct inside a term row.
-        impacts: uint8 [P], 1 to 255.
+        rows: int32 [V], row of each term, -1 for terms that do not occur.
+        starts: int32 [R, B], where the postings of a row begin in a block, in units of 16.
+        lengths: int16 [R, B], postings of a row in a block.
+        locals: uint16 [P], document numbers within their block, distinct inside a row and block.
+        impacts: uint8 [P], 1 to 255; 0 in the gaps behind the postings of a row and block.
+        columns: uint8 [C, B, width], impacts of the rows below C by document, 0 where the term does
+            not occur; these rows have lengths but no postings.
         block_size: distance of the first ordinals of two neighbouring blocks, 1 to 16,384.
     """
 
-    block_documents: Tensor
-    block_term_indptr: Tensor
-    terms: Tensor
-    indptr: Tensor
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
     locals: Tensor
     impacts: Tensor
+    columns: Tensor
     block_size: int = MAX_BLOCK_DOCUMENTS
 
     @property
     def blocks(self) -> int:
         """Return B."""
-        return len(self.block_documents)
+        return self.starts.shape[1]
+
+    @property
+    def dense(self) -> int:
+        """Return C."""
+        return self.columns.shape[0]
 
     @property
     def device(self) -> torch.device:
         """Return the device of the tensors."""
-        return self.terms.device
+        return self.rows.device
 
     @property
     def nbytes(self) -> int:
@@ -165,19 +177,16 @@ class Postings:
 
     @property
     def width(self) -> int:
-        """Return the scores kept per block: ``block_size`` as a power of two, at least a tile."""
-        return max(TILE_DOCUMENTS, 1 << (self.block_size - 1).bit_length())
+        """Return the scores kept per block."""
+        return padded_width(self.block_size)
 
     def between(self, first: int, last: int) -> Postings:
         """Return blocks ``first`` to ``last - 1`` (views)."""
-        return Postings(
-            self.block_documents[first:last],
-            self.block_term_indptr[first : last + 1],
-            self.terms,
-            self.indptr,
-            self.locals,
-            self.impacts,
-            self.block_size,
+        return replace(
+            self,
+            starts=self.starts[:, first:last],
+            lengths=self.lengths[:, first:last],
+            columns=self.columns[:, first:last],
         )
 
 

@@ -1,12 +1,10 @@
 """Random documents and queries in the formats that the scorers take."""
 
-import dataclasses
-
 import numpy as np
-import torch
 
 from csplade.core.vectors import ImpactBatch
 from csplade.index.storage.segment import Segment, make_block
+from csplade.kernels.score.layout import Layout
 from csplade.kernels.score.types import Postings
 
 
@@ -60,11 +58,10 @@ class Collection:
             )
         return Segment.from_blocks(blocks)
 
-    def postings(self, device: str, first: int = 0, last: int | None = None) -> Postings:
-        """The same on a device."""
+    def postings(
+        self, device: str, first: int = 0, last: int | None = None, *, dense: int = 0
+    ) -> Postings:
+        """The same on a device, the ``dense`` most frequent terms as columns."""
         segment = self.segment(first, last)
-        tensors = {
-            field.name: torch.from_numpy(getattr(segment, field.name)).to(device)
-            for field in dataclasses.fields(Segment)
-        }
-        return Postings(**tensors, block_size=self.block_size)
+        layout = Layout.of_segments([segment], self.block_size, dense=dense)
+        return layout.load([segment], device)

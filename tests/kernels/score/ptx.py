@@ -241,8 +241,18 @@ class Warp:
                 return
             elif opcode[0] in ("ld", "st", "red", "atom"):
                 self.access(opcode, operands, live)
+            elif opcode[0] == "mov" and operands[0].startswith("{"):
+                self.unpack(split(operands[0].strip("{} ")), operands[1], dtype_of(opcode[-1]), live)
             else:
                 self.put(operands[0], self.compute(opcode, operands[1:]), live)
+
+    def unpack(self, registers: list[str], operand: str, dtype: np.dtype, live: NDArray) -> None:
+        """Split a register into parts, the lowest bits first; ``_`` takes no part."""
+        size = dtype.itemsize // len(registers)
+        parts = self.value(operand, dtype)[:, None].view(UNSIGNED[size])
+        for i, register in enumerate(registers):
+            if register != "_":
+                self.put(register, np.ascontiguousarray(parts[:, i]), live)
 
     def access(self, opcode: list[str], operands: list[str], live: NDArray) -> None:
         """Loads, stores and atomics."""
@@ -287,6 +297,11 @@ class Warp:
         name, dtype = opcode[0], dtype_of(opcode[-1])
         if name in SIMPLE:
             return SIMPLE[name](self.value(operands[0], dtype), self.value(operands[1], dtype))
+        if name == "mov" and operands[0].startswith("{"):
+            registers = split(operands[0].strip("{} "))
+            part = np.dtype(UNSIGNED[dtype.itemsize // len(registers)])
+            parts = [self.value(register, part) for register in registers]
+            return np.stack(parts, axis=1).view(UNSIGNED[dtype.itemsize])[:, 0]
         if name == "mov":
             return self.value(operands[0], dtype)
         if name == "setp":

@@ -16,7 +16,7 @@ from csplade.kernels.runtime.launch import INTERPRETED, compiled_environment
 from csplade.kernels.score.api import score_blocks
 from csplade.kernels.score.gluon import SHARED_BYTES, supports
 from csplade.kernels.score.triton import Plan
-from csplade.kernels.score.types import SLOT_TERMS, TILE_DOCUMENTS, Queries
+from csplade.kernels.score.types import TILE_DOCUMENTS, BlockScores, Queries
 
 from ..collection import Collection
 from .ptx import Fault, launch
@@ -44,9 +44,9 @@ def compiled(tmp_path_factory):
     )
     found = {}
     for path in folder.iterdir():
-        _, _, case, capability, shared = path.stem.split("-")
+        case, capability, shared = path.stem.removeprefix("score-gluon-").rsplit("-", 2)
         found[case, int(capability)] = path.read_text(), int(shared)
-    assert len(found) == 6
+    assert len(found) == 9
     return found
 
 
@@ -57,10 +57,17 @@ def postings():
 
 
 @pytest.fixture(scope="module")
+def dense_postings():
+    """The same, nine terms of it as columns."""
+    return Collection(seed=2, documents=17_000, document_terms=3).postings("cpu", dense=9)
+
+
+@pytest.fixture(scope="module")
 def queries(postings):
     """One of every term and one that is nowhere, an empty one, a short one."""
     rng = np.random.default_rng(3)
-    every = np.unique(np.append(postings.terms.numpy(), 5)).astype(np.int32)
+    every = np.append(np.flatnonzero(postings.rows.numpy() >= 0), 5)
+    every = np.sort(every).astype(np.int32)
     terms = np.concatenate([every, every[7:10]])
     impacts = rng.integers(1, 4096, len(terms)).astype(np.int32)
     indptr = np.array([0, len(every), len(every), len(terms)])
@@ -74,36 +81,36 @@ def run(text, shared, queries, postings, mask, **options):
     scores = np.full((n, blocks, width), -7, np.int32)
     tiles = np.full((n, blocks * width // TILE_DOCUMENTS), -7, np.int64)
     matched = np.zeros(n, np.int64)
-    stride = 0 if mask is None or mask.ndim == 1 else mask.shape[1]
-    arrays = [
-        plan.starts,
-        plan.lengths,
-        plan.ends,
-        queries.indptr,
-        queries.impacts,
-        postings.locals,
-        postings.impacts,
+    found = BlockScores(*map(torch.from_numpy, (scores, tiles, matched)), None, 0)
+    arguments = [
+        one.numpy() if isinstance(one, torch.Tensor) else one
+        for one in plan.arguments(queries, postings, mask, found)
     ]
-    launch(
-        text, shared, (n, blocks),
-        [*(one.numpy() for one in arrays), matched if mask is None else mask.numpy(),
-         scores, tiles, matched, blocks, queries.longest // SLOT_TERMS, stride],
-        **options,
-    )  # fmt: skip
+    launch(text, shared, (n, blocks), arguments, **options)
     return scores, tiles, matched
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
 @pytest.mark.parametrize(
     ("case", "capability", "grid"),
-    [("all", 90, (2, 3)), ("mask", 90, (0, 3)), ("mask", 80, (2, 3)), ("mask", 100, (2, 3))],
+    [
+        ("all", 90, (2, 3)),
+        ("mask", 90, (0, 3)),
+        ("mask", 80, (2, 3)),
+        ("mask", 100, (2, 3)),
+        ("dense-mask", 90, (0, 3)),
+    ],
 )
-def test_compiled_code_gives_the_twin_s_bytes(compiled, postings, queries, case, capability, grid):
+def test_compiled_code_gives_the_twin_s_bytes(
+    compiled, postings, dense_postings, queries, case, capability, grid
+):
     text, shared = compiled[case, capability]
     assert shared == SHARED_BYTES
     queries = queries.between(*grid)
     mask = None
-    if case == "mask":
+    if case == "dense-mask":
+        postings = dense_postings
+    if case != "all":
         kept = (
             np.random.default_rng(4).random((len(queries), postings.blocks * postings.block_size))
             < 0.7

@@ -10,9 +10,10 @@ from csplade.core.vectors import ImpactBatch
 from csplade.kernels.score import triton as score_triton
 from csplade.kernels.score.api import score_blocks
 from csplade.kernels.score.cpu import Workspace, score_segments
+from csplade.kernels.score.layout import Layout, entries
 from csplade.kernels.score.reference import score
 from csplade.kernels.score.search import Found, search_blocks
-from csplade.kernels.score.types import TILE_DOCUMENTS, Postings, Queries
+from csplade.kernels.score.types import TILE_DOCUMENTS, UNIT_POSTINGS, Queries
 from csplade.kernels.select.api import merge_keys, unpack_keys
 
 from ..collection import Collection
@@ -102,7 +103,8 @@ CASES = {
 
 @pytest.mark.parametrize("filtered", ["all documents", "a shared mask", "a mask per query"])
 @pytest.mark.parametrize("case", CASES)
-def test_every_backend_equals_the_cpu_scorer(kernel_device, case, filtered):
+@pytest.mark.parametrize("dense", [0, 3])
+def test_every_backend_equals_the_cpu_scorer(kernel_device, case, filtered, dense):
     collection = Collection(**{"block_size": 2048, "seed": len(case)} | CASES[case])
     rng = np.random.default_rng(1)
     mask = {
@@ -113,7 +115,7 @@ def test_every_backend_equals_the_cpu_scorer(kernel_device, case, filtered):
     wide = None if mask is None else padded(mask, collection, kernel_device)
     queries, postings = (
         Queries.from_impacts(collection.queries, kernel_device),
-        collection.postings(kernel_device),
+        collection.postings(kernel_device, dense=dense),
     )
     for k in (9, 2_000):
         truth = on_cpu(collection, k, mask=mask, first_ordinal=77, shard=2, shards=3)
@@ -260,12 +262,12 @@ def far(postings, tmp_path, device, shift):
             )
             moved[name] = torch.from_numpy(file)
         moved[name][shift:] = values
-    return dataclasses.replace(postings, indptr=postings.indptr + shift, **moved)
+    return dataclasses.replace(postings, starts=postings.starts + shift // UNIT_POSTINGS, **moved)
 
 
 def test_offsets_of_postings_past_2_to_the_31(kernel_device, tmp_path):
     collection = Collection(documents=40, block_size=20)
-    postings = far(collection.postings(kernel_device), tmp_path, kernel_device, 2**31 + 3)
+    postings = far(collection.postings(kernel_device), tmp_path, kernel_device, 2**31 + 16)
     found = search_blocks(
         Queries.from_impacts(collection.queries, kernel_device), postings, 50, backend="triton"
     )
@@ -284,13 +286,43 @@ def test_no_queries_and_no_blocks(kernel_device):
     assert found.postings.tolist() == [0] * 3
 
 
-def test_bytes_and_devices_are_reported():
-    postings = Collection(documents=100, block_size=50).postings("cpu")
-    assert isinstance(postings, Postings)
-    assert postings.blocks == 2
-    assert postings.device.type == "cpu"
-    count, rows = len(postings.locals), len(postings.terms)
-    assert postings.nbytes == 3 * count + 4 * rows + 8 * (rows + 1) + 2 * 4 + 3 * 8
+@pytest.mark.parametrize("dense", [0, 2, 1_000])
+def test_a_layout_holds_every_posting_where_its_tables_say(kernel_device, dense):
+    collection = Collection(documents=1_300, block_size=600, vocabulary=30)
+    layout = Layout.of_segments([collection.segment()], 600, dense=dense)
+    postings = layout.load([collection.segment()], kernel_device)
+    batch, rows = collection.documents, postings.rows.cpu()
+    expected = sorted(
+        (int(rows[term]), document, int(impact))
+        for document, (terms, impacts) in enumerate(batch)
+        for term, impact in zip(terms, impacts, strict=True)
+    )
+    assert sorted(zip(*(each.tolist() for each in entries(postings)), strict=True)) == expected
+    assert postings.dense == min(dense, 30)
+    assert postings.nbytes == sum(layout.nbytes.values())
+    assert len(postings.locals) % UNIT_POSTINGS == 0
+    assert postings.device.type == kernel_device
+    # Rows begin at whole units and do not overlap; what lies between them adds 0 inside the block.
+    sparse = postings.starts[postings.dense :].long().cpu()
+    units = -(-postings.lengths[postings.dense :].long().cpu() // UNIT_POSTINGS)
+    taken = sorted(zip(sparse[units > 0].tolist(), units[units > 0].tolist(), strict=True))
+    assert [start for start, _ in taken] == np.cumsum([0, *(n for _, n in taken)])[:-1].tolist()
+    assert int(postings.impacts.count_nonzero()) + int(postings.columns.count_nonzero()) == len(
+        batch.terms
+    )
+
+
+def test_terms_are_dense_where_that_pays():
+    def dense(documents, frequencies):
+        blocks = -(-documents // (1 << 14))
+        terms = np.tile(np.arange(len(frequencies), dtype=np.int32), blocks)
+        lengths = np.tile(np.array(frequencies), blocks)
+        indptr = np.arange(blocks + 1) * len(frequencies)
+        return Layout.of_rows(terms, lengths, indptr, 1 << 14).dense
+
+    assert dense(2_100_000, [5_000, 2_048, 2_047, 9_000]) == 3
+    assert dense(2_100_000, [5_000] * 300) == 256
+    assert dense(1_900_000, [5_000, 9_000]) == 0
 
 
 @pytest.mark.parametrize(
@@ -337,13 +369,12 @@ def test_a_million_documents_and_a_hundred_runs(backend):
 def test_offsets_of_scores_past_2_to_the_31(backend):
     collection = Collection(documents=3, queries=1, document_terms=40, query_terms=40)
     one = collection.postings("cuda")
-    rows, blocks, copies = len(one.terms), 700, 200
+    blocks, copies = 700, 200
     many = dataclasses.replace(
         one,
-        block_documents=one.block_documents.repeat(blocks),
-        block_term_indptr=torch.arange(blocks + 1, device="cuda") * rows,
-        terms=one.terms.repeat(blocks),
-        indptr=torch.cat([one.indptr[:-1].repeat(blocks), one.indptr[-1:]]),
+        starts=one.starts.repeat(1, blocks),
+        lengths=one.lengths.repeat(1, blocks),
+        columns=one.columns.repeat(1, blocks, 1),
     )
     starts = torch.arange(copies + 1, device="cuda") * len(collection.queries.terms)
     single = Queries.from_impacts(collection.queries, "cuda")
