@@ -242,7 +242,9 @@ class Warp:
             elif opcode[0] in ("ld", "st", "red", "atom"):
                 self.access(opcode, operands, live)
             elif opcode[0] == "mov" and operands[0].startswith("{"):
-                self.unpack(split(operands[0].strip("{} ")), operands[1], dtype_of(opcode[-1]), live)
+                self.unpack(
+                    split(operands[0].strip("{} ")), operands[1], dtype_of(opcode[-1]), live
+                )
             else:
                 self.put(operands[0], self.compute(opcode, operands[1:]), live)
 
