@@ -20,6 +20,7 @@ from .telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
+MAX_COMPLAINT = 200  # characters
 RETRY_SECONDS = 0.1  # for callers beyond the bound of requests in flight
 
 
@@ -57,6 +58,10 @@ class RequestContext:
 class Admission:
     """Admit requests, and record how they end.
 
+    Attributes:
+        lifecycle: State of the server.
+        keys: API keys that callers need; None for none.
+
     Args:
         lifecycle: State of the server.
         metrics: Where requests are counted.
@@ -79,7 +84,8 @@ class Admission:
         tracer: Tracer | None = None,
     ) -> None:
         self.lifecycle = lifecycle
-        self._metrics, self._keys, self._tracer = metrics, keys, tracer
+        self.keys = keys
+        self._metrics, self._tracer = metrics, tracer
         self._limit, self._timeout, self._log_requests = in_flight, timeout, log_requests
 
     def check(self, metadata: Mapping[str, str | bytes]) -> None:
@@ -92,8 +98,8 @@ class Admission:
             UnavailableError: the server is loading or draining.
             OverloadedError: too many requests are in flight.
         """
-        if self._keys is not None:
-            self._keys.check(metadata.get("authorization"))
+        if self.keys is not None:
+            self.keys.check(metadata.get("authorization"))
         self.lifecycle.check()
         if self.lifecycle.in_flight >= self._limit:
             raise OverloadedError(
@@ -115,7 +121,7 @@ class Admission:
                 caller is logged and becomes an InternalError that names the request id.
         """
         logs.request_id.set(context.request_id)
-        started, code, complaint = time.perf_counter(), "OK", ""
+        started, code, reason = time.perf_counter(), "OK", ""
         span = (
             nullcontext()
             if self._tracer is None
@@ -134,11 +140,11 @@ class Admission:
                 raise
             except Exception as error:
                 public = public_error(error, context.method, context.request_id)
-                code, complaint = public.code, str(public)
+                code, reason = public.code, complaint(public)
                 raise public from error
             finally:
                 if trace is not None:
-                    trace.end_with(code, complaint)
+                    trace.end_with(code, reason)
                 seconds = time.perf_counter() - started
                 self._metrics.answered(context.method, code, seconds)
                 if self._log_requests:
@@ -148,8 +154,8 @@ class Admission:
                         "seconds": round(seconds, 6),
                         "peer": context.peer,
                     }
-                    if complaint:
-                        fields["complaint"] = complaint
+                    if reason:
+                        fields["complaint"] = reason
                     # After the answer has left: a line takes longer than most of a request.
                     asyncio.get_running_loop().call_soon(_log, fields)
 
@@ -164,6 +170,12 @@ def public_error(error: Exception, what: str, request_id: str) -> CspladeError:
     if not isinstance(error, InternalError):
         log.error("%s failed", what, exc_info=error)
     return InternalError(f"internal error; the server's log explains request id {request_id}")
+
+
+def complaint(error: CspladeError) -> str:
+    """Return the text of an error as one line of bounded length: it may repeat a caller's value."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_COMPLAINT else text[: MAX_COMPLAINT - 3] + "..."
 
 
 def _log(fields: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ class MetricsEndpoint(Section):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = Field(default=9464, ge=0, le=65535)
+    needs_key: bool = False
 
 
 class Security(Section):
@@ -117,7 +118,7 @@ class Limits(Section):
     encode_texts: int = Field(default=64, ge=1)
     stream_in_flight: int = Field(default=64, ge=1)
     in_flight: int = Field(default=1024, ge=1)
-    connection_streams: int = Field(default=2048, ge=1, le=2**31 - 1)
+    connection_streams: int = Field(default=8192, ge=1, le=2**31 - 1)
     timeout_seconds: float = Field(default=60.0, gt=0)
 
 
@@ -161,6 +162,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        if self.metrics.needs_key and self.security.keys_file is None:
+            raise ValueError("metrics.needs_key is set, but security.keys_file names no file")
         texts, queue = self.limits.encode_texts, self.batching.queue
         if texts > queue:
             raise ValueError(

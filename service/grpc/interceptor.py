@@ -42,7 +42,28 @@ class AdmissionInterceptor(grpc.aio.ServerInterceptor):
             self._admission.check(dict(details.invocation_metadata or ()))
         except CspladeError:
             return rejection(self._admission, details.method.removeprefix(self._prefix))
-        return await continuation(details)
+        return tolerant(await continuation(details))
+
+
+class Malformed:
+    """Stands for a message that cannot be parsed."""
+
+
+def tolerant(handler: grpc.RpcMethodHandler | None) -> grpc.RpcMethodHandler | None:
+    """Return a handler that gets :class:`Malformed` in place of bytes that cannot be parsed.
+
+    gRPC would end the call with UNKNOWN or INTERNAL and log a traceback, without metric or log line.
+    """
+    if handler is None or handler.request_deserializer is None:
+        return handler
+
+    def parse(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except Exception:
+            return Malformed()
+
+    return handler._replace(request_deserializer=parse)
 
 
 def rejection(admission: Admission, method: str) -> grpc.RpcMethodHandler:

@@ -18,7 +18,6 @@ import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from ...core.errors import UnavailableError
 from ...engine.collection import Collection
@@ -31,6 +30,7 @@ from ..compose import Opener, open_collection
 from ..drain import Lifecycle
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
+from ..telemetry.metrics_server import MetricsServer
 from ..telemetry.tracing import tracer
 from .health import NOT_SERVING, SERVING, HealthServicer
 from .interceptor import AdmissionInterceptor
@@ -137,15 +137,21 @@ class Server:
         return server
 
     def _start_metrics(self) -> None:
-        host, port = self._settings.metrics.host, self._settings.metrics.port
+        settings = self._settings.metrics
+        keys = self._admission.keys if settings.needs_key else None
         try:
-            self._http, self._http_thread = start_http_server(port, host, self.metrics.registry)
+            self._metrics_server = MetricsServer(
+                self.metrics.registry,
+                settings.host,
+                settings.port,
+                None if keys is None else keys.check_any,
+            )
         except OSError as error:
             raise UnavailableError(
-                f"metrics.host, metrics.port: cannot listen at {_address(host, port)}: "
-                f"{error.strerror}; choose another"
+                f"metrics.host, metrics.port: cannot listen at "
+                f"{_address(settings.host, settings.port)}: {error.strerror}; choose another"
             ) from None
-        self.metrics_address = _address(host, self._http.server_port)
+        self.metrics_address = _address(settings.host, self._metrics_server.port)
 
     async def load(self) -> None:
         """Open the collection, search it once, become ready. Raises what the opener raises."""
@@ -198,9 +204,7 @@ class Server:
         if self._backend is not None:
             await asyncio.to_thread(self._backend.close)
         if self.metrics_address:
-            await asyncio.to_thread(self._http.shutdown)
-            self._http.server_close()
-            self._http_thread.join()
+            await asyncio.to_thread(self._metrics_server.close)
         await self.flush()
         log.info("stopped")
 

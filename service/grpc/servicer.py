@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -24,6 +24,7 @@ from ..settings import Settings
 from ..telemetry import logs, tracing
 from ..telemetry.metrics import Metrics
 from . import replies, requests
+from .interceptor import Malformed
 from .status import status_of
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         self, request: pb.SearchRequest, context: grpc.aio.ServicerContext
     ) -> pb.SearchResponse:
         """Rank for one query."""
-        async with self._call("Search", context) as deadline:
+        async with self._call("Search", context, request) as deadline:
             return await self._search(request, deadline)
 
     async def SearchStream(
@@ -64,10 +65,14 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
                     await context.write(response)
                 slots.release()
 
+            item = None
             async with asyncio.TaskGroup() as group:
                 async for item in self._until_drained(context):
+                    if isinstance(item, Malformed):
+                        break
                     await slots.acquire()
                     group.create_task(answer(item))
+            _check_parsed(item)
             if self._admission.lifecycle.draining.is_set():
                 raise UnavailableError(
                     "the server is shutting down; what was read is answered, retry the rest"
@@ -77,7 +82,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> pb.EncodeResponse:
         """Encode texts to vectors."""
-        async with self._call("Encode", context) as deadline:
+        async with self._call("Encode", context, request) as deadline:
             started = time.perf_counter_ns()
             backend = self._ready()
             texts, kind = requests.encode_texts(request, self._settings.limits)
@@ -102,14 +107,14 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         self, request: pb.InfoRequest, context: grpc.aio.ServicerContext
     ) -> pb.InfoResponse:
         """Tell what is served."""
-        async with self._call("Info", context):
+        async with self._call("Info", context, request):
             return replies.info_reply(self._ready().info, self._settings)
 
     async def Verify(
         self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext
     ) -> pb.VerifyResponse:
         """Compare a search with the exhaustive reference."""
-        async with self._call("Verify", context) as deadline:
+        async with self._call("Verify", context, request) as deadline:
             started = time.perf_counter_ns()
             backend = self._ready()
             query = requests.verify_query(request, self._settings.limits, backend.info)
@@ -128,7 +133,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
 
     @asynccontextmanager
     async def _call(
-        self, method: str, context: grpc.aio.ServicerContext
+        self, method: str, context: grpc.aio.ServicerContext, message: Any = None
     ) -> AsyncIterator[Deadline]:
         """Admit a call, and end it with the status of the error that it raises."""
         metadata = dict(context.invocation_metadata() or ())
@@ -137,6 +142,7 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         context.set_trailing_metadata((trailing,))
         try:
             with self._admission.request(request) as deadline:
+                _check_parsed(message)
                 yield deadline
         except CspladeError as error:
             status = status_of(error)
@@ -215,6 +221,11 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
     def _log_text(self, kind: str, text: str | None) -> None:
         if self._settings.logging.query_text:
             log.info("text", extra={"kind": kind, "text": text})
+
+
+def _check_parsed(message: Any) -> None:
+    if isinstance(message, Malformed):
+        raise InputError("request: not a valid protobuf message; send one of csplade.v1")
 
 
 async def _render(make: Callable[[], M], *, small: bool) -> M:

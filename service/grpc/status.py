@@ -8,6 +8,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 
 from ...core.errors import CspladeError, OverloadedError
+from ..admission import complaint
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -32,7 +33,7 @@ class Status:
 def status_of(error: CspladeError) -> Status:
     """Return the status of an error that the caller may see."""
     code = grpc.StatusCode[error.code]
-    message = " ".join(str(error).split()) or code.value[1]
+    message = complaint(error) or code.value[1]
     if not isinstance(error, OverloadedError):
         return Status(code, message)
     return Status(

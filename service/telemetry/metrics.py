@@ -20,6 +20,7 @@ from ...core.results import Cut
 from ...core.stages import STAGES
 from ...engine.backend import CollectionInfo
 from ...index import IndexManifest
+from .logs import dropped_lines
 
 SECONDS = tuple(round(15e-6 * 1.5**step, 9) for step in range(35))  # 15 us to 14.6 s
 COUNTS = tuple(2.0**step for step in range(13))  # 1 to 4,096
@@ -133,6 +134,11 @@ class Metrics:
         self.model_info = make.info("csplade_model", "The loaded encoder.")
         self.verify_mismatches = counter(
             "verify_mismatches_total", "Ranks that Verify found to differ."
+        )
+        self.log_dropped = make.gauge_of(
+            "csplade_log_dropped_lines",
+            "Log lines that were dropped since the start.",
+            dropped_lines,
         )
         self.device_memory = make.gauge_of(
             "csplade_device_memory_bytes",

@@ -14,6 +14,7 @@ from csplade.client.async_client import AsyncClient
 from csplade.client.client import Client
 from csplade.client.connection import ServiceError
 from csplade.core.errors import InputError, KeyMissingError, KeyWrongError, UnavailableError
+from csplade.service import auth
 from csplade.service.auth import Keys
 from csplade.service.grpc.server import running
 from csplade.v1 import retrieval_pb2 as pb
@@ -131,15 +132,79 @@ def test_keys_are_bearer_tokens(keys_file):
             keys.check(wrong)
 
 
-def test_a_keys_file_that_went_away_leaves_the_keys_in_force(keys_file):
+def test_a_keys_file_that_is_removed_revokes_its_keys(keys_file):
     keys = Keys(keys_file)
     keys_file.unlink()
-    keys.check("Bearer first-key")
+    with pytest.raises(KeyWrongError):
+        keys.check("Bearer first-key")
     replace(keys_file, "")
     with pytest.raises(KeyWrongError):
         keys.check("Bearer first-key")
     replace(keys_file, "first-key")
     keys.check("Bearer first-key")
+
+
+def test_an_edit_that_keeps_time_size_and_inode_is_noticed(keys_file, monkeypatch):
+    keys = Keys(keys_file)
+    keys.check("Bearer first-key")
+    before = keys_file.stat()
+    with open(keys_file, "r+b") as file:
+        file.write(keys_file.read_bytes().replace(b"first", b"other"))
+    os.utime(keys_file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    now = keys_file.stat()
+    assert (now.st_mtime_ns, now.st_size, now.st_ino) == (
+        before.st_mtime_ns, before.st_size, before.st_ino,
+    )  # fmt: skip
+    monkeypatch.setattr(auth, "REFRESH_SECONDS", 0.0)
+    with pytest.raises(KeyWrongError):
+        keys.check("Bearer first-key")
+    keys.check("Bearer other-key")
+
+
+def test_keys_have_roles(keys_file):
+    replace(keys_file, "reader\nwriter search write\nroot\tadmin\n")
+    keys = Keys(keys_file)
+    keys.check("Bearer reader")
+    keys.check("Bearer writer", "write")
+    keys.check("Bearer root", "admin")
+    for key, role in (("reader", "write"), ("writer", "admin"), ("root", "search")):
+        with pytest.raises(KeyWrongError, match=f"lacks the role {role}"):
+            keys.check(f"Bearer {key}", role)
+
+
+def test_only_a_newline_ends_a_key(keys_file):
+    strange = "a\x0bb\x0cc\x1cd\x85e\u2028f"
+    replace(keys_file, f"{strange}\r\nsecond")
+    keys = Keys(keys_file)
+    keys.check(f"Bearer {strange}")
+    with pytest.raises(KeyWrongError):
+        keys.check("Bearer a")
+
+
+@pytest.mark.parametrize("content", [b"k\xe4y\n", b"key search read\n"])
+def test_a_keys_file_that_is_not_valid_is_named_without_the_key(keys_file, content):
+    keys_file.write_bytes(content)
+    with pytest.raises(InputError, match=r"security\.keys_file: .*keys:1: ") as error:
+        Keys(keys_file)
+    assert "k\xe4y" not in str(error.value)
+
+
+def test_new_certificates_are_taken_into_use(pki, vector_index, settings, tmp_path):
+    files = {name: tmp_path / name for name in ("certificate", "private")}
+    for name, path in files.items():
+        path.write_bytes(getattr(pki.stranger, name).read_bytes())
+    chosen = settings(
+        vector_index,
+        security__tls_certificate=files["certificate"],
+        security__tls_key=files["private"],
+    )
+    with running(chosen) as server:
+        with Client(server.address, ca=pki.other_ca) as client:
+            assert client.search({1: 1.0}).matched
+        for name, path in files.items():
+            path.write_bytes(getattr(pki.server, name).read_bytes())
+        with Client(server.address, ca=pki.ca) as client:
+            assert client.search({1: 1.0}).matched
 
 
 @pytest.mark.parametrize(
@@ -153,7 +218,7 @@ def test_a_keys_file_that_went_away_leaves_the_keys_in_force(keys_file):
         ),
         (
             {"security__tls_certificate": "empty", "security__tls_key": "empty"},
-            r"security\.tls_key: .*no PEM file",
+            r"security\.tls_key: .*not a PEM file",
         ),
     ],
 )

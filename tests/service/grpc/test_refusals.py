@@ -70,7 +70,7 @@ def test_retry_info_is_a_google_rpc_status():
     )
     pool = descriptor_pool.Default()
     pool.Add(file)
-    message = "full " * 60  # a length of two varint bytes
+    message = "full " * 39  # a length of two varint bytes
     metadata = dict(status_of(OverloadedError(message, 1.25)).metadata)
     decoded = message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Status"))()
     decoded.ParseFromString(metadata["grpc-status-details-bin"])

@@ -72,6 +72,7 @@ NAMES = [
     "index_generation",
     "model_info",
     "verify_mismatches_total",
+    "log_dropped_lines",
     "device_memory_bytes",
     "device_memory_limit_bytes",
 ]
