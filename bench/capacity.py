@@ -128,7 +128,7 @@ def model_shape(model: str) -> ModelShape | None:
 
 
 def index_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str, int]:
-    """Return the bytes of an index by part, named as in :class:`..index.read.device.DeviceSearcher`.
+    """Return the bytes of an index by part, with the names of ``DeviceSearcher``.
 
     Args:
         documents: number of documents.

@@ -33,7 +33,8 @@ from .timing import Ceilings, event_milliseconds, graph_of, wall_milliseconds
 
 BATCHES = (1, 8, 64)
 HEADINGS = [
-    "batch", "ms/query", "batch ms", "score", "select", "as graph", "whole ms", "queries/s", "postings/query",
+    "batch", "ms/query", "batch ms", "score", "select", "as graph", "whole ms", "queries/s",
+    "postings/query",
     "of copy bandwidth",
 ]  # fmt: skip
 # Batches of each size that are timed, and queries that are also answered by plain torch.
@@ -278,7 +279,7 @@ def _measure(
 
 
 def _graph(queries: Queries, search: Callable[..., Found], device: torch.device) -> float | None:
-    """Milliseconds of one batch as a CUDA graph: what is left when launching costs next to nothing."""
+    """Return milliseconds of one batch as a CUDA graph, whose launches cost almost nothing."""
     if device.type != "cuda":
         return None
     replay = graph_of(lambda: search(queries).keys, device)

@@ -37,8 +37,8 @@ class ScorerTime:
         many: milliseconds per query when many are answered at once.
         many_ratio: the same, divided by that of the first scorer.
         recall: mean share of the true top k that it found; None if it does not rank.
-        exact: whether its scores equal those of the first scorer for every query; None if it promises no such
-            thing.
+        exact: whether its scores equal those of the first scorer for every query; None if it
+            promises no such thing.
     """
 
     name: str

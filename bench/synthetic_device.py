@@ -53,7 +53,7 @@ def collection(
 def _block(
     documents: int, mean_terms: float, edges: Tensor, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One block's terms int32, how many postings each has, local numbers uint16 and impacts uint8."""
+    """Return a block's terms int32, their posting counts, locals uint16 and impacts uint8."""
     device = edges.device
     lengths = torch.poisson(
         torch.full((documents,), float(mean_terms), device=device), generator=random

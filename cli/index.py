@@ -45,7 +45,7 @@ def build(
     vectors: Annotated[
         Path | None,
         typer.Option(
-            help="Vectors, JSON lines with id, contents, vector: a file or folder, plain, .gz or .zst."
+            help="Vectors as JSON lines with id, contents, vector; file or folder, .gz or .zst."
         ),
     ] = None,
     model: Annotated[

@@ -25,7 +25,7 @@ from .connection import ServiceError
 
 @dataclass(frozen=True)
 class Info:
-    """What is served. ``model`` is None without an encoder. Keys are those of the proto's messages."""
+    """Describe what is served, with the keys of the proto's messages; ``model`` may be None."""
 
     version: str
     versions: dict[str, str]
@@ -98,7 +98,7 @@ def verification(message: pb.VerifyResponse) -> Verification:
 
 
 class InOrder:
-    """Put the answers of a stream into the order of its queries; holds the server's window at most."""
+    """Yield the answers of a stream in query order; hold at most the server's window."""
 
     def __init__(self) -> None:
         self._next = 0

@@ -157,7 +157,7 @@ def read_qrels(path: Path | str) -> Qrels:
 
 
 def split_columns(text: str, widths: tuple[int, ...]) -> list[str]:
-    """Return the columns of a line: at tabs if that gives one of the widths, else at white space."""
+    """Return the columns of a line, split at tabs if the width fits, else at white space."""
     fields = [field.strip() for field in text.split("\t")]
     return fields if len(fields) in widths else text.split()
 

@@ -41,7 +41,8 @@ class Hit:
         score: ``integer_score`` times the answer's ``score_scale``.
         integer_score: The exact score.
         shard: Number of the shard that holds the document.
-        ordinal: Number of the document in its shard; None in a client, the service does not send it.
+        ordinal: Number of the document in its shard; None in a client, the service does not send
+            it.
         document: Title, text and metadata, if requested.
         contributions: If explained: the shared terms, by product descending, then term ascending.
             Their products sum exactly to ``integer_score``.
@@ -153,7 +154,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One rank (from 1) where search and reference differ; an id is "" where a ranking is shorter."""
+    """A rank, from 1, where search and reference differ; "" where a ranking is shorter."""
 
     rank: int
     reference_id: str

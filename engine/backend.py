@@ -1,9 +1,9 @@
 """The contract between transports and engines.
 
 A transport (gRPC in one process, gRPC on Ray, HTTP) turns a request into a :class:`Query`, awaits a
-:class:`SearchBackend` and turns the result into a response. It knows nothing of the engine's insides,
-and the engine knows no transport. ``LocalBackend`` (``engine/local.py``) runs everything in this
-process; ``RayBackend`` (``service/ray/backend.py``) asks replicas.
+:class:`SearchBackend` and turns the result into a response. It knows nothing of the engine's
+insides, and the engine knows no transport. ``LocalBackend`` (``engine/local.py``) runs everything
+in this process; ``RayBackend`` (``service/ray/backend.py``) asks replicas.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The batching worker: one thread takes whatever is queued, up to a budget, and never waits for more.
+"""The batching worker: one thread takes what is queued, up to a budget, without waiting.
 
-A transport enqueues tasks without blocking and awaits their results. The queue is bounded, and so is
-everything after it: tasks that are being finished count as queued, and what does not fit is rejected
-at once. A task that was cancelled, or whose deadline passed, is dropped before further work is done.
+A transport enqueues tasks without blocking and awaits their results. The queue is bounded, and so
+is everything after it: tasks that are being finished count as queued, and what does not fit is
+rejected at once. A task that was cancelled, or whose deadline passed, is dropped before further
+work is done.
 
 Urgent tasks go before the others; a batch holds tasks of one urgency. After several urgent batches
 one other batch runs, so that neither starves.
 
-While the worker is idle, the event loop runs small tasks itself: waking a thread and returning to the
-loop takes half a millisecond.
+While the worker is idle, the event loop runs small tasks itself: waking a thread and returning to
+the loop takes half a millisecond.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class BatchOptions:
     Attributes:
         queue: Tasks that may be queued or being finished.
         tokens: Tokens in a batch; a single text may have more.
-        background_tokens: The same for tasks that are not urgent, because urgent ones wait for them.
+        background_tokens: The same for tasks that are not urgent, because urgent ones wait for
+            them.
         characters: Characters of text that are tokenized for a batch; a single text may have more.
         tasks: Tasks in a batch.
         threads: Threads that finish tasks.
@@ -194,7 +196,7 @@ class Batcher(Generic[T, R]):
                 self._run_batch(taken)
 
     def _run_inline(self) -> None:
-        """Run a batch on the event loop, unless one is running or not all queued tasks are small."""
+        """Run a batch on the event loop, if none runs and all queued tasks are small."""
         if not self._working.acquire(blocking=False):
             return  # whoever holds the lock looks at the queue again
         try:

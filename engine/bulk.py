@@ -33,7 +33,8 @@ def answer_vectors(
 
     Args:
         lines: all queries.
-        collection: with its encoder where keys are token strings and the index was built by an encoder.
+        collection: with its encoder where keys are token strings and the index was built by an
+            encoder.
         k: hits at most per query.
         keys: what the terms are, see :func:`query_lookup`.
 

@@ -195,7 +195,7 @@ class Collection:
         return [plan.answer(task) for task in tasks]
 
     def quantize(self, vectors: SparseBatch) -> tuple[ImpactBatch, NDArray[np.int64]]:
-        """Return queries as impacts at the index's query scale, and how many of each were clipped."""
+        """Return queries as impacts at the index's query scale, and the clips of each."""
         scale = self.index.manifest.query_scale
         impacts = vectors.quantize(scale, MAX_QUERY_IMPACT)
         if not impacts.clipped:
@@ -215,7 +215,7 @@ def _check_compatible(index: Index, encoder: Encoder) -> None:
         log.warning("the index holds ready vectors: nothing shows that %s made them", encoder.name)
     elif manifest.fingerprint != encoder.fingerprint:
         raise IncompatibleError(
-            f"model: {encoder.name} has fingerprint {encoder.fingerprint[:16]}, the index was built "
-            f"by an encoder with {manifest.fingerprint[:16]}; load that encoder, or build the index "
-            "again"
+            f"model: {encoder.name} has fingerprint {encoder.fingerprint[:16]}, the index was "
+            f"built by an encoder with {manifest.fingerprint[:16]}; load that encoder, or build "
+            "the index again"
         )

@@ -69,7 +69,7 @@ def quality_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def latency_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells: median milliseconds of each stage, a row per system that tells its stages."""
+    """Return headers and cells: median milliseconds of each stage, a row for each system."""
     stages = [stage for stage in STAGES if any(stage in row.milliseconds for row in rows)]
     timed = [row for row in rows if len(row.milliseconds) > 1]
     return ["p50 ms", *stages], [

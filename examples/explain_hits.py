@@ -10,7 +10,7 @@ from csplade import Client
 
 
 def main(question: str = "why do cats purr", target: str = "localhost:50051") -> None:
-    """Print each term of the best hit with its share, then compare with the exhaustive reference."""
+    """Print the share of each term of the best hit, then compare with the reference."""
     with Client(target) as client:
         answer = client.search(question, k=1, explain=True)
         for hit in answer:

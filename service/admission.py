@@ -1,4 +1,4 @@
-"""What every request passes, whatever its transport: key, state, limits; metrics, trace, log line."""
+"""Admit requests of any transport: key, state, limits; metrics, trace, log line."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Admission:
             )
 
     def deadline(self, remaining: float | None) -> Deadline:
-        """Return the deadline of a request whose caller waits for so many seconds, None for ever."""
+        """Return the deadline of a request whose caller waits so many seconds, None for ever."""
         return Deadline.after(min(self._timeout, self._timeout if remaining is None else remaining))
 
     @contextmanager
@@ -163,7 +163,8 @@ class Admission:
 def public_error(error: Exception, what: str, request_id: str) -> CspladeError:
     """Return the error that the caller may see.
 
-    Errors whose code is INTERNAL, and all others, are logged and replaced: their text may name files.
+    Errors whose code is INTERNAL, and all others, are logged and replaced: their text may name
+    files.
     """
     if isinstance(error, CspladeError) and error.code != InternalError.code:
         return error

@@ -70,7 +70,7 @@ class Keys:
             )
         self._refresh()
         digest = _digest(key.strip())
-        # Every key is compared, each in constant time: the duration tells nothing about any of them.
+        # Every key is compared, in constant time: the duration tells nothing about any of them.
         found = [roles for known, roles in self._roles if hmac.compare_digest(digest, known)]
         if not found:
             raise KeyWrongError("authorization: the API key is not one of this server's")

@@ -89,7 +89,7 @@ def _container(root: Path) -> Iterator[int]:
 
 
 def _file_bytes(directory: Path) -> int:
-    """Bytes of a model's weights where they lie in a directory; 0 for one that is fetched by name."""
+    """Return the bytes of a model's weights in a directory; 0 for a model fetched by name."""
     return (
         sum(path.stat().st_size for path in directory.glob("*.safetensors"))
         if directory.is_dir()

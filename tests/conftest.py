@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests uses; what only some machines have is imported inside them."""
+"""Fixtures of all test folders; what only some machines have is imported inside them."""
 
 from __future__ import annotations
 

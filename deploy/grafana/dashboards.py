@@ -214,7 +214,10 @@ def overview() -> Dashboard:
             ),
             graph(
                 "Tokens in a batch", "short",
-                {"mean": mean("csplade_batch_tokens"), "p95": quantile(0.95, "csplade_batch_tokens")},
+                {
+                    "mean": mean("csplade_batch_tokens"),
+                    "p95": quantile(0.95, "csplade_batch_tokens"),
+                },
             ),
             graph("Waiting", "short", {"{{instance}}": "sum by (instance) "
                                                        f"(csplade_queue_depth{{{JOB}}})"}),
@@ -331,7 +334,11 @@ def shards() -> Dashboard:
             ),
             graph(
                 "Calls", "reqps",
-                {"{{deployment}}": rate("ray_serve_deployment_request_counter_total", "deployment")},
+                {
+                    "{{deployment}}": rate(
+                        "ray_serve_deployment_request_counter_total", "deployment"
+                    )
+                },
             ),
             graph(
                 "Calls waiting for a replica", "short",
@@ -370,7 +377,9 @@ def loads() -> Dashboard:
                 graph(
                     "Latency of searches", "s",
                     {
-                        f"p{share}": quantile(share / 100, "csplade_request_seconds", where=searches)
+                        f"p{share}": quantile(
+                            share / 100, "csplade_request_seconds", where=searches
+                        )
                         for share in (50, 95, 99)
                     },
                     "On the server; the load generator's own figures stand in its report.",
@@ -384,13 +393,17 @@ def loads() -> Dashboard:
         ],
         "Where it saturates": [
             stacked(
-                "Stages", "percentunit", {"{{stage}}": rate(f"{stages}_sum", "stage", 'stage!~"queue|fetch"')},
+                "Stages", "percentunit",
+                {"{{stage}}": rate(f"{stages}_sum", "stage", 'stage!~"queue|fetch"')},
                 "Share of the worker's time; at 1 in all, one process is at its limit.",
             ),
             stacked(
                 "Mean time of a stage", "s", {"{{stage}}": mean(stages, "stage")},
             ),
-            graph("CPU", "none", {"{{instance}}": rate("process_cpu_seconds_total", "instance")}, "Cores."),
+            graph(
+                "CPU", "none",
+                {"{{instance}}": rate("process_cpu_seconds_total", "instance")}, "Cores.",
+            ),
             graph(
                 "Memory", "bytes", {"{{instance}}": f"process_resident_memory_bytes{{{JOB}}}"},
                 "Must not grow in a soak test.",

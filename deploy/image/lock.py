@@ -1,4 +1,4 @@
-"""Write requirements-VARIANT.txt: every wheel that an image installs, pinned by version and SHA-256.
+"""Write requirements-VARIANT.txt: every wheel of an image, pinned by version and SHA-256.
 
 ``python deploy/image/lock.py [VARIANT ...]``, after a change of pyproject.toml or constraints.txt.
 Versions are those of constraints.txt. The CPU variants need an index that offers torch's builds for

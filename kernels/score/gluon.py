@@ -94,7 +94,8 @@ def score_kernel(  # type: ignore[no-untyped-def]
     """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()
     PARTS: gl.constexpr = WIDTH // (WARPS * TILE)
-    # A row of either belongs to one warp: of chunks, a lane holds eight postings, of tiles, 16 bytes.
+    # A row of either belongs to one warp: of chunks, a lane holds eight postings, of tiles, 16
+    # bytes.
     chunk_layout: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [WARPS, 1], [1, 0])
     tile_layout: gl.constexpr = gl.BlockedLayout([1, 4], [1, 32], [WARPS, 1], [1, 0])
     term_layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [WARPS, 1], [1, 0])

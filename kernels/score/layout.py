@@ -27,7 +27,8 @@ from torch import Tensor
 from ..runtime.transfer import upload
 from .types import UNIT_POSTINGS, HostPostings, Postings, padded_width
 
-# A term is dense if it occurs in one document of so many, and there are at most so many dense terms.
+# A term is dense if it occurs in one document of so many, and there are at most so many dense
+# terms.
 DENSE_SHARE = 8
 MAX_DENSE = 256
 # Documents below which no term is dense: fewer blocks than multiprocessors, nothing to gain.

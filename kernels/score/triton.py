@@ -93,7 +93,8 @@ def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
     mask, scores, tiles, matched, blocks, total, dense, slots, mask_stride: tl.int64,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
-    TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr, UNIT: tl.constexpr, DENSE: tl.constexpr, LAST: tl.constexpr,
+    TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr,
+    UNIT: tl.constexpr, DENSE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Zero the scores of (query, block), add chunk by chunk with global atomics, read them once.
 

@@ -146,7 +146,8 @@ AOT = [
             signature={
                 "keys": "*i64", "counts": "*i32", "best": "*i64", "kept": "*i32", "least": "*i64",
                 "units": "i32", "k": "i32",
-                "UNIT": "constexpr", "HAS_COUNTS": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
+                "UNIT": "constexpr", "HAS_COUNTS": "constexpr", "KEYS": "constexpr",
+                "DIGIT": "constexpr",
             },
             constexprs={
                 "UNIT": KEY_UNIT, "HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT,

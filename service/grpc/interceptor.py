@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class AdmissionInterceptor(grpc.aio.ServerInterceptor):
     """Rejects calls of one service that are not admitted.
 
-    A rejected call is answered by a handler for streams, because gRPC reads the message of any other
-    call before it starts the handler: megabytes from callers without a key.
+    A rejected call is answered by a handler for streams, because gRPC reads the message of any
+    other call before it starts the handler: megabytes from callers without a key.
 
     Args:
         admission: Decides, and records the rejection.
@@ -52,7 +52,7 @@ class Malformed:
 def tolerant(handler: grpc.RpcMethodHandler | None) -> grpc.RpcMethodHandler | None:
     """Return a handler that gets :class:`Malformed` in place of bytes that cannot be parsed.
 
-    gRPC would end the call with UNKNOWN or INTERNAL and log a traceback, without metric or log line.
+    gRPC would end it with UNKNOWN or INTERNAL and log a traceback, without metric or log line.
     """
     if handler is None or handler.request_deserializer is None:
         return handler

@@ -1,4 +1,4 @@
-"""The gRPC server of one process: it listens at once, is ready once loaded, and drains at its end."""
+"""The gRPC server of one process: listen at once, load, serve, drain."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ async def serve(
     on_ready: Callable[[Server], None] | None = None,
     opener: Opener = open_collection,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and end the process; a second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, then drain and end; a second signal ends at once.
 
     The process ends without closing gRPC: that would end calls which have arrived, but which no
     handler has started, with CANCELLED. A connection that breaks gives UNAVAILABLE, which callers

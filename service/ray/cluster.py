@@ -32,7 +32,8 @@ from ..settings import MetricsEndpoint, Server, Settings
 log = logging.getLogger(__name__)
 
 APPLICATION = "csplade"
-NEEDED = {  # replicas serve gRPC themselves, behind HAProxy, on the event loop that takes the requests
+# Replicas serve gRPC themselves, behind HAProxy, on the event loop that takes the requests.
+NEEDED = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
 }
@@ -122,7 +123,8 @@ def cluster(
 
         chosen: dict[str, Any] = {
             "address": "local",
-            "num_cpus": 64,  # counted, not reserved: all replicas fit, and while they are replaced twice as many
+            # Counted, not reserved: all replicas fit, twice as many while they are replaced.
+            "num_cpus": 64,
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
             "log_to_driver": False,

@@ -1,4 +1,4 @@
-"""Fanout: answer a query by one version of the encoder and of every shard: encode, search, merge."""
+"""Fanout: answer a query by one version of encoder and shards: encode, search, merge."""
 
 from __future__ import annotations
 

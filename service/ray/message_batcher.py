@@ -1,4 +1,4 @@
-"""MessageBatcher: requests to a busy deployment share messages, because a message costs more than most."""
+"""MessageBatcher: requests to a busy deployment share messages, which are expensive."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class MessageBatcher(Generic[Q, A]):
     """Send each request at once while few messages are in flight; else let requests share the next.
 
     Args:
-        send: Sends requests in one message; returns the response of each, or its error. Cancelled if
-            nobody waits for any of them.
+        send: Sends requests in one message; returns the response of each, or its error. Cancelled
+            if nobody waits for any of them.
         limit: Requests that may be queued.
 
     Attributes:

@@ -1,7 +1,7 @@
 """What the ingress and the replicas send each other.
 
-Results travel as columns: a ranking of 1,000 hits pickles and unpickles about 90 times as fast so as
-a tuple of Hit objects. Errors travel as values: Ray would log a raised one with its traceback.
+Results travel as columns: a ranking of 1,000 hits pickles and unpickles about 90 times as fast so
+as a tuple of Hit objects. Errors travel as values: Ray would log a raised one with its traceback.
 """
 
 from __future__ import annotations

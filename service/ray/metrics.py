@@ -143,7 +143,7 @@ class _Info:
 
 
 class RayInstruments:
-    """Makes metrics that Ray exports; see :class:`~csplade.service.telemetry.metrics.Instruments`."""
+    """Make metrics that Ray exports, see :class:`csplade.service.telemetry.metrics.Instruments`."""
 
     def __init__(self) -> None:
         self._made: list[_Labelled[Any]] = []

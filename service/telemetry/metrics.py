@@ -1,4 +1,4 @@
-"""The one place where metric names stand. Seconds and plain counts; few labels, of bounded values."""
+"""Declare every metric: seconds and plain counts, few labels of bounded values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of Prometheus metrics: few threads, short timeouts, a key if the settings say so."""
+"""The HTTP endpoint of Prometheus metrics: few threads, short timeouts, a key if one is set."""
 
 from __future__ import annotations
 

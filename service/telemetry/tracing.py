@@ -1,8 +1,8 @@
 """OpenTelemetry spans: one per request, and one below it per stage. Off without an endpoint.
 
-Stages are measured as durations, so their spans are made when the answer is ready: end to end in the
-order of the stages, from the start of the request. Time between stages comes at the end. Without
-``tracing.endpoint`` OpenTelemetry is not even imported.
+Stages are measured as durations, so their spans are made when the answer is ready: end to end in
+the order of the stages, from the start of the request. Time between stages comes at the end.
+Without ``tracing.endpoint`` OpenTelemetry is not even imported.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Attacked:
 
 @pytest.fixture
 def attacked(vector_index: Path) -> Callable[..., Iterator[Attacked]]:
-    """Starts servers of the vector index; options are settings, ``server__port`` for server.port."""
+    """Start servers of the vector index; options are settings, ``server__port`` for one."""
 
     @contextmanager
     def attacked(**values: object) -> Iterator[Attacked]:

@@ -1,4 +1,4 @@
-"""The launcher that is compiled with the image loads beside a driver, whatever the linker's defaults."""
+"""The launcher compiled with the image loads beside a driver, whatever the linker's defaults."""
 
 import os
 import re

@@ -16,7 +16,7 @@ LATER = 60.0
 
 
 class Task:
-    """A task whose text says how it behaves: heavy, brief ..., poison, unfinished, background ..."""
+    """A task that behaves as its text says: heavy, brief, poison, unfinished, background."""
 
     def __init__(self, text):
         self.text, self.done = text, ""

@@ -101,7 +101,8 @@ def test_keys_over_the_wire(keys_file, vector_index, settings):
                 return error.code
 
     with running(settings(vector_index, security__keys_file=keys_file)) as server:
-        assert [code(key) for key in ("first-key", "second-key", None, "third-key", "first-ke")] == [
+        keys = ("first-key", "second-key", None, "third-key", "first-ke")
+        assert [code(key) for key in keys] == [
             "OK", "OK", "UNAUTHENTICATED", "PERMISSION_DENIED", "PERMISSION_DENIED",
         ]  # fmt: skip
         replace(keys_file, "third-key\n")

@@ -23,7 +23,7 @@ class _Driver:
 
 
 class Recorder:
-    """Count launches and compilations by kernel name from now on; use it in a process of its own."""
+    """Count launches and compilations by kernel name; use it in a process of its own."""
 
     def __init__(self) -> None:
         self.compiled: list[str] = []

@@ -151,7 +151,7 @@ def test_kernels_on_floats_at_the_edges(kernel_device):
 
 @pytest.mark.parametrize("k", [1, 100, 300])
 def test_weights_of_every_magnitude_fall_into_the_right_bins(kernel_device, k):
-    """Powers of two and their neighbours: the edges of the bins, below the first and above the last."""
+    """Powers of two and their neighbours: the edges of the bins and what lies outside."""
     powers = np.ldexp(np.float32(1), np.arange(-149, 128)).astype(np.float32)
     edges = np.concatenate([powers, np.nextafter(powers, np.float32(0)), powers * np.float32(1.25)])
     row = np.random.default_rng(k).permutation(edges[np.isfinite(edges)])

@@ -36,7 +36,10 @@ def test_nobody_there_is_not_ready():
 
 
 def test_nothing_but_grpc_is_loaded():
-    code = "import sys, csplade.service.grpc.probe; print({'torch', 'numpy', 'ray'} & sys.modules.keys())"
+    code = (
+        "import sys, csplade.service.grpc.probe;"
+        "print({'torch', 'numpy', 'ray'} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr
 

@@ -1,4 +1,4 @@
-"""What the server says no to: malformed requests, overload, deadlines, loading, draining, failures."""
+"""Rejections: malformed requests, overload, deadlines, loading, draining, failures."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The Ray backend over real replicas in this process: Ray's part, calling them, is played by the test."""
+"""The Ray backend over real replicas in this process; the test plays Ray's part."""
 
 import asyncio
 import dataclasses
@@ -32,7 +32,7 @@ from csplade.service.telemetry.metrics import Metrics
 
 
 class Handle:
-    """A deployment handle whose replica lives here; everything is pickled on its way, as Ray does."""
+    """A deployment handle whose replica lives here; messages are pickled, as Ray does."""
 
     def __init__(self, replica) -> None:
         self.replica = replica

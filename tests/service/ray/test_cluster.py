@@ -16,7 +16,9 @@ import gc, threading, time
 import ray
 from csplade.service.ray.cluster import _shut_ray_down
 
-ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=40)
+ray.init(
+    address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=40
+)
 gc.disable()
 for number in range(20):
     cycle = [ray.put(number)]

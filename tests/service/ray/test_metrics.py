@@ -1,4 +1,4 @@
-"""What Ray is told of a metric: the same series as prometheus_client exposes for the same values."""
+"""Ray is told the same series as prometheus_client exposes for the same values."""
 
 from typing import ClassVar
 
