@@ -89,6 +89,10 @@ def build(
             callback=above_zero,
         ),
     ] = None,
+    query_modifier: Annotated[
+        Literal["auto", "none", "idf"],
+        typer.Option(help="Factors on query weights from this index; auto: as the encoder says."),
+    ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a build that was interrupted.")
     ] = False,
@@ -123,6 +127,7 @@ def build(
                 out,
                 lambda: load_encoder(model or "embedded", quantization, **how),
                 shards=shards,
+                query_modifier=query_modifier,
                 resume=resume,
                 on_bad=on_bad,
                 progress=progress,
@@ -135,6 +140,7 @@ def build(
                 keys=None if terms == "auto" else terms,
                 vocabulary_size=vocabulary_size,
                 shards=shards,
+                query_modifier=query_modifier,
                 document_scale=document_scale,
                 query_scale=query_scale,
                 resume=resume,
@@ -183,6 +189,7 @@ def info(
         "terms": "ids" if manifest.vocabulary is None else "tokens",
         "document_scale": manifest.document_scale,
         "query_scale": manifest.query_scale,
+        "query_modifier": manifest.query_modifier,
         "block_size": manifest.block_size,
         "shards": [asdict(shard) for shard in manifest.shards],
     }

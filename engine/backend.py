@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ..core.document import TextKind
 from ..core.errors import IncompatibleError
 from ..core.results import Answer, Encoding, Verification
-from ..index import IndexManifest
+from ..core.vectors import SparseBatch
+from ..index import IndexManifest, TermStatistics
 from .deadline import Deadline
 
 Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
@@ -77,10 +78,17 @@ class EncoderInfo:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """What a collection is: its index, and the encoder if one is loaded."""
+    """What a collection is.
+
+    Attributes:
+        index: Its index.
+        encoder: The encoder, if one is loaded.
+        statistics: Counts that the index's query modifier needs; None if it has none.
+    """
 
     index: IndexManifest
     encoder: EncoderInfo | None = None
+    statistics: TermStatistics | None = field(default=None, repr=False)
 
     @property
     def model_fingerprint(self) -> str:
@@ -117,6 +125,10 @@ class CollectionInfo:
                 "query.text: no encoder is loaded; search with vectors, or start with a model"
             )
         return self.encoder
+
+    def modify(self, queries: SparseBatch) -> SparseBatch:
+        """Return the weights of queries as they are ranked, after the index's query modifier."""
+        return queries if self.statistics is None else self.statistics.weigh(queries)
 
     @property
     def _tokens(self) -> Sequence[str] | None:

@@ -123,9 +123,10 @@ class Collection:
     @cached_property
     def info(self) -> CollectionInfo:
         """What the collection is."""
-        encoder = self.encoder
+        encoder, modifier = self.encoder, self.index.manifest.query_modifier
+        statistics = self.index.statistics if modifier == "idf" else None
         if encoder is None:
-            return CollectionInfo(self.index.manifest)
+            return CollectionInfo(self.index.manifest, statistics=statistics)
         return CollectionInfo(
             self.index.manifest,
             EncoderInfo(
@@ -136,6 +137,7 @@ class Collection:
                 manifest=encoder.manifest.to_dict(golden=False),
                 tokens=encoder.tokens(),
             ),
+            statistics,
         )
 
     def require_encoder(self) -> Encoder:
@@ -151,8 +153,11 @@ class Collection:
 
     @property
     def on_one_device(self) -> bool:
-        """Whether encoder and index share a torch device, so that a search need not leave it."""
-        if self.encoder is None or self.index.tensors is None:
+        """Whether encoder and index share a torch device, so that a search need not leave it.
+
+        A query modifier is applied on the host.
+        """
+        if self.encoder is None or self.index.tensors is None or self.info.statistics is not None:
             return False
         name, device = self.encoder.device, self.index.tensors.device
         return name == str(device) or (name == device.type and device.index in (None, 0))
@@ -195,7 +200,13 @@ class Collection:
         return [plan.answer(task) for task in tasks]
 
     def quantize(self, vectors: SparseBatch) -> tuple[ImpactBatch, NDArray[np.int64]]:
-        """Return queries as impacts at the index's query scale, and the clips of each."""
+        """Return queries as impacts at the index's query scale, and the clips of each.
+
+        The query modifier is applied where all shards are open; who fans out to parts of an index
+        has applied it.
+        """
+        if len(self.index.shards) == self.index.manifest.shard_count:
+            vectors = self.info.modify(vectors)
         scale = self.index.manifest.query_scale
         impacts = vectors.quantize(scale, MAX_QUERY_IMPACT)
         if not impacts.clipped:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .maintenance import VerifyReport, repair, verify
     from .read.reader import Index
     from .read.searcher import Mask, Searcher, SearchResult
+    from .read.statistics import TermStatistics
     from .storage.manifest import IndexManifest
     from .write.build import BuildOptions, IndexBuilder
 
@@ -18,6 +19,7 @@ __all__ = [
     "Mask",
     "SearchResult",
     "Searcher",
+    "TermStatistics",
     "VerifyReport",
     "repair",
     "verify",
@@ -31,6 +33,7 @@ _MODULES = {
     "Mask": ".read.searcher",
     "SearchResult": ".read.searcher",
     "Searcher": ".read.searcher",
+    "TermStatistics": ".read.statistics",
     "VerifyReport": ".maintenance",
     "repair": ".maintenance",
     "verify": ".maintenance",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage ("documents" or "segments"), documents done and documents in all."""
+
+QueryModifier = Literal["auto", "none", "idf"]
 
 T = TypeVar("T")
 
@@ -75,6 +77,7 @@ def build_from_corpus(
     encoder: Encoder | Callable[[], Encoder],
     *,
     shards: int = 1,
+    query_modifier: QueryModifier = "auto",
     resume: bool = False,
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
@@ -87,6 +90,7 @@ def build_from_corpus(
         encoder: what makes the vectors, or a function that loads it once the corpus has been
             checked.
         shards: number of shards.
+        query_modifier: "none", "idf", or "auto" for what the encoder was made for.
         resume: go on with an unfinished build; start one where there is none.
         on_bad: gets the error of each bad line, which is then skipped and counted; without it, it
             is raised.
@@ -112,6 +116,7 @@ def build_from_corpus(
         shards=shards,
         document_scale=DOCUMENT_SCALE,
         query_scale=encoder.query_scale,
+        query_modifier=_modifier(query_modifier, encoder),
     )
 
     def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
@@ -146,6 +151,7 @@ def build_from_vectors(
     shards: int = 1,
     document_scale: float | None = None,
     query_scale: float | None = None,
+    query_modifier: QueryModifier = "auto",
     resume: bool = False,
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
@@ -165,6 +171,7 @@ def build_from_vectors(
         shards: number of shards.
         document_scale: weight of one document impact step; None suits it to the largest weight.
         query_scale: weight of one query impact step; None likewise.
+        query_modifier: as for :func:`build_from_corpus`; "auto" without an encoder is "none".
         resume, on_bad, progress: as for :func:`build_from_corpus`.
 
     Raises:
@@ -188,6 +195,7 @@ def build_from_vectors(
         shards=shards,
         document_scale=document_scale or usual_document,
         query_scale=query_scale or usual_query,
+        query_modifier=_modifier(query_modifier, encoder),
         vocabulary=strings,
     )
 
@@ -344,6 +352,7 @@ def _settings(source: IndexManifest | BuildOptions, shards: int) -> dict[str, An
         "vocabulary": source.vocabulary,
         "document scale": source.document_scale,
         "query scale": source.query_scale,
+        "query modifier": source.query_modifier,
     }
 
 
@@ -391,6 +400,12 @@ def _encoder_record(encoder: Encoder) -> dict[str, Any]:
         "quantization": encoder.quantization,
         "manifest": encoder.manifest.to_dict(golden=False),
     }
+
+
+def _modifier(query_modifier: QueryModifier, encoder: Encoder | None) -> str:
+    if query_modifier != "auto":
+        return query_modifier
+    return "idf" if encoder is not None and encoder.manifest.query_idf else "none"
 
 
 def _counting(report: BuildReport, on_bad: OnBad | None) -> OnBad | None:

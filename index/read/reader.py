@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,7 @@ from .cpu import CpuSearcher
 from .oracle import Oracle
 from .searcher import Mask, Searcher, SearchResult
 from .snapshot import Shard
+from .statistics import TermStatistics
 
 if TYPE_CHECKING:
     from .device import DeviceSearcher
@@ -130,6 +132,11 @@ class Index:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @cached_property
+    def statistics(self) -> TermStatistics:
+        """Document frequencies of the open shards."""
+        return TermStatistics.of(list(self.shards.values()), self.manifest.vocabulary_size)
 
     @property
     def searcher(self) -> Searcher:

@@ -97,6 +97,8 @@ class IndexManifest:
         block_size: documents in a full block.
         segment_blocks: blocks in a full segment.
         shard_count: number of shards.
+        query_modifier: "idf" if the weights of queries are multiplied by factors that follow from
+            this collection's document frequencies, else "none".
         checksum: SHA-256 of the fields above.
         shards: one manifest each, of all shards or of those that are opened; empty while the index
             is built.
@@ -111,6 +113,7 @@ class IndexManifest:
     block_size: int
     segment_blocks: int
     shard_count: int
+    query_modifier: str = "none"
     checksum: str = ""
     shards: tuple[ShardManifest, ...] = ()
 

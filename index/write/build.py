@@ -55,6 +55,7 @@ class BuildOptions:
         document_scale: weight of one document impact step.
         query_scale: weight of one query impact step.
         vocabulary: the string of each term, where vectors are keyed by strings.
+        query_modifier: "none" or "idf", see :class:`.manifest.IndexManifest`.
         block_size: documents in a full block.
         segment_blocks: blocks in a full segment.
     """
@@ -65,6 +66,7 @@ class BuildOptions:
     document_scale: float = DOCUMENT_SCALE
     query_scale: float = QUERY_SCALE
     vocabulary: list[str] | None = None
+    query_modifier: str = "none"
     block_size: int = MAX_BLOCK_DOCUMENTS
     segment_blocks: int = SEGMENT_BLOCKS
 
@@ -82,6 +84,8 @@ class BuildOptions:
         ):
             if not 1 <= (value := getattr(self, name)) <= highest:
                 raise InputError(f"{name}: {value} is out of range; allowed 1 to {highest}")
+        if self.query_modifier not in ("none", "idf"):
+            raise InputError(f"query_modifier: {self.query_modifier!r}; allowed none and idf")
         for name in ("document_scale", "query_scale"):
             if first_bad_weight(np.array([scale := getattr(self, name)])) is not None:
                 raise InputError(f"{name}: {scale} is out of range; must be finite and > 0")
@@ -131,6 +135,7 @@ class IndexBuilder:
             block_size=options.block_size,
             segment_blocks=options.segment_blocks,
             shard_count=options.shards,
+            query_modifier=options.query_modifier,
         )
         manifest.write(path / BUILDING_FILE)
         return cls.resume(path)

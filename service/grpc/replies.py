@@ -98,6 +98,7 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
             fingerprint=encoder.fingerprint,
             vocabulary_size=encoder.vocabulary_size,
             manifest_json=json.dumps(encoder.manifest, ensure_ascii=False),
+            query_encoder=encoder.query_encoder,
         )
     return pb.InfoResponse(
         version=__version__,
@@ -118,6 +119,7 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
                 for shard in index.shards
             ],
             string_terms=index.vocabulary is not None,
+            query_modifier=index.query_modifier,
         ),
         limits=pb.Limits(
             k=limits.k,

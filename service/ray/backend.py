@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import TypeVar
 
 from ...core.document import TextKind
@@ -114,7 +116,12 @@ class RayBackend:
         shards = [one.index for one in described[: len(self._shards)]]
         parts = tuple(part for manifest in shards for part in manifest.shards)
         encoder = None if self._encoder is None else described[-1].encoder
-        info = CollectionInfo(replace(shards[0], shards=parts), encoder)
+        statistics = [one.statistics for one in described if one.statistics is not None]
+        info = CollectionInfo(
+            replace(shards[0], shards=parts),
+            encoder,
+            reduce(add, statistics) if statistics else None,
+        )
         fanout = Fanout(version, info, self._encoder, self._shards, self._settings, self._metrics)
         kept = dict(list(self._versions.items())[-1:])  # replicas hold two versions at most
         self._versions = {**kept, version: fanout}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...core.document import TextKind
 from ...core.errors import InternalError, UnavailableError
 from ...core.results import Answer, Contribution, Cut, Encoding, Hit, Verification
+from ...core.vectors import SparseBatch
 from ...engine.backend import CollectionInfo, Query
 from ...engine.deadline import Deadline
 from ..settings import Settings
@@ -78,7 +79,7 @@ class Fanout:
     async def search(self, query: Query, deadline: Deadline) -> Answer:
         """Answer a query; without ``allow_partial`` every shard must answer."""
         async with deadline.enforced():
-            encoding = await self._encoding(query, deadline)
+            encoding = self._modified(await self._encoding(query, deadline))
             detailed = query.k * len(self._shards) <= DETAILED_HITS
             message = ShardQuery(
                 encoding.terms,  # type: ignore[arg-type]
@@ -113,7 +114,7 @@ class Fanout:
     async def verify(self, query: Query, deadline: Deadline) -> Verification:
         """Compare with the reference of every shard; the time is that of the slowest."""
         async with deadline.enforced():
-            encoding = await self._encoding(query, deadline)
+            encoding = self._modified(await self._encoding(query, deadline))
             call = _call(self.version, _request(deadline))
             message = ShardQuery(encoding.terms, encoding.weights, query.k)  # type: ignore[arg-type]
             responses = await asyncio.gather(
@@ -175,6 +176,13 @@ class Fanout:
         (encoding,), queued = await self._texts.submit(request)
         timings = self._with_queue(encoding.timings, queued)
         return replace(encoding, timings=timings)
+
+    def _modified(self, encoding: Encoding) -> Encoding:
+        """Apply the query modifier, which a part of an index cannot know."""
+        if self.info.statistics is None or len(self._shards) == 1:
+            return encoding
+        queries = SparseBatch.join([(encoding.terms, encoding.weights)])  # type: ignore[list-item]
+        return replace(encoding, weights=self.info.modify(queries).weights)  # type: ignore[arg-type]
 
     def _with_queue(self, timings: Mapping[str, int], queued: int) -> dict[str, int]:
         """Add the wait for a message to the wait in the replica's own queue."""

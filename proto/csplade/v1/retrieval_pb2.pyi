@@ -230,19 +230,21 @@ class InfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., index: _Optional[_Union[IndexInfo, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "fingerprint", "vocabulary_size", "manifest_json")
+    __slots__ = ("name", "fingerprint", "vocabulary_size", "manifest_json", "query_encoder")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    QUERY_ENCODER_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     vocabulary_size: int
     manifest_json: str
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., manifest_json: _Optional[str] = ...) -> None: ...
+    query_encoder: str
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., query_encoder: _Optional[str] = ...) -> None: ...
 
 class IndexInfo(_message.Message):
-    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "query_scale", "generation", "documents", "postings", "bytes", "shards", "string_terms")
+    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "query_scale", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +256,7 @@ class IndexInfo(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     STRING_TERMS_FIELD_NUMBER: _ClassVar[int]
+    QUERY_MODIFIER_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     model_fingerprint: str
     vocabulary_size: int
@@ -265,7 +268,8 @@ class IndexInfo(_message.Message):
     bytes: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardInfo]
     string_terms: bool
-    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., query_scale: _Optional[float] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ...) -> None: ...
+    query_modifier: str
+    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., query_scale: _Optional[float] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ...) -> None: ...
 
 class ShardInfo(_message.Message):
     __slots__ = ("documents", "postings", "bytes")
