@@ -49,7 +49,8 @@ class TermStatistics:
         """
         most = np.log1p(2.0 * self.documents + 1.0)
         ratios = (self.documents - self.frequencies + 0.5) / (self.frequencies + 0.5)
-        return np.sqrt(np.log1p(ratios) / most).astype(np.float32)
+        factors: NDArray[np.float64] = np.sqrt(np.log1p(ratios) / most)
+        return factors.astype(np.float32)
 
     def weigh(self, queries: SparseBatch) -> SparseBatch:
         """Return queries with every weight times the factor of its term."""
