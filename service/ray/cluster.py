@@ -73,6 +73,8 @@ def prepare(scratch: Path) -> list[str]:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # A HAProxy that died is noticed after three checks.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # A header that does not fit ends the whole connection, and its neighbours' streams with it.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     # Replicas of two clusters on one machine would share these ports, and each other's requests:

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2_grpc
 from ...core.errors import CspladeError
 from ...v1 import retrieval_pb2_grpc as rpc
 from ..admission import Admission
-from ..grpc.interceptor import rejection
+from ..grpc.interceptor import rejection, tolerant
 
 REMAINING = "csplade-remaining"  # metadata: seconds until the caller's deadline
 SERVICER_FUNCTIONS = [f"{__name__}:add_retrieval_service", f"{__name__}:add_health_service"]
@@ -93,7 +93,7 @@ class _Handlers(grpc.GenericRpcHandler):
         self._method_handlers = handlers
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        handler = self._method_handlers.get(details.method)
+        handler = tolerant(self._method_handlers.get(details.method))
         if handler is None:
             return None
         if _admission is not None and details.method.startswith(_admission[1]):

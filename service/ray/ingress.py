@@ -133,7 +133,8 @@ class ServiceReplica:
         kind: type[M],
     ) -> M:
         context = RayContext(ray_context)
-        size, limit = request.ByteSize(), self._settings.server.receive_bytes
+        size = request.ByteSize() if isinstance(request, Message) else 0
+        limit = self._settings.server.receive_bytes
         try:
             if size > limit:
                 await context.abort(

@@ -88,9 +88,9 @@ class _BoundedServer(HTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
-        super().__init__(address, handler)
         self._pool = ThreadPoolExecutor(SCRAPES, "csplade-scrape")
         self._slots = threading.Semaphore(SCRAPES)
+        super().__init__(address, handler)  # closes the server if the port is taken
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hand a connection to a thread, or close it if all are busy."""

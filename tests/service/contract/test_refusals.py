@@ -1,5 +1,8 @@
 """What a service refuses, over the wire: the same in one process and on Ray."""
 
+import threading
+from contextlib import suppress
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -133,3 +136,42 @@ def test_health_is_watched(vector_service):
             watch = stub.Watch(health_pb2.HealthCheckRequest(service=name))
             assert next(watch).status == status
             watch.cancel()
+
+
+@pytest.mark.parametrize("method", ["Search", "Encode", "Verify"])
+def test_undecodable_bytes_are_invalid_arguments(vector_service, method):
+    with vector_service.channel() as channel:
+        call = channel.unary_unary(f"/{SERVICE_NAME}/{method}")
+        for body in (b"\x0a\x04\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"):
+            with pytest.raises(grpc.RpcError, match="not a valid protobuf message") as error:
+                call(body, timeout=30)
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert dict(error.value.trailing_metadata())["x-request-id"]
+
+
+def test_a_large_header_harms_its_own_call_alone(vector_service):
+    request = pb.SearchRequest(query=vector([1], [1.0]))
+    answered, proceed = threading.Event(), threading.Event()
+
+    def requests():
+        yield pb.SearchStreamRequest(sequence=1, request=request)
+        assert proceed.wait(60)
+        yield pb.SearchStreamRequest(sequence=2, request=request)
+
+    def read(stream, sequences):
+        for one in stream:
+            sequences.append(one.sequence)
+            answered.set()
+
+    with vector_service.channel() as channel:
+        stub, sequences = rpc.RetrievalServiceStub(channel), []
+        neighbour = threading.Thread(target=read, args=(stub.SearchStream(requests()), sequences))
+        neighbour.start()
+        assert answered.wait(60)
+        header = (("authorization", "Bearer " + "v" * 20_000),)
+        with suppress(grpc.RpcError):
+            stub.Search(request, metadata=header, timeout=30)
+        proceed.set()
+        neighbour.join(60)
+        assert sequences == [1, 2]
+        assert stub.Search(request, timeout=30).hits
