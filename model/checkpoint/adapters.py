@@ -56,6 +56,10 @@ def merge(model: Any, checkpoint: Checkpoint) -> Any:
             adapted = PeftModel.from_pretrained(model, str(adapter))
             wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
             _check_keys(set(held), set(wanted), set(adapted.state_dict()))
+            if not hasattr(adapted.base_model, "merge_and_unload"):
+                raise ValueError(
+                    f"peft_type {config.peft_type.value} cannot be merged into weights"
+                )
             return adapted.merge_and_unload()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

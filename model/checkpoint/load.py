@@ -53,24 +53,30 @@ def load_network(
         UnavailableError: the device cannot do the quantization.
     """
     kept = load_head(checkpoint.directory, manifest.vocabulary_size)
+    longest = max(manifest.query_max_tokens, manifest.document_max_tokens)
     with quiet():
         model = load_merged(checkpoint, manifest, dtype)
-        network = build_network(model, manifest, kept)
-    longest = max(manifest.query_max_tokens, manifest.document_max_tokens)
-    _check_positions(network.body, longest * (2 if manifest.variant == "echo" else 1))
-    try:
-        quantize_linears(network.body, quantization, device)
-        network.to(device).eval().requires_grad_(False)
-        if quantize_head and quantization != "none":
-            network.pack_head(quantization)
-        network.check_attention(longest)
-    except (RuntimeError, NotImplementedError, AttributeError, AssertionError) as error:
-        if quantization == "none":
+        try:
+            network = build_network(model, manifest, kept)
+            _check_positions(network.body, longest * (2 if manifest.variant == "echo" else 1))
+            quantize_linears(network.body, quantization, device)
+            network.to(device).eval().requires_grad_(False)
+            if quantize_head and quantization != "none":
+                network.pack_head(quantization)
+            network.check_attention(longest)
+        except (CspladeError, torch.OutOfMemoryError):
             raise
-        raise UnavailableError(
-            f"quantization {quantization} does not run on {device}: {first_line(error)}; choose "
-            "another, or none"
-        ) from None
+        except Exception as error:
+            reason = first_line(error)
+            if quantization == "none":
+                raise IncompatibleError(
+                    f"{checkpoint.directory}: {type(model).__name__} does not run on a plain text "
+                    f"on {device}: {reason}"
+                ) from error
+            raise UnavailableError(
+                f"quantization {quantization} does not run on {device}: {reason}; choose another, "
+                "or none"
+            ) from None
     return network
 
 

@@ -123,6 +123,11 @@ def _sentence_transformers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict
         )
     terms = checkpoint.settings.get("max_active_dims") or MAX_TERMS
     limits = checkpoint.limits
+    if limits.get("do_lower_case") and checkpoint.query_tokenizer is not None:
+        raise InputError(
+            f"{checkpoint.directory}: do_lower_case holds for documents alone, which is not "
+            "supported; lower the case in tokenizer.json of the document route instead"
+        )
     tokens = _most_tokens(checkpoint, tokenizer)
     return {
         **_splade(checkpoint, tokenizer),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from csplade.core.errors import CspladeError, IncompatibleError
+from csplade.core.errors import CspladeError, IncompatibleError, InputError
 from csplade.model import Encoder
 from csplade.model.certify import certify
 
@@ -182,3 +182,37 @@ def test_files_that_changed_after_certification(encoder_cases, name, file, chang
         load(directory)
     certify(directory)
     assert load(directory).fingerprint != before
+
+
+def test_a_router_teaches(encoder_cases, tmp_path):
+    from csplade.model.training.teachers import load_teacher
+
+    directory = encoder_cases("st6-router") / "model"
+    teacher, encoder = load_teacher(str(directory)), load(directory)
+    teacher.prepare(TEXTS, tmp_path, lambda *_: None)
+    queries, documents = (
+        dense(one(TEXTS), encoder.vocabulary_size)
+        for one in (encoder.encode_query, encoder.encode_document)
+    )
+    np.testing.assert_allclose(teacher.rank(TEXTS), queries @ documents.T, rtol=1e-3, atol=1e-3)
+
+
+def test_terms_of_a_padded_vocabulary_are_told_before_anything_is_encoded(encoder_cases, tmp_path):
+    from csplade.ingest.encode import encode_file
+
+    directory = encoder_cases("mlm-bert-gelu-padded-vocab") / "model"
+    corpus, output = tmp_path / "corpus.jsonl", tmp_path / "vectors.jsonl"
+    corpus.write_text('{"_id": "a", "text": "river"}\n')
+    with pytest.raises(InputError, match=r"have no token string of their own; give --terms ids"):
+        encode_file(corpus, output, load(directory))
+    assert encode_file(corpus, output, load(directory), keys="ids").texts == 1
+
+
+def test_a_text_longer_than_the_positions_is_cut(encoder_cases):
+    directory = encoder_cases("gpt2-positions") / "model"
+    (directory / "csplade.json").unlink()
+    for preset, most in (("csplade", 200), ("csplade-echo", 100)):
+        encoder = load(directory, preset=preset)
+        encoded = encoder.encode(["river " * 400], "document")
+        assert encoder.manifest.document_max_tokens == most
+        assert encoded.tokens.tolist() == [most]
