@@ -19,18 +19,19 @@ ENV PATH=/opt/csplade/bin:$PATH \
 
 FROM base AS build
 ARG VARIANT=cpu
-# The CPU variants need torch's build for the CPU: name an index that offers it, or put the wheel into
-# deploy/image/wheels.
+# The CPU variants need torch's build for the CPU: name an index that offers it, or put the wheel
+# into deploy/image.
 ARG PIP_EXTRA_INDEX_URL=
-ENV PIP_FIND_LINKS=/src/deploy/image/wheels
+ENV PIP_FIND_LINKS=/src/deploy/image
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
         $([ "$VARIANT" != cuda ] || echo gcc libc6-dev python3-dev) \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 RUN python3 -m venv /opt/csplade
-COPY deploy/image ./deploy/image
-RUN mkdir -p deploy/image/wheels && pip install --no-cache-dir --no-deps --require-hashes \
+# Only what the next step reads, so that a change of the code does not repeat it.
+COPY deploy/image/trim deploy/image/requirements-*.txt deploy/image/*.whl ./deploy/image/
+RUN pip install --no-cache-dir --no-deps --require-hashes \
     -r deploy/image/requirements-${VARIANT}.txt \
     && deploy/image/trim ${VARIANT}
 COPY . ./

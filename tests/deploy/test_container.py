@@ -57,7 +57,7 @@ def image(docker, tmp_path_factory) -> str:
         if (ROOT / name).is_file():
             (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, context / name)
-    wheels = context / "deploy" / "image" / "wheels"
+    wheels = context / "deploy" / "image"
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels]
     found = subprocess.run([*download, TORCH], capture_output=True, text=True)
     if found.returncode:
