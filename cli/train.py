@@ -351,6 +351,17 @@ def idf(
             help="Weight of BM25's share of a document's own terms, on top of the model's weights.",
         ),
     ] = 0.0,
+    expansion: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Factor of the network's weights where queries are served by table and network.",
+        ),
+    ] = 0.0,
+    collection_idf: Annotated[
+        bool,
+        typer.Option("--collection-idf", help="Indexes weigh queries by their own IDF as well."),
+    ] = False,
 ) -> None:
     """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays
     as it is.
@@ -367,7 +378,16 @@ def idf(
             counted += batch
             show("counting", counted, total)
 
-        done = train_idf(resolve(model), out, texts, counts=counts, prior=prior, progress=advance)
+        done = train_idf(
+            resolve(model),
+            out,
+            texts,
+            counts=counts,
+            prior=prior,
+            expansion=expansion,
+            collection_idf=collection_idf,
+            progress=advance,
+        )
     _report(out, done)
 
 

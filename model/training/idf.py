@@ -31,6 +31,8 @@ def train_idf(
     *,
     counts: bool = False,
     prior: float = 0.0,
+    expansion: float = 0.0,
+    collection_idf: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> bool:
     """Copy a model to ``out`` with inference-free queries, weighted by IDF over a corpus.
@@ -47,13 +49,21 @@ def train_idf(
         texts: the corpus; iterated twice.
         counts: the manifest's ``query_counts``.
         prior: the manifest's ``lexical_prior``.
+        expansion: the manifest's ``query_expansion``.
+        collection_idf: the manifest's ``query_idf``.
         progress: told after each batch of texts how many it held.
 
     Raises:
         InputError: ``out`` is something else, or there are no texts.
         IncompatibleError: ``out`` was made with another setting, model or corpus.
     """
-    settings = {"counts": counts, "prior": prior, "model": model_digest(model)}
+    settings = {
+        "counts": counts,
+        "prior": prior,
+        "expansion": expansion,
+        "collection_idf": collection_idf,
+        "model": model_digest(model),
+    }
     output = Output(out, "idf", {**settings, "texts": digest(texts)})
     if output.finished():
         return False
@@ -63,6 +73,8 @@ def train_idf(
         query_encoder="lexical",
         query_counts=counts,
         lexical_prior=prior,
+        query_expansion=expansion,
+        query_idf=collection_idf,
         # A network's small weights are noise that a cap cuts; a look-up has none.
         query_max_terms=min(manifest.query_max_tokens, MAX_TERMS),
         golden=(),

@@ -242,3 +242,16 @@ def test_a_written_run_is_measured_by_trec_eval_as_by_us(cli, lines, tmp_path):
     mean = sum(one["ndcg_cut_10"] for one in theirs.values()) / 3
     assert ours["measures"]["nDCG@10"] == pytest.approx(mean, abs=1e-12)
     assert mean > 0
+
+
+def test_an_absent_index_is_built_with_the_model(cli, dataset, tiny_model, tmp_path):
+    index = tmp_path / "index"
+    command = ("evaluate", dataset, "--index", index, "--model", tiny_model, "--json")
+    first = cli(*command)
+    assert first.code == 0
+    assert (index / "index.json").is_file()
+    written = (index / "index.json").stat().st_mtime_ns
+    again = cli(*command)
+    measures = [json.loads(one.out)["systems"][0]["measures"] for one in (first, again)]
+    assert measures[0] == measures[1]
+    assert (index / "index.json").stat().st_mtime_ns == written

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from csplade.core.errors import InputError
-from csplade.index import Index
+from csplade.index import Index, IndexManifest
 from csplade.ingest import build as indexing
 from csplade.ingest.build import build_from_corpus, build_from_vectors
 
@@ -74,3 +74,19 @@ def test_terms_outside_the_models_vocabulary(written, tmp_path, tiny_model):
     with pytest.raises(InputError, match=r"w\.jsonl:1: term .* is not in the vocabulary"):
         build_from_vectors(high, tmp_path / "index", encoder=encoder)
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "made_for", "expected"),
+    [("auto", True, "idf"), ("auto", False, "none"), ("idf", False, "idf"), ("none", True, "none")],
+)
+def test_the_modifier_is_the_encoders_unless_one_is_asked_for(
+    written, tmp_path, tiny_model_of, asked, made_for, expected
+):
+    from csplade.model import Encoder
+
+    encoder = Encoder.from_pretrained(tiny_model_of(query_idf=made_for))
+    corpus = written("c.jsonl", [{"_id": "a", "text": "tea"}])
+    report = build_from_corpus(corpus, tmp_path / "index", encoder, query_modifier=asked)
+    assert report.manifest.query_modifier == expected
+    assert IndexManifest.open(tmp_path / "index").query_modifier == expected

@@ -36,6 +36,15 @@ def test_idf_of_a_corpus(tiny_model, tmp_path):
         train_idf(tiny_model, out, texts[:2])
 
 
+def test_what_the_model_is_made_for_is_written_down(tiny_model, tmp_path):
+    out = tmp_path / "idf"
+    train_idf(tiny_model, out, ["the sea"], expansion=0.5, collection_idf=True)
+    manifest = Manifest.load(out)
+    assert manifest.query_encoders == ("lexical", "model", "both")
+    assert manifest.query_idf
+    assert Manifest.load(tiny_model).query_encoders == ("model",)
+
+
 def test_another_corpus_is_another_fingerprint(tiny_model, tmp_path):
     assert train_idf(tiny_model, tmp_path / "one", ["the river"])
     assert train_idf(tiny_model, tmp_path / "other", ["the sea"])
