@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.vectors import SparseBatch
 from ..engine.collection import Collection
-from ..service.grpc.requests import search_query
+from ..service.messages.requests import search_query
 from ..service.settings import Limits
 
 WARM_UP_QUERIES = 20

@@ -73,6 +73,17 @@ class Server(Section):
     fetch_threads: int = Field(default=2, ge=1)
 
 
+class Http(Section):
+    """The HTTP server beside the gRPC server."""
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    hosts: tuple[str, ...] | None = None
+    cors_origins: tuple[str, ...] = ()
+    explorer: bool = False
+
+
 class MetricsEndpoint(Section):
     """The Prometheus endpoint."""
 
@@ -153,6 +164,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     scoring: Scoring = Scoring()
     server: Server = Server()
+    http: Http = Http()
     metrics: MetricsEndpoint = MetricsEndpoint()
     security: Security = Security()
     batching: Batching = Batching()

@@ -28,6 +28,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def is_serving(self, service: str) -> bool:
+        """Whether the status of a service is SERVING."""
+        return self._statuses.get(service) == SERVING
+
     async def Check(
         self, request: HealthCheckRequest, context: grpc.aio.ServicerContext
     ) -> HealthCheckResponse:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -28,6 +29,7 @@ from .. import compose
 from ..auth import server_credentials
 from ..compose import Opener, open_collection
 from ..drain import Lifecycle
+from ..retrieval import Retrieval
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.metrics_server import MetricsServer
@@ -35,6 +37,9 @@ from ..telemetry.tracing import tracer
 from .health import NOT_SERVING, SERVING, HealthServicer
 from .interceptor import AdmissionInterceptor
 from .servicer import RetrievalServicer
+
+if TYPE_CHECKING:
+    from ..http.server import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +61,14 @@ class Server:
 
     Attributes:
         address: ``host:port`` that it listens at, once started.
-        metrics_address: The same of the metrics endpoint; "" without one.
+        http_address, metrics_address: The same of HTTP and of the metrics endpoint; "" without one.
     """
 
     def __init__(self, settings: Settings, opener: Opener = open_collection) -> None:
         self._settings, self._opener = settings, opener
         self.metrics = Metrics()
-        self.address = self.metrics_address = ""
+        self.address = self.http_address = self.metrics_address = ""
+        self._http: HttpServer | None = None
         self._backend: LocalBackend | None = None
         self._local: grpc.aio.Server | None = None
 
@@ -78,14 +84,15 @@ class Server:
         self._tracer = tracer(settings.tracing)
         self._lifecycle = Lifecycle()
         self._admission = compose.admission(settings, self._lifecycle, self.metrics, self._tracer)
-        self._servicer = RetrievalServicer(settings, self.metrics, self._admission)
+        self._retrieval = Retrieval(settings, self.metrics)
         self._health = HealthServicer()
         self._grpc = grpc.aio.server(
             interceptors=[AdmissionInterceptor(self._admission, SERVICE_NAME)],
             options=_options(settings),
             maximum_concurrent_rpcs=HARD_LIMIT * settings.limits.in_flight,
         )
-        rpc.add_RetrievalServiceServicer_to_server(self._servicer, self._grpc)
+        servicer = RetrievalServicer(self._retrieval, self._admission)
+        rpc.add_RetrievalServiceServicer_to_server(servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.server.reflection:
             names = (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
@@ -99,9 +106,13 @@ class Server:
             self._bind(credentials)
             if settings.server.health_socket is not None:
                 self._local = self._bind_health(settings.server.health_socket)
+            if settings.http.enabled:
+                self._start_http()
             if settings.metrics.enabled:
                 self._start_metrics()
         except UnavailableError:
+            if self._http is not None and self.http_address:
+                await self._http.stop()
             await self._grpc.stop(0)
             raise
         await self._grpc.start()
@@ -136,6 +147,20 @@ class Server:
             ) from None
         return server
 
+    def _start_http(self) -> None:
+        from ..http.app import build_app
+        from ..http.server import HttpServer
+
+        app = build_app(
+            self._settings,
+            self._retrieval,
+            self._admission,
+            lambda: self._health.is_serving(SERVICE_NAME),
+        )
+        self._http = HttpServer(self._settings, app)
+        self._http.start()
+        self.http_address = self._http.address
+
     def _start_metrics(self) -> None:
         settings = self._settings.metrics
         keys = self._admission.keys if settings.needs_key else None
@@ -156,7 +181,7 @@ class Server:
     async def load(self) -> None:
         """Open the collection, search it once, become ready. Raises what the opener raises."""
         backend = await _in_daemon_thread(self._open)
-        self._backend = self._servicer.backend = backend
+        self._backend = self._retrieval.backend = backend
         self._lifecycle.loaded()
         self._health.set(SERVICE_NAME, SERVING)
         info = backend.info
@@ -164,6 +189,7 @@ class Server:
             "serving",
             extra={
                 "address": self.address,
+                "http": self.http_address,
                 "metrics": self.metrics_address,
                 "documents": info.index.documents,
                 "generation": info.index.generation,
@@ -198,6 +224,8 @@ class Server:
 
         Calls that no handler has started, and those still in flight, end with CANCELLED.
         """
+        if self._http is not None:
+            await self._http.stop()
         await self._grpc.stop(FLUSH_SECONDS)
         if self._local is not None:
             await self._local.stop(None)

@@ -22,6 +22,7 @@ from ..drain import Lifecycle
 from ..grpc.health import NOT_SERVING, SERVICE_UNKNOWN, SERVING
 from ..grpc.server import SERVICE_NAME
 from ..grpc.servicer import RetrievalServicer
+from ..retrieval import Retrieval
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.metrics import Metrics
@@ -60,7 +61,8 @@ class ServiceReplica:
         self._tracer = tracer(settings.tracing)
         self._lifecycle = Lifecycle()
         admission = compose.admission(settings, self._lifecycle, self._metrics, self._tracer)
-        self._servicer = RetrievalServicer(settings, self._metrics, admission)
+        self._retrieval = Retrieval(settings, self._metrics)
+        self._servicer = RetrievalServicer(self._retrieval, admission)
         grpc_context.admit_with(admission, SERVICE_NAME)
         self._lifecycle.loaded()
         self._refreshing = asyncio.create_task(self._refresh_forever())
@@ -156,7 +158,7 @@ class ServiceReplica:
 
     def _is_ready(self) -> bool:
         """Whether everything that answers need is there."""
-        return self._servicer.backend is not None
+        return self._retrieval.backend is not None
 
     async def _refresh_forever(self) -> None:
         while True:
@@ -188,11 +190,11 @@ class Single(ServiceReplica):
     async def reconfigure(self, target: dict[str, Any]) -> None:
         """Serve a target. Ray calls it before the first request and at each new configuration."""
         await self._versions.update(Target.model_validate(target))
-        self._servicer.backend = self._versions.newest
+        self._retrieval.backend = self._versions.newest
 
     async def _refresh(self) -> None:
         if self._versions.names:
-            self._servicer.backend = self._versions.newest
+            self._retrieval.backend = self._versions.newest
 
 
 class Ingress(ServiceReplica):
@@ -214,7 +216,7 @@ class Ingress(ServiceReplica):
             None if encoder is None else DeploymentClient("the encoder", encoder),
             [DeploymentClient(f"shard {i}", handle) for i, handle in enumerate(shards)],
         )
-        while self._servicer.backend is None:
+        while self._retrieval.backend is None:
             await self._refresh()
             await asyncio.sleep(START_SECONDS)
 
@@ -224,4 +226,4 @@ class Ingress(ServiceReplica):
     async def _refresh(self) -> None:
         await self._backend.refresh()
         if self._backend.ready:
-            self._servicer.backend = self._backend
+            self._retrieval.backend = self._backend

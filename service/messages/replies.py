@@ -7,7 +7,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import grpc
+
 from ... import __version__
+from ...core.errors import CspladeError, OverloadedError
 from ...core.results import Answer, Cut, Encoding, Hit, Timings, Verification
 from ...core.stages import STAGES
 from ...engine.backend import CollectionInfo
@@ -136,6 +139,16 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
             send_bytes=settings.server.send_bytes,
         ),
     )
+
+
+def error_reply(error: CspladeError) -> pb.Error:
+    """Return the error of one query of a stream."""
+    code = grpc.StatusCode[error.code]
+    message = " ".join(str(error).split()) or code.value[1]
+    reply = pb.Error(code=code.value[0], message=message)
+    if isinstance(error, OverloadedError):
+        reply.retry_after_ms = max(1, round(error.retry_after * 1000))
+    return reply
 
 
 def _hit(hit: Hit) -> pb.Hit:

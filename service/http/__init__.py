@@ -1,0 +1,1 @@
+"""RetrievalService as JSON over HTTP, and the explorer."""

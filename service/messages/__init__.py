@@ -1,0 +1,1 @@
+"""The messages of ``csplade.v1``, checked on their way in and made on their way out."""

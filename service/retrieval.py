@@ -1,0 +1,214 @@
+"""RetrievalService without a transport: messages in, messages out, answered by a backend.
+
+gRPC, gRPC on Ray and HTTP call it inside :meth:`Admission.request`, and turn its errors into theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from ..core.errors import CspladeError, InputError, UnavailableError
+from ..engine.backend import SearchBackend
+from ..engine.deadline import Deadline
+from ..engine.policy import INLINE_HITS
+from ..v1 import retrieval_pb2 as pb
+from .admission import public_error
+from .messages import replies, requests
+from .settings import Settings
+from .telemetry import logs, tracing
+from .telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+
+
+class Retrieval:
+    """Check the request, await the backend, make the reply.
+
+    All methods raise CspladeError; InputError if a field breaks its rule, or if the reply is larger
+    than ``server.send_bytes``.
+
+    Args:
+        settings: All settings.
+        metrics: Where queries of streams and mismatches are counted.
+
+    Attributes:
+        backend: None while the server loads.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self.backend: SearchBackend | None = None
+
+    async def search(self, request: pb.SearchRequest, deadline: Deadline) -> pb.SearchResponse:
+        """Rank for one query."""
+        started = time.perf_counter_ns()
+        backend = self._ready()
+        query = requests.search_query(request, self._settings.limits, backend.info)
+        self._log_text("query", query.text)
+        answer = await backend.search(query, deadline)
+
+        def reply() -> pb.SearchResponse:
+            total = time.perf_counter_ns() - started
+            return self._sendable(
+                replies.search_reply(answer, total=total),
+                "ask for a smaller k, or without documents or explanations",
+            )
+
+        message = await _render(reply, small=len(answer) <= INLINE_HITS and not query.explain)
+        tracing.stages(message.timings)
+        return message
+
+    async def stream_answer(
+        self, item: pb.SearchStreamRequest, deadline: Deadline
+    ) -> pb.SearchStreamResponse:
+        """Rank for one query of a stream; an error becomes a part of the answer."""
+        started, code = time.perf_counter(), "OK"
+        with tracing.part("SearchStreamQuery") as trace:
+            try:
+                response = await self.search(item.request, deadline)
+                return pb.SearchStreamResponse(sequence=item.sequence, response=response)
+            except Exception as error:
+                what = f"query {item.sequence} of a stream"
+                public = public_error(error, what, logs.request_id.get())
+                code = public.code
+                return pb.SearchStreamResponse(
+                    sequence=item.sequence, error=replies.error_reply(public)
+                )
+            finally:
+                if trace is not None:
+                    trace.end_with(code)
+                seconds = time.perf_counter() - started
+                self._metrics.answered("SearchStreamQuery", code, seconds)
+
+    async def answer_stream(
+        self,
+        read: Callable[[], Awaitable[pb.SearchStreamRequest | None]],
+        write: Callable[[pb.SearchStreamResponse], Awaitable[None]],
+        deadline: Callable[[], Deadline],
+        draining: asyncio.Event,
+    ) -> None:
+        """Rank for many queries, a bounded number at a time; answer each as it is ready.
+
+        Args:
+            read: Returns the next query, None after the last. A CspladeError of it ends the stream
+                once the queries before are answered.
+            write: Sends an answer; never called twice at a time.
+            deadline: Returns the deadline of a query that begins now.
+            draining: Ends the stream when it is set.
+
+        Raises:
+            UnavailableError: the server drains; what was read is answered.
+        """
+        slots = asyncio.Semaphore(self._settings.limits.stream_in_flight)
+        writing = asyncio.Lock()
+        problem: CspladeError | None = None
+
+        async def answer(item: pb.SearchStreamRequest) -> None:
+            response = await self.stream_answer(item, deadline())
+            async with writing:
+                await write(response)
+            slots.release()
+
+        async with asyncio.TaskGroup() as group:
+            try:
+                async for item in _until_drained(read, draining):
+                    await slots.acquire()
+                    group.create_task(answer(item))
+            except CspladeError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        if draining.is_set():
+            raise UnavailableError(
+                "the server is shutting down; what was read is answered, retry the rest"
+            )
+
+    async def encode(self, request: pb.EncodeRequest, deadline: Deadline) -> pb.EncodeResponse:
+        """Encode texts to vectors."""
+        started = time.perf_counter_ns()
+        backend = self._ready()
+        texts, kind = requests.encode_texts(request, self._settings.limits)
+        for text in texts:
+            self._log_text(kind, text)
+        encodings = await backend.encode(texts, kind, deadline)
+
+        def reply() -> pb.EncodeResponse:
+            total = time.perf_counter_ns() - started
+            return self._sendable(
+                replies.encode_reply(encodings, backend.info, decode=request.decode, total=total),
+                "send fewer texts",
+            )
+
+        message = await asyncio.to_thread(reply)
+        tracing.stages(message.timings)
+        return message
+
+    async def info(self, request: pb.InfoRequest, deadline: Deadline) -> pb.InfoResponse:
+        """Tell what is served."""
+        return replies.info_reply(self._ready().info, self._settings)
+
+    async def verify(self, request: pb.VerifyRequest, deadline: Deadline) -> pb.VerifyResponse:
+        """Compare a search with the exhaustive reference."""
+        started = time.perf_counter_ns()
+        backend = self._ready()
+        query = requests.verify_query(request, self._settings.limits, backend.info)
+        self._log_text("query", query.text)
+        verification = await backend.verify(query, deadline)
+        if not verification:
+            self._metrics.verify_mismatches.inc(max(1, len(verification.differences)))
+            log.error(
+                "verify found %d differing ranks of %d",
+                len(verification.differences),
+                verification.compared,
+            )
+        message = replies.verify_reply(verification, total=time.perf_counter_ns() - started)
+        tracing.stages(message.timings)
+        return message
+
+    def _ready(self) -> SearchBackend:
+        if self.backend is None:
+            raise UnavailableError("the server is still loading; retry later")
+        return self.backend
+
+    def _sendable(self, message: M, advice: str) -> M:
+        """Return the message unless it is larger than the server may send."""
+        size, limit = message.ByteSize(), self._settings.server.send_bytes
+        if size > limit:
+            raise InputError(f"answer: {size} bytes; server.send_bytes allows {limit}; {advice}")
+        return message
+
+    def _log_text(self, kind: str, text: str | None) -> None:
+        if self._settings.logging.query_text:
+            log.info("text", extra={"kind": kind, "text": text})
+
+
+async def _until_drained(
+    read: Callable[[], Awaitable[pb.SearchStreamRequest | None]], draining: asyncio.Event
+) -> AsyncIterator[pb.SearchStreamRequest]:
+    """Yield the queries of a stream until it ends or the server drains."""
+    drained = asyncio.ensure_future(draining.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(read())
+            await asyncio.wait((coming, drained), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                return
+            if (item := coming.result()) is None:
+                return
+            yield item
+    finally:
+        drained.cancel()
+
+
+async def _render(make: Callable[[], M], *, small: bool) -> M:
+    """Make a message here if it is small, else in a thread: a large one would block the loop."""
+    return make() if small else await asyncio.to_thread(make)
