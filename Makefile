@@ -98,8 +98,11 @@ image: ## build the image csplade:cpu (VARIANT=cpu-ray or cuda, ENGINE=podman, A
 	$(ENGINE) run --rm --entrypoint cat csplade:$(VARIANT) /opt/csplade/sbom.json \
 		> build/sbom-$(VARIANT).json
 
-proto: $(READY) ## generate the Python modules of proto/
+proto: $(READY) ## generate the Python modules of proto/, and service/http/openapi.json
 	$(BIN)/python proto/generate.py
+	@mkdir -p build
+	$(BIN)/python -m csplade.service.http.openapi > build/openapi.json
+	mv build/openapi.json service/http/openapi.json
 
 study: $(READY) ## train toy models and print the tables of docs/study.md
 	$(BIN)/csplade model pull

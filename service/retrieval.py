@@ -1,6 +1,6 @@
 """RetrievalService without a transport: messages in, messages out, answered by a backend.
 
-gRPC, gRPC on Ray and HTTP call it inside :meth:`Admission.request`, and turn its errors into theirs.
+gRPC, gRPC on Ray and HTTP call it inside :meth:`Admission.request` and turn its errors into theirs.
 """
 
 from __future__ import annotations

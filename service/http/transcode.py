@@ -100,7 +100,7 @@ class Transcoder:
         return endpoint
 
     async def search_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Rank for many queries: lines of SearchStreamRequest in, lines of SearchStreamResponse out.
+        """Rank for many queries: SearchStreamRequest lines in, SearchStreamResponse lines out.
 
         An ASGI application. The response begins with its first line, so an error before that has
         its own status; a later one is the last line, ``{"error": ...}``.
@@ -161,5 +161,5 @@ class Transcoder:
 
 
 async def _apart_if_large(size: int, make: Callable[[], T]) -> T:
-    """Make a value here if it is small, else in a thread: a large one would block the event loop."""
+    """Make a value here if it is small, else in a thread, which does not block the loop."""
     return make() if size <= INLINE_BYTES else await asyncio.to_thread(make)
