@@ -43,10 +43,13 @@ def quantize_report(
     on where it was.
     """
     from ..core.beir import load_dataset
-    from ..core.files import write_aside
+    from ..core.files import require_new, write_aside
     from ..evaluation import quantize_report as report
     from ..evaluation import quantize_show as show
 
+    for path in (json_file, plot):
+        if path is not None:
+            require_new(path)
     if plot is not None:
         show.require_plotting(plot)
     folder = work or Path("quantize-report.work")

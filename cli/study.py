@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
@@ -44,16 +45,15 @@ def study(
 
     if unknown := set(tables) - set("abcde"):
         raise InputError(f"--tables has {sorted(unknown)[0]!r}, the letters are a to e")
-    folders = data or [
-        split_judgments(Path(__file__).parent.parent / "examples", work / "examples")
-    ]
-    models = StudyModels(
-        folders,
-        work,
-        SCALES[scale],
-        lambda: [load_teacher(spec) for spec in teacher or ["bm25"]],
-        seed=seed,
-        progress=lambda what: note(f"training {what}"),
-    )
-    for table in Study(models).tables(tables):
-        typer.echo(table.markdown())
+    with TemporaryDirectory() as scratch:
+        examples = Path(__file__).parent.parent / "examples"
+        models = StudyModels(
+            data or [split_judgments(examples, Path(scratch) / "examples")],
+            work,
+            SCALES[scale],
+            lambda: [load_teacher(spec) for spec in teacher or ["bm25"]],
+            seed=seed,
+            progress=lambda what: note(f"training {what}"),
+        )
+        for table in Study(models).tables(tables):
+            typer.echo(table.markdown())

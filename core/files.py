@@ -9,11 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import InputError
+
 
 def file_sha256(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_new(path: Path) -> None:
+    """Check, before long work, that a file can be written and replaces nothing.
+
+    Raises:
+        InputError: there is something already, or the folder does not exist.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists already; delete it or write elsewhere")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
 
 
 def sync_directory(path: Path | str) -> None:

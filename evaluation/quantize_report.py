@@ -8,8 +8,8 @@ scored exhaustively over the same vectors (:mod:`.quantize_ranking`).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ from ..core.beir import Dataset
 from ..core.corpus import read_corpus
 from ..core.errors import InputError, UnavailableError
 from ..core.machine import hardware
-from ..core.resume import start_or_resume
+from ..core.resume import SETTINGS_FILE, open_work
 from ..model.checkpoint import presets
 from .measures import measure
 from .quantize_ranking import FLOAT, Reference, rank_all
@@ -126,8 +126,8 @@ def run(
         progress: told while a precision is measured.
 
     Raises:
-        InputError: a pool smaller than the judged documents.
-        IncompatibleError: ``work`` holds measurements of something else.
+        InputError: a pool smaller than the judged documents, or a ``work`` that no report made.
+        IncompatibleError: ``work`` holds measurements with another setting, model or data.
         UnavailableError: the reference cannot be measured here.
     """
     known = presets.read(model)
@@ -136,12 +136,12 @@ def run(
         "fingerprint": known.manifest.fingerprint,
         "dataset": f"{dataset.name}/{dataset.split}",
         "documents": len(ids),
+        "data": _digest([ids, texts, dataset.queries, dataset.qrels]),
         "seed": seed,
         "device": device,
         "threads": threads,
     }
-    work.mkdir(parents=True, exist_ok=True)
-    start_or_resume(work / "settings.json", settings)
+    open_work(work, settings)
     task = Task(model, device, threads, precisions[0], texts, list(dataset.queries.values()))
     reasons = {
         precision.name: _measure(dataclasses.replace(task, precision=precision), work, progress)
@@ -255,6 +255,15 @@ def _measure(task: Task, work: Path, progress: Progress | None) -> str:
     )
 
 
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def forget(work: Path) -> None:
-    """Delete the work folder of a finished report."""
-    shutil.rmtree(work)
+    """Delete what a finished report kept; files that it did not write stay, and their folder."""
+    for precision in PRECISIONS:
+        for suffix in (".npz", ".json"):
+            _place(work, precision).with_suffix(suffix).unlink(missing_ok=True)
+    (work / SETTINGS_FILE).unlink()
+    if not any(work.iterdir()):
+        work.rmdir()

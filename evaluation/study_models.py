@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.resume import start_or_resume
+from ..core.resume import open_work
 from ..model.checkpoint.manifest import FILE_NAME, Manifest
 from ..model.checkpoint.tokenizer import load_tokenizer
 from ..model.training.adapt import adapt
@@ -114,7 +114,8 @@ class StudyModels:
         progress: told what is about to happen.
 
     Raises:
-        IncompatibleError: ``work`` is of a study with other settings.
+        InputError: ``work`` holds something that no study made.
+        IncompatibleError: ``work`` is of a study with another setting, teacher or collection.
     """
 
     def __init__(
@@ -129,15 +130,17 @@ class StudyModels:
     ) -> None:
         self.folders, self.work, self.scale, self.seed = list(folders), work, scale, seed
         self.teachers, self.progress = teachers, progress
-        work.mkdir(parents=True, exist_ok=True)
-        names = [teacher.name for teacher in teachers()]
         settings = {
-            "collections": [folder.name for folder in folders],
+            "collections": {
+                f"{folder.name}/{split}": Collection.load(folder, split).digest()
+                for folder in folders
+                for split in ("train", "dev")
+            },
             "scale": asdict(scale),
-            "teachers": names,
+            "teachers": {teacher.name: teacher.identity for teacher in teachers()},
             "seed": seed,
         }
-        start_or_resume(work / "study.json", settings)
+        open_work(work, settings)
         self.dev = [
             DevSplit.load(folder, queries=scale.queries, passages=scale.passages, seed=seed)
             for folder in self.folders

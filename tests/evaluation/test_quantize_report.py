@@ -59,12 +59,12 @@ def again(tiny_model, dataset, measured, tmp_path):
     """Runs once more over a copy of the work folder, with another python for the workers."""
     shutil.copytree(measured[1], tmp_path / "work")
 
-    def make(*precisions, python="/nowhere/python", **options):
+    def make(*precisions, python="/nowhere/python", collection=dataset, **options):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(quantize_report.sys, "executable", str(python))
             return run(
                 str(tiny_model),
-                dataset,
+                collection,
                 tmp_path / "work",
                 threads=1,
                 precisions=precisions,
@@ -160,3 +160,42 @@ def test_plots_need_a_known_format_and_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UnavailableError, match=r"csplade\[report\]"):
         quantize_show.require_plotting(tmp_path / "plot.svg")
+
+
+def test_a_finished_report_deletes_what_it_kept_and_nothing_else(measured, again, tmp_path):
+    work = tmp_path / "work"
+    again(FP32)
+    (work / "mine.txt").write_text("mine")
+    quantize_report.forget(work)
+    assert (work / "mine.txt").read_text() == "mine"
+    assert not (work / "settings.json").exists()
+    assert not (work / "fp32.json").exists()
+
+
+def test_a_folder_that_no_report_made_is_not_used(again, tmp_path):
+    work = tmp_path / "work"
+    for left in work.glob("*"):
+        left.unlink()
+    (work / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="no job made it"):
+        again(FP32)
+    assert [one.name for one in work.iterdir()] == ["thesis.txt"]
+
+
+def test_other_data_is_not_resumed(again, dataset):
+    changed = dataclasses.replace(dataset, qrels={"q1": {"d2": 1}, "q2": {"d3": 1}})
+    with pytest.raises(IncompatibleError, match="started with data "):
+        again(FP32, collection=changed)
+
+
+def test_output_files_are_checked_first(dataset, tmp_path, monkeypatch):
+    from csplade.cli.quantize import quantize_report as command
+
+    for option in ("json_file", "plot"):
+        path = tmp_path / "there.svg"
+        path.write_text("mine")
+        with pytest.raises(InputError, match="exists already; delete it or write elsewhere"):
+            command(
+                dataset.folder, model="nowhere", **{"json_file": None, "plot": None, option: path}
+            )
+        assert path.read_text() == "mine"
