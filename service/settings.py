@@ -26,10 +26,8 @@ from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_TERMS
 
 PREFIX = "CSPLADE_"
-NOT_SETTINGS = {
-    "CSPLADE_CACHE",
-    "CSPLADE_DATA",
-}  # of the model loader and of tests; they share the prefix
+# Variables of the model loader, of tests and of the Ray cluster; they share the prefix.
+NOT_SETTINGS = {"CSPLADE_CACHE", "CSPLADE_CASES", "CSPLADE_DATA", "CSPLADE_RAY_STOP_FILE"}
 
 
 class Section(BaseModel):

@@ -28,6 +28,7 @@ from ...core.errors import InputError, UnavailableError
 from ...core.machine import cores
 from ...v1 import retrieval_pb2 as pb
 from ..settings import MetricsEndpoint, Server, Settings
+from . import stale
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ NEEDED = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
 }
+STOP_FILE = "CSPLADE_RAY_STOP_FILE"
+"""Environment variable of the file whose existence tells the replicas that the cluster stops."""
+
+LAME_DUCK_SECONDS = 2.0  # in which replicas see that file, reject new requests and finish others
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing of a request goes through it
 START_SECONDS = 300.0
 PORTS = 200  # for the replicas of one cluster, of each kind
@@ -55,6 +60,7 @@ def prepare(scratch: Path) -> list[str]:
     for name, value in NEEDED.items():
         os.environ.setdefault(name, value)
     os.environ |= {
+        STOP_FILE: str(scratch / "stopping"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
@@ -108,7 +114,9 @@ def cluster(
         UnavailableError: the port is taken, or Ray does not start.
     """
     with ExitStack() as stack:
-        scratch = Path(tempfile.mkdtemp(prefix="csplade-"))
+        stale.end_stale_clusters(STOP_FILE)
+        scratch = Path(tempfile.mkdtemp(prefix=stale.SCRATCH_PREFIX))
+        stale.mark(scratch)
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         off = prepare(scratch)
         if off:
@@ -225,10 +233,18 @@ def serve_on_ray(
                     signal.pause()
             except KeyboardInterrupt:
                 log.info("draining")
+                Path(os.environ[STOP_FILE]).touch()
+                time.sleep(LAME_DUCK_SECONDS)
         log.info("stopped")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def is_stopping() -> bool:
+    """Whether the cluster of this process was told to stop; only ``csplade serve --ray`` is."""
+    path = os.environ.get(STOP_FILE)
+    return path is not None and Path(path).exists()
 
 
 def wait_until_serving(address: str, application: str, seconds: float) -> None:

@@ -29,6 +29,7 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import tracer
 from . import grpc_context
 from .backend import RayBackend
+from .cluster import is_stopping
 from .deployment import DeploymentClient
 from .grpc_context import AbortedError, RayContext
 from .metrics import RayInstruments
@@ -167,6 +168,8 @@ class ServiceReplica:
                     await asyncio.sleep(NOTICE_SECONDS)
                     # Requests that HAProxy still sends here are answered: only streams must end.
                     self._lifecycle.drain(reject=False)
+                if is_stopping():
+                    self._lifecycle.drain()
                 await self._refresh()
             except Exception:
                 log.exception("refreshing failed, it is tried again")
