@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.vectors import QUERY_SCALE, ImpactBatch
+from ..core.vectors import ImpactBatch
 
 VOCABULARY = 30_522
 # The term of rank r has a probability in proportion to 1 / (r + OFFSET). A query of 43 terms then
@@ -37,7 +37,6 @@ def queries(
     terms: int,
     seed: int,
     chances: NDArray[np.float64] | None = None,
-    scale: float = QUERY_SCALE,
 ) -> ImpactBatch:
     """Draw queries of distinct terms, with the distribution of the documents' terms.
 
@@ -47,7 +46,6 @@ def queries(
         seed: of the draw.
         chances: probability of each term, float64 [vocabulary]; None for the synthetic
             collection's.
-        scale: query_scale of the index.
     """
     rng = np.random.default_rng(seed)
     chances = probabilities() if chances is None else chances
@@ -59,4 +57,4 @@ def queries(
     impacts = np.clip(np.rint(rng.lognormal(*QUERY_IMPACTS, count * terms)), 1, 4095).astype(
         np.int32
     )
-    return ImpactBatch(np.arange(count + 1) * terms, np.concatenate(rows), impacts, scale)
+    return ImpactBatch.join(zip(rows, np.split(impacts, count), strict=True))

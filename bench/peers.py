@@ -111,10 +111,10 @@ def pooled(
 
 def csplade(single: Index, threaded: Index, name: str = "csplade") -> Scorer:
     """Score with this project's index, opened with one thread and with several."""
-    scale, shards = single.manifest.query_scale, single.manifest.shard_count
+    shards = single.manifest.shard_count
 
     def many(index: Index, queries: Sequence[QueryTerms], k: int) -> list[TopK]:
-        result = index.search(ImpactBatch.join(queries, scale), k)
+        result = index.search(ImpactBatch.join(queries), k)
         rows = (result.row(i) for i in range(len(queries)))
         return [
             (ordinals * shards + shard, scores.astype(np.float64))

@@ -18,7 +18,7 @@ import numpy as np
 from ..core.errors import CspladeError, UnavailableError
 from ..core.lines import read_jsonl
 from ..core.machine import hardware
-from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch
+from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import Index
 from . import peers
 from .peers import QueryTerms, Scorer, TermPostings, TopK
@@ -158,16 +158,14 @@ def load_queries(path: Path, index: Index, count: int) -> tuple[ImpactBatch, str
         for vector in vectors[:count]
     ]
     batch = SparseBatch.from_rows((list(vector), list(vector.values())) for vector in kept)
-    impacts = batch.quantize(float(batch.weights.max()) / MAX_QUERY_IMPACT, MAX_QUERY_IMPACT)
+    impacts = batch.quantize_queries(index.manifest.max_impact)
     dropped = sum(map(len, vectors[:count])) - len(batch.terms)
     mean = len(batch.terms) / len(batch)
     name = (
         f"{path.name}, first {len(batch)}, {mean:.1f} terms on average, {how}, {dropped} terms "
         "dropped"
     )
-    return ImpactBatch(
-        impacts.indptr, impacts.terms, impacts.impacts, index.manifest.query_scale
-    ), name
+    return impacts, name
 
 
 def compare_scorers(
@@ -203,7 +201,7 @@ def compare_scorers(
         ]
         if seismic:
             contenders += peers.seismic(postings, threads, max(3500, postings.count // 10))
-        truth = single.oracle(ImpactBatch.join(queries[:3], single.manifest.query_scale), k)
+        truth = single.oracle(ImpactBatch.join(queries[:3]), k)
         measured = compare(contenders, queries, k, progress)
         best = contenders[0]
         for i in range(len(truth)):

@@ -55,10 +55,9 @@ def compare_services(
         index = stack.enter_context(Index.open(path, threads=threads))
         impacts, query_set = make_queries(index)
         queries: list[QueryTerms] = list(impacts)
-        scale = index.manifest.query_scale
         numbers = _numbers(index)
         contenders = [
-            _over_grpc(name, stack.enter_context(Client(address)), numbers, scale, exact)
+            _over_grpc(name, stack.enter_context(Client(address)), numbers, exact)
             for name, address, exact in (
                 ("csplade serve, over gRPC", service, True),
                 ("bare grpc.aio echo", echo, None),
@@ -102,14 +101,12 @@ def _numbers(index: Index) -> dict[str, int]:
     return numbers
 
 
-def _over_grpc(
-    name: str, client: Client, numbers: dict[str, int], scale: float, exact: bool | None
-) -> Scorer:
+def _over_grpc(name: str, client: Client, numbers: dict[str, int], exact: bool | None) -> Scorer:
     """Ask a server as a user does, through the client."""
 
     def vector(query: QueryTerms) -> dict[int, float]:
-        terms, impacts = query
-        return dict(zip(terms.tolist(), (impacts * scale).tolist(), strict=True))
+        terms, impacts = query  # whole numbers, which the service takes as they are
+        return dict(zip(terms.tolist(), impacts.tolist(), strict=True))
 
     def answer(hits: Iterable[Hit]) -> TopK:
         rows = [(numbers.get(hit.id, -1), hit.integer_score) for hit in hits]

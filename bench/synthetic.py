@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.document import Document
-from ..core.vectors import DOCUMENT_SCALE, SparseBatch
+from ..core.vectors import SparseBatch
 from ..index import BuildOptions, Index, IndexBuilder
 from .distribution import DOCUMENT_IMPACTS, VOCABULARY, probabilities
 
 BATCH = 8192
+# Weight of one impact step: the impacts drawn are kept as they are.
+DOCUMENT_SCALE = 0.02
 
 
 def build(
@@ -25,7 +27,9 @@ def build(
 ) -> None:
     """Build an index of the synthetic collection."""
     rng = np.random.default_rng(seed)
-    with IndexBuilder.create(path, BuildOptions(VOCABULARY)) as builder:
+    with IndexBuilder.create(
+        path, BuildOptions(VOCABULARY, document_scale=DOCUMENT_SCALE)
+    ) as builder:
         for first in range(0, documents, BATCH):
             count = min(BATCH, documents - first)
             builder.add(

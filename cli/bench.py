@@ -408,9 +408,8 @@ class _Source:
         if self.vectors is not None:
             return load_queries(self.vectors, opened, self.queries)
         chances = None if self.index is None else synthetic.term_shares(opened)
-        scale = opened.manifest.query_scale
         seed = self.seed + 1
-        batch = distribution.queries(self.queries, self.query_terms, seed, chances, scale)
+        batch = distribution.queries(self.queries, self.query_terms, seed, chances)
         terms = len(batch.terms) // self.queries
         return batch, f"synthetic, seed {seed}: {self.queries} queries of {terms} terms"
 

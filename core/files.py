@@ -59,7 +59,11 @@ def write_aside(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     aside = path.with_name(path.name + ".part")
     try:
-        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as file:
+        # Anew and exclusively: what lies there may be a link or a pipe.
+        aside.unlink(missing_ok=True)
+        with open(
+            aside, "x" + mode.removeprefix("w"), encoding=None if "b" in mode else "utf-8"
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,7 +1,8 @@
 """Sparse vectors as the layers exchange them: compressed rows of (term, weight) or (term, impact).
 
 ``weight`` is the float32 activation of a term, ``impact`` the same as an integer:
-``weight = impact * scale``.
+``weight = impact * scale``. An index has one scale for its documents, a query has its own. A score
+is an int32 sum, so the impacts of a query and of the documents share 31 bits.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
-DOCUMENT_SCALE = 0.02
-QUERY_SCALE = 0.00125
-MAX_DOCUMENT_IMPACT = 255
+MAX_DOCUMENT_IMPACT = 65_280
 MAX_QUERY_IMPACT = 4095
 MAX_QUERY_TERMS = 2048
+MAX_SCORE = 2**31 - 1
 
 
 def offsets(lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
@@ -126,37 +126,75 @@ class SparseBatch:
         source = np.repeat(self.indptr[rows] - indptr[:-1], lengths) + np.arange(indptr[-1])
         return SparseBatch(indptr, self.terms[source], self.weights[source])
 
-    def quantize(self, scale: float, maximum: int) -> ImpactBatch:
-        """``impact = clip(rint(weight / scale), 1, maximum)``; impacts above ``maximum`` are
-        counted as clipped.
+    def quantize(
+        self, scale: float, maximum: int = MAX_DOCUMENT_IMPACT
+    ) -> tuple[ImpactBatch, NDArray[np.int64]]:
+        """Return the rows as documents: ``impact = clip(rint(weight / scale), 1, maximum)``.
+
+        Also returns, int64 [n], how many impacts of each row were reduced to the maximum.
         """
         exact = np.rint(self.weights.astype(np.float64) / scale)
         impacts = np.clip(exact, 1, maximum).astype(np.int32)
-        return ImpactBatch(self.indptr, self.terms, impacts, scale, int((exact > maximum).sum()))
+        clipped = np.diff(offsets(exact > maximum)[self.indptr])
+        return ImpactBatch(self.indptr, self.terms, impacts, np.full(len(self), scale)), clipped
+
+    def quantize_queries(self, max_impact: int) -> ImpactBatch:
+        """Return the rows as queries, each scaled by its own largest weight.
+
+        ``impact = max(1, rint(weight / scale))`` with ``scale = largest weight / levels``. Levels
+        are 4,095; the largest weight itself where all are whole numbers up to that, which stay as
+        they are; fewer where scores could exceed int32.
+
+        Args:
+            max_impact: largest document impact of the index.
+        """
+        largest = np.array([weights.max(initial=0.0) for _, weights in self], dtype=np.float64)
+        largest[largest == 0] = 1.0
+        lengths = np.diff(self.indptr)
+        fractions = np.diff(offsets(self.weights != np.rint(self.weights))[self.indptr])
+        whole = (fractions == 0) & (largest <= MAX_QUERY_IMPACT)
+        levels = np.where(whole, largest, MAX_QUERY_IMPACT).astype(np.int64)
+
+        def impacts_of(levels: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+            scales = largest / levels
+            exact = np.rint(self.weights.astype(np.float64) / np.repeat(scales, lengths))
+            return np.maximum(exact, 1).astype(np.int32), scales
+
+        impacts, scales = impacts_of(levels)
+        sums = np.diff(offsets(impacts)[self.indptr])
+        budget = MAX_SCORE // max_impact
+        if (over := sums > budget).any():
+            # Rounding adds at most 1/2 to an impact here and 1 there: sums stay within the budget.
+            fewer = (budget - lengths) * levels // np.maximum(sums + lengths, 1)
+            impacts, scales = impacts_of(np.where(over, fewer, levels))
+        return ImpactBatch(self.indptr, self.terms, impacts, scales)
 
 
 @dataclass(frozen=True)
 class ImpactBatch:
-    """Integer vectors, one per row; ``weight = impact * scale``.
+    """Integer vectors, one per row; ``weight = impact * scale`` of its row.
 
     Attributes:
         indptr: int64 [n + 1].
         terms: int32 [nnz], strictly ascending within a row.
-        impacts: int32 [nnz], 1 to 255 for documents, 1 to 4,095 for queries.
-        scale: weight of one impact step.
-        clipped: how many impacts were above the maximum and were cut to it.
+        impacts: int32 [nnz], 1 to 65,280 for documents, 1 to 4,095 for queries.
+        scales: float64 [n], weight of one impact step of each row.
     """
 
     indptr: NDArray[np.int64]
     terms: NDArray[np.int32]
     impacts: NDArray[np.int32]
-    scale: float
-    clipped: int = 0
+    scales: NDArray[np.float64]
 
     @classmethod
-    def join(cls, rows: Iterable[tuple[NDArray[Any], NDArray[Any]]], scale: float) -> Self:
+    def join(
+        cls,
+        rows: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+        scales: float | NDArray[np.float64] = 1.0,
+    ) -> Self:
         """Build from rows (terms, impacts) that keep the rules already; nothing is checked."""
-        return cls(*_join(rows, np.int32), scale)
+        indptr, terms, impacts = _join(rows, np.int32)
+        return cls(indptr, terms, impacts, np.full(len(indptr) - 1, scales, dtype=np.float64))
 
     def __len__(self) -> int:
         return len(self.indptr) - 1

@@ -95,11 +95,6 @@ class CollectionInfo:
         """Fingerprint of the encoder that the index was built with; "" for ready vectors."""
         return self.index.fingerprint or ""
 
-    @property
-    def score_scale(self) -> float:
-        """Weight of one step of an integer score."""
-        return self.index.query_scale * self.index.document_scale
-
     @cached_property
     def terms_by_token(self) -> Mapping[str, int]:
         """Term of each token string; empty if neither the index nor an encoder has token strings.

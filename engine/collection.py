@@ -9,12 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..core.errors import IncompatibleError
 from ..core.results import Answer
-from ..core.vectors import MAX_QUERY_IMPACT, ImpactBatch, SparseBatch, offsets
+from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import Index
 from ..kernels.select.types import check_k
 from .backend import CollectionInfo, EncoderInfo, Query
@@ -192,27 +189,22 @@ class Collection:
             plan.run(tasks)
         elif isinstance(queries, ImpactBatch):
             tasks = [SearchTask(Query(**options)) for _ in range(len(queries))]  # type: ignore[arg-type]
-            plan.rank_impacts(tasks, queries, np.zeros(len(queries), dtype=np.int64))
+            plan.rank_impacts(tasks, queries)
         else:
             tasks = [SearchTask(Query(text=text, **options)) for text in queries]  # type: ignore[arg-type]
             plan.tokenize(tasks)
             plan.run(tasks)
         return [plan.answer(task) for task in tasks]
 
-    def quantize(self, vectors: SparseBatch) -> tuple[ImpactBatch, NDArray[np.int64]]:
-        """Return queries as impacts at the index's query scale, and the clips of each.
+    def quantize(self, vectors: SparseBatch) -> ImpactBatch:
+        """Return queries as impacts, each at a scale of its own.
 
         The query modifier is applied where all shards are open; who fans out to parts of an index
         has applied it.
         """
         if len(self.index.shards) == self.index.manifest.shard_count:
             vectors = self.info.modify(vectors)
-        scale = self.index.manifest.query_scale
-        impacts = vectors.quantize(scale, MAX_QUERY_IMPACT)
-        if not impacts.clipped:
-            return impacts, np.zeros(len(vectors), dtype=np.int64)
-        over = np.rint(vectors.weights.astype(np.float64) / scale) > MAX_QUERY_IMPACT
-        return impacts, np.diff(offsets(over)[vectors.indptr])
+        return vectors.quantize_queries(self.index.manifest.max_impact)
 
 
 def _check_compatible(index: Index, encoder: Encoder) -> None:

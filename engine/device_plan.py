@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..core.document import TextKind
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
-from ..index.read.device import queries_from_rows
+from ..kernels.impacts import quantize_queries
 from ..kernels.runtime.transfer import Clock, fetch
 from ..kernels.select.types import check_k
 from ..model import Encoder
@@ -27,13 +24,11 @@ class Ranked:
     Attributes:
         encoded: their vectors.
         queries: the vectors as impacts.
-        clipped: int64 [n], impacts of each query that were cut to the greatest.
         result: their hits.
     """
 
     encoded: Encoded
     queries: ImpactBatch
-    clipped: NDArray[np.int64]
     result: SearchResult
 
 
@@ -53,22 +48,19 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: TextKind, k: int)
     """
     assert index.tensors is not None
     check_k(k)
-    scale = index.manifest.query_scale
-    made = encoder.encode_tensors(tokens, kind, impact_scale=scale)
+    made = encoder.encode_tensors(tokens, kind)
     clock = Clock(index.tensors.device)
-    found = index.tensors.search_tensors(
-        queries_from_rows(made.terms, made.impacts, made.counts), k, clock
-    )
+    asked, steps = quantize_queries(made.weights, index.manifest.max_impact)
+    rows = index.tensors.queries_from_rows(made.terms, asked, made.counts)
+    found = index.tensors.search_tensors(rows, k, clock)
     (
-        terms, weights, counts, positive, nonfinite, impacts, clipped, keys, hits, matched, postings
+        terms, weights, counts, positive, nonfinite, impacts, scales, keys, hits, matched, postings
     ) = fetch(
-        made.terms, made.weights, made.counts, made.positive, made.nonfinite, made.impacts,
-        made.clipped, found.keys, found.counts, found.matched, found.postings,
+        made.terms, made.weights, made.counts, made.positive, made.nonfinite, asked, steps,
+        found.keys, found.counts, found.matched, found.postings,
     )  # fmt: skip
     encoded = made.fetched(tokens, terms, weights, counts, positive, nonfinite)
     vectors = encoded.vectors
-    queries = ImpactBatch(
-        vectors.indptr, vectors.terms, impacts[terms >= 0], scale, int(clipped.sum())
-    )
+    queries = ImpactBatch(vectors.indptr, vectors.terms, impacts[terms >= 0], scales)
     result = index.tensors.result(keys, hits, matched, postings, clock=clock)
-    return Ranked(encoded, queries, clipped.astype(np.int64), result)
+    return Ranked(encoded, queries, result)

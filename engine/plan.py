@@ -40,7 +40,7 @@ class SearchTask:
         tokens: Of the text, once tokenized.
         vector: The query's, or made of the text.
         tokens_read: Tokens of the text that were encoded.
-        dropped_tokens, dropped_terms, clipped: What caps removed so far.
+        dropped_tokens, dropped_terms: What caps removed so far.
         impacts: Queries of the batch as integers; ``row`` is this task's.
         result: Hits of the batch, likewise.
         answer: Once fetched.
@@ -55,7 +55,6 @@ class SearchTask:
     tokens_read: int = 0
     dropped_tokens: int = 0
     dropped_terms: int = 0
-    clipped: int = 0
     impacts: ImpactBatch | None = None
     result: SearchResult | None = None
     row: int = 0
@@ -66,7 +65,7 @@ class SearchTask:
     def cut(self) -> Cut:
         """What caps removed from the text or query."""
         unknown = self.query.unknown_terms
-        return Cut(self.dropped_tokens, self.dropped_terms + unknown, self.clipped)
+        return Cut(self.dropped_tokens, self.dropped_terms + unknown, 0)
 
 
 class Plan:
@@ -137,7 +136,7 @@ class Plan:
             timings={**task.timings, "fetch": spent},
             generation=info.index.generation,
             model_fingerprint=info.model_fingerprint,
-            score_scale=info.score_scale,
+            score_scale=self._score_scale(task),
         )
 
     def encoding(self, task: SearchTask) -> Encoding:
@@ -160,18 +159,21 @@ class Plan:
         """
         assert task.impacts is not None
         terms, impacts = task.impacts.row(task.row)
-        alone = ImpactBatch.join([(terms, impacts)], task.impacts.scale)
+        alone = ImpactBatch.join([(terms, impacts)], task.impacts.scales[task.row])
         started = time.perf_counter_ns()
         result = self._collection.index.oracle(alone, task.query.k)
         spent = time.perf_counter_ns() - started
         return self.answer(SearchTask(task.query, impacts=alone, result=result)), spent
 
-    def rank_impacts(
-        self, tasks: Sequence[SearchTask], impacts: ImpactBatch, clipped: NDArray[np.int64]
-    ) -> None:
+    def rank_impacts(self, tasks: Sequence[SearchTask], impacts: ImpactBatch) -> None:
         """Rank the queries of the tasks, given as integers; row i is that of task i."""
         k = max(task.query.k for task in tasks)
-        self._ranked(tasks, impacts, clipped, self._collection.index.search(impacts, k))
+        self._ranked(tasks, impacts, self._collection.index.search(impacts, k))
+
+    def _score_scale(self, task: SearchTask) -> float:
+        """Return the weight of one step of an integer score of the task's query."""
+        assert task.impacts is not None
+        return float(task.impacts.scales[task.row]) * self._collection.index.manifest.step
 
     def hits(self, task: SearchTask) -> tuple[Hit, ...]:
         """Fetch the hits of a ranked query, with what else it asks for."""
@@ -188,7 +190,7 @@ class Plan:
         else:
             ids = collection.index.ids(shards, ordinals)
         reasons: list[tuple[Contribution, ...]] = [()] * len(scores)
-        scale = task.impacts.scale * collection.index.manifest.document_scale
+        scale = self._score_scale(task)
         if query.explain:
             stored = collection.index.vectors(shards, ordinals)
             asked = task.impacts.row(task.row)
@@ -236,7 +238,7 @@ class Plan:
         encoder = collection.require_encoder()
         ranked = rank(encoder, collection.index, _tokens(tasks), kind, k)
         self._encoded(tasks, ranked.encoded)
-        self._ranked(tasks, ranked.queries, ranked.clipped, ranked.result)
+        self._ranked(tasks, ranked.queries, ranked.result)
 
     def _encoded(self, tasks: Sequence[SearchTask], encoded: Encoded) -> None:
         self._observer.stages(encoded.timings)
@@ -252,26 +254,18 @@ class Plan:
 
     def _rank(self, tasks: Sequence[SearchTask]) -> None:
         vectors = SparseBatch.join([task.vector for task in tasks if task.vector])
-        impacts, clipped = self._collection.quantize(vectors)
-        self.rank_impacts(tasks, impacts, clipped)
+        self.rank_impacts(tasks, self._collection.quantize(vectors))
 
     def _ranked(
-        self,
-        tasks: Sequence[SearchTask],
-        impacts: ImpactBatch,
-        clipped: NDArray[np.int64],
-        result: SearchResult,
+        self, tasks: Sequence[SearchTask], impacts: ImpactBatch, result: SearchResult
     ) -> None:
         self._observer.stages(result.timings)
         terms = np.diff(impacts.indptr).tolist()
         for row, task in enumerate(tasks):
             task.impacts, task.result, task.row = impacts, result, row
-            task.clipped = int(clipped[row])
             task.timings.update(result.timings)
             self._observer.ranked(terms[row], int(result.postings[row]))
-        self._observer.cut(
-            Cut(0, sum(task.query.unknown_terms for task in tasks), int(clipped.sum()))
-        )
+        self._observer.cut(Cut(0, sum(task.query.unknown_terms for task in tasks), 0))
 
 
 def _tokens(tasks: Sequence[SearchTask]) -> Tokens:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.vectors import MAX_DOCUMENT_IMPACT, MAX_QUERY_IMPACT, SparseBatch
+from ..core.vectors import SparseBatch
+from ..index.storage.wide import ONE_BYTE
 
 DEPTH = 10
 FLOAT = "float"
@@ -49,16 +50,16 @@ class Reference:
 
 
 def rank_all(
-    documents: SparseBatch, queries: SparseBatch, query_scale: float
+    documents: SparseBatch, queries: SparseBatch
 ) -> dict[str, tuple[list[NDArray[np.int64]], int]]:
     """Return by impact precision the best rows of documents of each query, and impacts clipped."""
     ranked = {FLOAT: (rank(documents, documents.weights, queries, queries.weights), 0)}
-    asked = queries.quantize(query_scale, MAX_QUERY_IMPACT).impacts
+    asked = queries.quantize_queries(ONE_BYTE).impacts
     largest = float(documents.weights.max(initial=1.0))
-    settings = [(f"8 bits, {scale}", scale, MAX_DOCUMENT_IMPACT) for scale in SCALES]
+    settings = [(f"8 bits, {scale}", scale, ONE_BYTE) for scale in SCALES]
     for name, scale, most in [*settings, ("4 bits, largest / 15", largest / 15, 15)]:
-        impacts = documents.quantize(scale, most)
-        ranked[name] = (rank(documents, impacts.impacts, queries, asked), impacts.clipped)
+        impacts, clipped = documents.quantize(scale, most)
+        ranked[name] = (rank(documents, impacts.impacts, queries, asked), int(clipped.sum()))
     return ranked
 
 

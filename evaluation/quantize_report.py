@@ -158,7 +158,7 @@ def run(
             rows.append(Row(precision, reason=reason))
             continue
         cost, document_vectors, query_vectors = read(_place(work, precision))
-        ranked = rank_all(document_vectors, query_vectors, cost.query_scale)
+        ranked = rank_all(document_vectors, query_vectors)
         reference = reference or Reference(document_vectors, query_vectors, ranked[FLOAT][0])
         rows.append(
             Row(

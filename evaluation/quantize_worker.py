@@ -69,7 +69,6 @@ class Cost:
         weight_bytes: of the loaded network.
         peak_bytes: of the device's memory on CUDA, else of the process's resident memory; from
             after loading on.
-        query_scale: weight of one query impact step that the model asks for.
         cut: document and query tokens and terms that caps cut.
     """
 
@@ -77,7 +76,6 @@ class Cost:
     query_milliseconds: float
     weight_bytes: int
     peak_bytes: int
-    query_scale: float
     cut: dict[str, int]
 
 
@@ -129,7 +127,6 @@ def work(task: Task, out: Path) -> Cost:
         query_milliseconds=median(waits) * 1e3,
         weight_bytes=encoder.weight_bytes,
         peak_bytes=peak_bytes(encoder.device),
-        query_scale=encoder.query_scale,
         cut=cut,
     )
     with write_aside(out.with_suffix(".npz"), "wb") as file:

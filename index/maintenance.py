@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import CorruptError, CspladeError
-from ..core.vectors import MAX_QUERY_TERMS, ImpactBatch
+from ..core.vectors import MAX_QUERY_TERMS, SparseBatch
 from .read.reader import Index
 from .storage.documents import DocumentStore
 from .storage.manifest import IndexManifest, SegmentManifest
@@ -60,14 +60,13 @@ def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
             segments += 1
             path = shard.directory / one.manifest.file
             try:
-                read_segment(shard.directory, one.manifest)
-                one.segment.check()
+                read_segment(shard.directory, one.manifest, index.manifest)
                 last = one.manifest.first_ordinal + one.manifest.documents
                 derived = derive_segment(
                     shard.store,
                     one.manifest.first_ordinal,
                     last,
-                    index.manifest.block_size,
+                    index.manifest,
                 )
             except CspladeError as error:
                 problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
@@ -77,18 +76,21 @@ def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
                 for name, stored in vars(one.segment).items()
                 if not np.array_equal(stored, getattr(derived, name))
             ]
-    sampled, mismatches = _sample(index, sample, seed)
+    try:
+        sampled, mismatches = _sample(index, sample, seed)
+    except CorruptError as error:
+        sampled, mismatches = 0, [str(error)]
     return VerifyReport(
         documents=index.manifest.documents,
         segments=segments,
         sampled=sampled,
         checks=(
-            "document stores: SQLite integrity, ordinals without gaps",
+            "document stores: SQLite integrity, row checksums, ordinals without gaps",
             "segments: size, SHA-256, order and range of every posting",
             "segments: equal to those derived again from the document stores",
             f"{sampled} documents' vectors as queries, top {SAMPLE_K}: searcher equal to oracle",
         ),
-        problems=tuple(problems + mismatches),
+        problems=tuple(dict.fromkeys(problems + mismatches)),
     )
 
 
@@ -107,7 +109,7 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
     ordinals = drawn - (ends - counts)[places]
     stored = index.vectors(shards, ordinals)
     rows = [(terms[:MAX_QUERY_TERMS], impacts[:MAX_QUERY_TERMS]) for terms, impacts in stored]
-    queries = ImpactBatch.join(rows, index.manifest.query_scale)
+    queries = SparseBatch.join(rows).quantize_queries(index.manifest.max_impact)
     found, truth = index.search(queries, SAMPLE_K), index.oracle(queries, SAMPLE_K)
     problems = []
     for i, (shard, ordinal) in enumerate(zip(shards, ordinals, strict=True)):
@@ -143,18 +145,18 @@ def repair(path: Path | str) -> list[Path]:
         store = DocumentStore.open(directory)
         for one in shard.segments:
             try:
-                read_segment(directory, one)
+                read_segment(directory, one, manifest)
             except CorruptError:
-                written.append(_rewrite(directory, store, one, manifest.block_size))
+                written.append(_rewrite(directory, store, one, manifest))
         store.close()
     return written
 
 
 def _rewrite(
-    directory: Path, store: DocumentStore, wanted: SegmentManifest, block_size: int
+    directory: Path, store: DocumentStore, wanted: SegmentManifest, manifest: IndexManifest
 ) -> Path:
     last = wanted.first_ordinal + wanted.documents
-    segment = derive_segment(store, wanted.first_ordinal, last, block_size)
+    segment = derive_segment(store, wanted.first_ordinal, last, manifest)
     path = directory / wanted.file
     if write_segment(path, segment, wanted.first_ordinal) != wanted:
         raise CorruptError(

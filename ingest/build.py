@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,10 +19,12 @@ from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
 from ..core.lines import OnBad
 from ..core.resume import require_same_settings
-from ..core.vectors import DOCUMENT_SCALE, MAX_DOCUMENT_IMPACT, SparseBatch
+from ..core.vectors import SparseBatch
 from ..index import BuildOptions, IndexBuilder, IndexManifest
 from ..index.storage.documents import DocumentStore
 from ..index.storage.manifest import BUILDING_FILE, INDEX_FILE
+from ..index.storage.wide import highest_impact
+from ..index.write.fidelity import choose_scale
 from . import chunks
 from .vectors import (
     ID,
@@ -114,8 +116,6 @@ def build_from_corpus(
         vocabulary_size=encoder.vocabulary_size,
         encoder=_encoder_record(encoder),
         shards=shards,
-        document_scale=DOCUMENT_SCALE,
-        query_scale=encoder.query_scale,
         query_modifier=_modifier(query_modifier, encoder),
     )
 
@@ -150,7 +150,6 @@ def build_from_vectors(
     vocabulary_size: int | None = None,
     shards: int = 1,
     document_scale: float | None = None,
-    query_scale: float | None = None,
     query_modifier: QueryModifier = "auto",
     resume: bool = False,
     on_bad: OnBad | None = None,
@@ -169,8 +168,7 @@ def build_from_vectors(
         vocabulary_size: terms are ids below it, where there is no encoder; None takes the largest
             id of the file.
         shards: number of shards.
-        document_scale: weight of one document impact step; None suits it to the largest weight.
-        query_scale: weight of one query impact step; None likewise.
+        document_scale: weight of one document impact step; None fits it to the weights.
         query_modifier: as for :func:`build_from_corpus`; "auto" without an encoder is "none".
         resume, on_bad, progress: as for :func:`build_from_corpus`.
 
@@ -188,13 +186,11 @@ def build_from_vectors(
         )
     encoder = encoder() if callable(encoder) else encoder
     size, strings, lookup = _vocabulary(file, encoder, vocabulary_size)
-    usual_document, usual_query = (DOCUMENT_SCALE, encoder.query_scale) if encoder else file.scales
     options = BuildOptions(
         vocabulary_size=size,
         encoder=_encoder_record(encoder) if encoder else None,
         shards=shards,
-        document_scale=document_scale or usual_document,
-        query_scale=query_scale or usual_query,
+        document_scale=document_scale or _fitted_scale(file, lookup, size),
         query_modifier=_modifier(query_modifier, encoder),
         vocabulary=strings,
     )
@@ -245,6 +241,14 @@ def _vocabulary(
                 f"{size} terms" + ("; integer ids need --terms ids" if ID.fullmatch(term) else "")
             )
     return size, None, lookup
+
+
+def _fitted_scale(file: VectorFile, lookup: Lookup, size: int) -> float:
+    """Return the document scale that suits a file of vectors: 1 keeps whole numbers as they are."""
+    highest = highest_impact(size)
+    if file.whole and file.largest <= highest:
+        return 1.0
+    return choose_scale(to_batch(file.sample, lookup)[0], highest)
 
 
 def _build(
@@ -336,6 +340,8 @@ def _open_builder(out: Path, options: BuildOptions) -> IndexBuilder:
 
 
 def _require_same_options(out: Path, manifest: IndexManifest, options: BuildOptions) -> None:
+    if options.document_scale is None:
+        options = replace(options, document_scale=manifest.document_scale)
     require_same_settings(
         out, _settings(manifest, manifest.shard_count), _settings(options, options.shards)
     )
@@ -351,7 +357,6 @@ def _settings(source: IndexManifest | BuildOptions, shards: int) -> dict[str, An
         "vocabulary size": source.vocabulary_size,
         "vocabulary": source.vocabulary,
         "document scale": source.document_scale,
-        "query scale": source.query_scale,
         "query modifier": source.query_modifier,
     }
 
@@ -364,8 +369,10 @@ def _require_same_documents(
     vectors: SparseBatch | None,
 ) -> None:
     """Compare documents from arrival number ``first`` on with those that the build holds."""
-    scale = builder.manifest.document_scale
-    impacts = vectors.quantize(scale, MAX_DOCUMENT_IMPACT) if vectors else None
+    impacts = None
+    if vectors:
+        scale = builder.manifest.document_scale or 1.0
+        impacts, _ = vectors.quantize(scale, highest_impact(builder.manifest.vocabulary_size))
     shards = builder.manifest.shard_count
     for shard in range(shards if documents else 0):
         places = [place for place in range(len(documents)) if (first + place) % shards == shard]

@@ -22,10 +22,7 @@ from ..core.document import Document, parse_id
 from ..core.errors import InputError
 from ..core.lines import Line, OnBad, files_of, is_tab_separated, located, read_lines
 from ..core.vectors import (
-    DOCUMENT_SCALE,
-    MAX_DOCUMENT_IMPACT,
     MAX_QUERY_TERMS,
-    QUERY_SCALE,
     SparseBatch,
 )
 
@@ -34,6 +31,8 @@ Lookup = Callable[[str], int | None]
 
 ID = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_TERM = 2**31 - 2
+# Lines kept to fit a scale to; at least half of it where the file has as many.
+SAMPLE_LINES = 4096
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _PAIR = {"indices", "values"}
 
@@ -187,6 +186,7 @@ class VectorFile:
             strings as strings).
         largest: largest weight.
         whole: every weight is a whole number.
+        sample: vectors in equal distances over the file.
     """
 
     lines: int
@@ -194,22 +194,7 @@ class VectorFile:
     terms: dict[str, str]
     largest: float
     whole: bool
-
-    @property
-    def scales(self) -> tuple[float, float]:
-        """Weight of one document impact step and of one query impact step that suit the file's
-        documents.
-
-        The usual scales where they hold the largest weight; steps of 1 where weights are whole
-        numbers up to 255 (made by another quantizer: kept exactly); otherwise as wide as the
-        largest weight needs.
-        """
-        if self.largest <= DOCUMENT_SCALE * MAX_DOCUMENT_IMPACT:
-            return DOCUMENT_SCALE, QUERY_SCALE
-        if self.whole and self.largest <= MAX_DOCUMENT_IMPACT:
-            return 1.0, 1.0
-        scale = self.largest / MAX_DOCUMENT_IMPACT
-        return scale, scale * (QUERY_SCALE / DOCUMENT_SCALE)
+    sample: tuple[VectorLine, ...]
 
 
 def scan_vectors(
@@ -232,11 +217,16 @@ def scan_vectors(
         InputError: as :func:`read_vectors`; also no lines, no terms at all, a term that is not an
             id where ids are meant, ``indices`` where token strings are meant.
     """
-    lines, largest, whole = 0, 0.0, True
+    lines, largest, whole, stride = 0, 0.0, True, 1
+    sample: list[VectorLine] = []
     terms: dict[str, str] = {}
     with_indices: str | None = None  # the place of the first vector of each form
     with_names: str | None = None
     for one in read_vectors(path, on_bad=on_bad):
+        if lines % stride == 0:
+            sample.append(one)
+            if len(sample) == SAMPLE_LINES:
+                sample, stride = sample[::2], 2 * stride
         lines += 1
         for term in one.terms:
             terms.setdefault(term, one.line.place)
@@ -261,13 +251,13 @@ def scan_vectors(
             + "; use --terms ids"
         )
     if keys == "tokens":
-        return VectorFile(lines, keys, dict(sorted(terms.items())), largest, whole)
+        ordered = dict(sorted(terms.items()))
+        return VectorFile(lines, keys, ordered, largest, whole, tuple(sample))
     for term, place in terms.items():
         if not ID.fullmatch(term) or int(term) > MAX_TERM:
             raise InputError(f"{place}: term {term!r} must be an integer id from 0 to {MAX_TERM}")
-    return VectorFile(
-        lines, keys, dict(sorted(terms.items(), key=lambda item: int(item[0]))), largest, whole
-    )
+    ordered = dict(sorted(terms.items(), key=lambda item: int(item[0])))
+    return VectorFile(lines, keys, ordered, largest, whole, tuple(sample))
 
 
 def ids_below(size: int) -> Lookup:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..core.device import find_device
 from ..core.errors import InputError
-from ..core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE, SparseBatch
+from ..core.vectors import SparseBatch
 from . import golden
 from .checkpoint import presets
 from .checkpoint.head import load_head
@@ -236,15 +236,6 @@ class Encoder:
         from .quantization import weight_bytes
 
         return weight_bytes(self.network)
-
-    @property
-    def query_scale(self) -> float:
-        """Weight of one query impact step for an index of this model: the usual one, unless a table
-        gives larger weights.
-        """
-        return max(
-            QUERY_SCALE, 0.0 if self._table is None else self._table.largest / MAX_QUERY_IMPACT
-        )
 
     def looks_up(self, kind: Kind) -> bool:
         """Return whether texts of this kind are looked up in a table, without a network."""

@@ -182,7 +182,7 @@ def string_index(tmp_path_factory) -> Path:
     """Two documents keyed by token strings."""
     path = tmp_path_factory.mktemp("string-index") / "index"
     vocabulary = ["iron", "river", "sun"]
-    builder = IndexBuilder.create(path, BuildOptions(3, vocabulary=vocabulary))
+    builder = IndexBuilder.create(path, BuildOptions(3, document_scale=0.02, vocabulary=vocabulary))
     builder.add(
         [Document("a", ""), Document("b", "")],
         SparseBatch.from_rows([([0, 1], [1.0, 2.0]), ([2], [1.0])]),

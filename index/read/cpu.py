@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ...core.ranking_key import best_keys
 from ...core.vectors import ImpactBatch
 from ...kernels.score.cpu import Workspace, score_segments
+from ..storage.manifest import IndexManifest
+from ..storage.wide import ONE_BYTE, split_queries
 from .searcher import Mask, SearchResult
 from .snapshot import Shard
 
@@ -29,17 +31,15 @@ class CpuSearcher:
 
     Args:
         shards: the open shards.
-        block_size: documents of a full block.
-        shard_count: how many shards the index has, open here or not.
+        index: that the shards belong to.
         threads: how many threads score.
     """
 
-    def __init__(
-        self, shards: Sequence[Shard], block_size: int, shard_count: int, threads: int
-    ) -> None:
+    def __init__(self, shards: Sequence[Shard], index: IndexManifest, threads: int) -> None:
         self.threads = threads
         self._shards = {shard.number: shard for shard in shards}
-        self._block_size, self._shard_count = block_size, shard_count
+        self._index, self._block_size = index, index.block_size
+        self._shard_count = index.shard_count
         self._workspace = Workspace()
         self._pool = ThreadPoolExecutor(threads, "csplade-score") if threads > 1 else None
 
@@ -53,6 +53,8 @@ class CpuSearcher:
         started = time.perf_counter_ns()
         count = len(queries)
         tasks = self._tasks(count)
+        if self._index.max_impact > ONE_BYTE:
+            queries = split_queries(queries, self._index.vocabulary_size)
         # The kernels are compiled for one layout only, and vectors from a message are read-only.
         terms = np.require(queries.terms, requirements=["C", "A", "W"])
         impacts = np.require(queries.impacts, requirements=["C", "A", "W"])

@@ -24,6 +24,8 @@ from ...kernels.score.layout import Layout
 from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
 from ...kernels.score.types import SLOT_TERMS, Postings, Queries
 from ...kernels.select.api import merge_keys
+from ..storage.manifest import IndexManifest
+from ..storage.wide import ONE_BYTE, split_queries
 from .searcher import Mask, SearchResult
 from .snapshot import OpenSegment, Shard
 
@@ -59,18 +61,18 @@ class DeviceSearcher:
         device: torch.device,
         runs: Sequence[_Run],
         nbytes: dict[str, int],
-        shard_count: int,
+        index: IndexManifest,
         workspace: int,
     ) -> None:
-        self.device, self.nbytes, self.shard_count = device, nbytes, shard_count
+        self.device, self.nbytes, self.shard_count = device, nbytes, index.shard_count
+        self._index = index
         self._runs, self._workspace = tuple(runs), workspace
 
     @classmethod
     def load(
         cls,
         shards: Sequence[Shard],
-        block_size: int,
-        shard_count: int,
+        index: IndexManifest,
         device: str,
         *,
         workspace: int = WORKSPACE_BYTES,
@@ -80,8 +82,7 @@ class DeviceSearcher:
 
         Args:
             shards: open shards; the copy does not need them afterwards.
-            block_size: documents of a full block.
-            shard_count: how many shards the index has.
+            index: that the shards belong to.
             device: "cuda", "cuda:1" ..., or "cpu" for the plain torch scorer.
             workspace: bytes that a search may take for sums and candidates.
             free: free bytes of device memory; None asks the device.
@@ -90,7 +91,7 @@ class DeviceSearcher:
             InputError: no such device.
             UnavailableError: more bytes than are free.
         """
-        place = torch.device(find_device(device))
+        place, block_size = torch.device(find_device(device)), index.block_size
         runs = [
             (shard.number, run)
             for shard in shards
@@ -124,11 +125,13 @@ class DeviceSearcher:
             )
             for (number, run), layout in zip(runs, layouts, strict=True)
         ]
-        return cls(place, loaded, nbytes, shard_count, workspace)
+        return cls(place, loaded, nbytes, index, workspace)
 
     def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         clock = Clock(self.device)
+        if self._index.max_impact > ONE_BYTE:
+            queries = split_queries(queries, self._index.vocabulary_size)
         found = self.search_tensors(Queries.from_impacts(queries, self.device), k, clock, mask)
         return self.result(
             *fetch(found.keys, found.counts, found.matched, found.postings), clock=clock
@@ -140,7 +143,8 @@ class DeviceSearcher:
         """Search without leaving the device and without waiting for it.
 
         Args:
-            queries: checked, on the device.
+            queries: checked, on the device; of :meth:`queries_from_rows` or split by
+                :func:`csplade.index.storage.wide.split_queries`.
             k, mask: as for :meth:`search`.
             clock: gets the marks of the stages.
         """
@@ -168,6 +172,34 @@ class DeviceSearcher:
         clock.mark("merge")
         return found[0]
 
+    def queries_from_rows(self, terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries:
+        """Return padded rows as queries of this index, without waiting for the device.
+
+        Args:
+            terms: int32 [n, K], each row's terms first and ascending.
+            impacts: int32 [n, K].
+            counts: int32 [n], entries of each row.
+        """
+        n, width = terms.shape
+        columns = torch.arange(width, device=terms.device)
+        inside = (columns < counts[:, None]).reshape(-1)
+        split = self._index.max_impact > ONE_BYTE
+        lengths = counts.to(torch.int64) * (2 if split else 1)
+        indptr = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        size = n * width * (2 if split else 1)
+        parts = [(terms, impacts, indptr[:-1, None] + columns)]
+        if split:
+            high = indptr[:-1, None] + counts[:, None] + columns
+            parts.append((terms + self._index.vocabulary_size, ONE_BYTE * impacts, high))
+        # Padding goes to one place behind the last entry.
+        joined = torch.zeros((2, size + 1), dtype=torch.int32, device=terms.device)
+        for part_terms, part_impacts, places in parts:
+            places = torch.where(inside, places.reshape(-1), size)
+            joined[0].scatter_(0, places, part_terms.reshape(-1))
+            joined[1].scatter_(0, places, part_impacts.reshape(-1))
+        longest = max(width, 1) * (2 if split else 1)
+        return Queries(indptr, joined[0], joined[1], -(-longest // SLOT_TERMS) * SLOT_TERMS)
+
     def result(
         self,
         keys: NDArray[np.int64],
@@ -190,30 +222,6 @@ class DeviceSearcher:
         inside = mask.shards[run.shard][run.first_ordinal : run.first_ordinal + places]
         allowed = upload(np.pad(inside.astype(np.uint8), (0, places - len(inside))), self.device)
         return allowed if run.live is None else allowed & run.live
-
-
-def queries_from_rows(terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries:
-    """Return padded rows as compressed ones, without waiting for the device.
-
-    Args:
-        terms: int32 [n, K], each row's terms first and ascending.
-        impacts: int32 [n, K].
-        counts: int32 [n], entries of each row.
-    """
-    n, width = terms.shape
-    indptr = torch.nn.functional.pad(counts.to(torch.int64).cumsum(0), (1, 0))
-    columns = torch.arange(width, device=terms.device)
-    # Padding goes to one place behind the last entry.
-    places = torch.where(columns < counts[:, None], indptr[:-1, None] + columns, n * width).reshape(
-        -1
-    )
-    joined = [
-        torch.zeros(n * width + 1, dtype=torch.int32, device=terms.device).scatter_(
-            0, places, values.reshape(-1)
-        )
-        for values in (terms, impacts)
-    ]
-    return Queries(indptr, joined[0], joined[1], -(-max(width, 1) // SLOT_TERMS) * SLOT_TERMS)
 
 
 def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[OpenSegment]]:

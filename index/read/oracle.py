@@ -49,9 +49,11 @@ class Oracle:
                     allowed &= mask.shards[shard.number][first:last]
                 for q, table in enumerate(tables):
                     weights = table[rows.terms]
-                    sums = np.concatenate([[0], np.cumsum(weights * rows.impacts)])
+                    impacts = rows.impacts.astype(np.int64)
+                    sums = np.concatenate([[0], np.cumsum(weights * impacts)])
                     scores = (sums[rows.indptr[1:]] - sums[rows.indptr[:-1]]) * allowed
-                    postings[q] += int((weights > 0).sum())
+                    # An impact above 255 takes two postings.
+                    postings[q] += int((weights > 0).sum() + (impacts[weights > 0] > 255).sum())
                     hits = np.flatnonzero(scores)
                     found[q].append((np.full(len(hits), shard.number), hits + first, scores[hits]))
         matched = np.zeros(len(tables), dtype=np.int64)

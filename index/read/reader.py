@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...core.device import find_device
 from ...core.document import Document
-from ...core.errors import IncompatibleError, InputError
+from ...core.errors import InputError
 from ...core.machine import cores
-from ...core.vectors import ImpactBatch
+from ...core.vectors import MAX_SCORE, ImpactBatch, offsets
 from ...kernels.score.types import Block, check_queries
 from ...kernels.select.types import check_k
 from ..storage.documents import DocumentStore
@@ -48,7 +48,7 @@ class Index:
         self.path = path
         self.manifest = manifest
         self.shards: Mapping[int, Shard] = {shard.number: shard for shard in shards}
-        self.cpu = CpuSearcher(shards, manifest.block_size, manifest.shard_count, threads)
+        self.cpu = CpuSearcher(shards, manifest, threads)
         self.tensors: DeviceSearcher | None = None
         self._oracle = Oracle(shards, manifest.vocabulary_size)
         self._documents = {shard.shard: shard.documents for shard in manifest.shards}
@@ -115,10 +115,7 @@ class Index:
         """
         from .device import DeviceSearcher  # imports torch, which the CPU searcher does not need
 
-        manifest = self.manifest
-        self.tensors = DeviceSearcher.load(
-            list(self.shards.values()), manifest.block_size, manifest.shard_count, device
-        )
+        self.tensors = DeviceSearcher.load(list(self.shards.values()), self.manifest, device)
 
     def close(self) -> None:
         """Release threads, device memory and document stores."""
@@ -147,14 +144,13 @@ class Index:
         """Return the k best documents of each query.
 
         Args:
-            queries: n vectors of at most 2,048 terms, impacts 1 to 4,095, made with the index's
-                query_scale.
+            queries: n vectors of at most 2,048 terms, impacts 1 to 4,095; each one's impacts times
+                the index's ``max_impact`` sum to less than 2^31.
             k: 1 to 10,000; more than there are matches gives the matches.
             mask: the documents that may be hits, of every open shard; None for all live ones.
 
         Raises:
             InputError: ``k``, a query or the mask out of its bounds.
-            IncompatibleError: another query scale than the index's.
         """
         self._check(queries, k, mask)
         return self.searcher.search(queries, k, mask)
@@ -212,9 +208,7 @@ class Index:
             self.shards[shard].store.vectors(ordinal, ordinal + 1)
             for shard, ordinal in self._places(shards, ordinals)
         ]
-        return ImpactBatch.join(
-            ((row.terms, row.impacts) for row in rows), self.manifest.document_scale
-        )
+        return ImpactBatch.join(((row.terms, row.impacts) for row in rows), self.manifest.step)
 
     def blocks(self) -> Iterator[tuple[int, int, Block]]:
         """Yield every block in memory with its shard and its first document's ordinal."""
@@ -247,8 +241,10 @@ class Index:
         check_queries(queries, self.manifest.vocabulary_size)
         if mask is not None:
             mask.check(self._documents)
-        if not math.isclose(queries.scale, self.manifest.query_scale):
-            raise IncompatibleError(
-                f"queries are quantized with scale {queries.scale}, "
-                f"this index needs {self.manifest.query_scale} (its query_scale)"
+        largest = self.manifest.max_impact
+        sums = np.diff(offsets(queries.impacts)[queries.indptr])
+        if (over := np.flatnonzero(sums > MAX_SCORE // largest)).size:
+            raise InputError(
+                f"query {over[0]}: impacts sum to {sums[over[0]]}; with document impacts up to "
+                f"{largest} scores could exceed int32; allowed up to {MAX_SCORE // largest}"
             )

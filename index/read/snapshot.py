@@ -66,7 +66,7 @@ class Shard:
             deleted = store.deleted()
             segments = tuple(
                 OpenSegment(
-                    read_segment(directory, one),
+                    read_segment(directory, one, manifest),
                     one,
                     live_documents(one.first_ordinal, one.documents, deleted),
                 )

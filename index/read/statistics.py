@@ -31,7 +31,9 @@ class TermStatistics:
         documents, frequencies = 0, np.zeros(vocabulary_size, dtype=np.int64)
         for one in (segment for shard in shards for segment in shard.segments):
             documents += int(one.live.sum()) if len(one.live) else one.manifest.documents
-            np.add.at(frequencies, one.segment.terms, _live_postings(one))
+            # Terms from the vocabulary's size on hold second bytes of impacts, not more documents.
+            own = one.segment.terms < vocabulary_size
+            np.add.at(frequencies, one.segment.terms[own], _live_postings(one)[own])
         return cls(documents, frequencies)
 
     def __add__(self, other: TermStatistics) -> TermStatistics:

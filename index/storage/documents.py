@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
 from ...core.vectors import offsets
+from .files import require_plain_file
 
 STORE_FILE = "documents.sqlite"
 # SQLite's names of errors of the disk or of another process, which leave the file as it was.
@@ -33,17 +35,45 @@ OUTSIDE = (
 
 # Vectors have their own table, so that deriving segments does not read the texts. Shard 0 keeps in
 # arrivals how many documents the whole index was given: what other shards hold beyond is torn.
-SCHEMA = """
+# sample has float32 weights of some documents, for measuring what rounding costs.
+SCHEMA_VERSION = 2
+SCHEMA = f"""
 CREATE TABLE documents (
     ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
-    metadata TEXT NOT NULL, clipped INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0
+    metadata TEXT NOT NULL, clipped INTEGER NOT NULL, deleted INTEGER NOT NULL,
+    id_checksum BLOB NOT NULL, checksum BLOB NOT NULL
 );
 CREATE UNIQUE INDEX live_id ON documents (id) WHERE deleted = 0;
 CREATE INDEX tombstones ON documents (ordinal) WHERE deleted = 1;
-CREATE TABLE vectors (ordinal INTEGER PRIMARY KEY, terms BLOB NOT NULL, impacts BLOB NOT NULL);
-CREATE TABLE arrivals (count INTEGER NOT NULL);
-INSERT INTO arrivals VALUES (0);
+CREATE TABLE vectors (
+    ordinal INTEGER PRIMARY KEY, terms BLOB NOT NULL, impacts BLOB NOT NULL, checksum BLOB NOT NULL
+);
+CREATE TABLE sample (arrival INTEGER PRIMARY KEY, terms BLOB NOT NULL, weights BLOB NOT NULL);
+CREATE TABLE arrivals (count INTEGER NOT NULL, max_impact INTEGER NOT NULL);
+INSERT INTO arrivals VALUES (0, 1);
+PRAGMA user_version = {SCHEMA_VERSION};
 """
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A row to be stored.
+
+    Attributes:
+        ordinal: its number in the shard.
+        document: id, title and text.
+        metadata: as JSON.
+        terms: int32, ascending.
+        impacts: uint16.
+        clipped: how many impacts were reduced to the maximum.
+    """
+
+    ordinal: int
+    document: Document
+    metadata: str
+    terms: NDArray[np.int32]
+    impacts: NDArray[np.uint16]
+    clipped: int
 
 
 @dataclass(frozen=True)
@@ -52,11 +82,14 @@ class Rows:
 
     indptr: NDArray[np.int64]
     terms: NDArray[np.int32]
-    impacts: NDArray[np.uint8]
+    impacts: NDArray[np.uint16]
 
 
 class DocumentStore:
-    """One connection, shared by threads under a lock; a commit is on the disk when it returns."""
+    """One connection, shared by threads under a lock; a commit is on the disk when it returns.
+
+    Every row has a checksum of its content, which reading and :meth:`problems` compare.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -65,14 +98,27 @@ class DocumentStore:
 
     @classmethod
     def create(cls, directory: Path) -> DocumentStore:
-        """Create an empty store; complete one that a crash left without its schema."""
+        """Create an empty store; complete one that a crash left without its schema.
+
+        Raises:
+            CorruptError: a store of another version.
+        """
         path = directory / STORE_FILE
+        if path.exists() or path.is_symlink():
+            require_plain_file(path)
         store = cls(path, sqlite3.connect(path, check_same_thread=False, isolation_level=None))
-        with store._errors():
-            store._connection.execute("PRAGMA journal_mode=WAL")
-            store._connection.execute("PRAGMA synchronous=FULL")
-            if not store._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                store._connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        try:
+            with store._errors():
+                store._connection.execute("PRAGMA journal_mode=WAL")
+                store._connection.execute("PRAGMA synchronous=FULL")
+                if not store._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[
+                    0
+                ]:
+                    store._connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            store._check_version()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @classmethod
@@ -80,11 +126,12 @@ class DocumentStore:
         """Open an existing store for reading.
 
         Raises:
-            CorruptError: missing, or not a SQLite file.
+            CorruptError: missing, not a SQLite file, or of another version.
         """
         path = directory / STORE_FILE
-        if not path.is_file():
+        if not path.exists() and not path.is_symlink():
             raise CorruptError(f"{path}: missing; restore the file or build the index again")
+        require_plain_file(path)
         # A store in write-ahead mode needs a writable directory for its -shm file, unless declared
         # immutable.
         mode = "mode=ro" if os.access(directory, os.W_OK) else "immutable=1"
@@ -94,6 +141,7 @@ class DocumentStore:
         )
         try:
             store._read("SELECT ordinal FROM documents LIMIT 1")
+            store._check_version()
         except BaseException:
             store.close()
             raise
@@ -102,6 +150,14 @@ class DocumentStore:
     def close(self) -> None:
         """Close the connection; the last one to close moves the write-ahead log into the file."""
         self._connection.close()
+
+    def _check_version(self) -> None:
+        version = self._read("PRAGMA user_version")[0][0]
+        if version != SCHEMA_VERSION:
+            raise CorruptError(
+                f"{self.path}: store version {version}, this program reads {SCHEMA_VERSION}; "
+                "build the index again with `csplade index build`"
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -122,9 +178,12 @@ class DocumentStore:
                     f"{self.path}: {error} ({name}); check the disk, permissions and other "
                     "processes"
                 ) from error
-            raise CorruptError(
-                f"{self.path}: {error}; restore the file or build the index again"
-            ) from error
+            raise self._corrupt(str(error)) from error
+        except (UnicodeDecodeError, OverflowError) as error:
+            raise self._corrupt(f"a row cannot be read: {error}") from error
+
+    def _corrupt(self, what: str) -> CorruptError:
+        return CorruptError(f"{self.path}: {what}; restore the file or build the index again")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -139,34 +198,75 @@ class DocumentStore:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def insert(self, rows: Iterable[tuple[int, Document, str, bytes, bytes, int]]) -> None:
-        """Add (ordinal, document, its metadata as JSON, terms, impacts, clipped) rows inside a
-        transaction.
+    def insert(self, rows: Iterable[StoredDocument]) -> None:
+        """Add documents inside a transaction.
 
         Raises:
             InputError: a live document has the id already.
         """
-        for ordinal, document, metadata, terms, impacts, clipped in rows:
+        for row in rows:
+            document, ordinal = row.document, row.ordinal
+            terms = row.terms.astype("<i4").tobytes()
+            impacts = row.impacts.astype("<u2").tobytes()
+            content = (document.title, document.text, row.metadata)
             try:
                 self._connection.execute(
-                    "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, 0)",
-                    (ordinal, document.id, document.title, document.text, metadata, clipped),
+                    "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                    (
+                        ordinal,
+                        document.id,
+                        *content,
+                        row.clipped,
+                        checksum(ordinal, document.id, 0),
+                        checksum(ordinal, *content),
+                    ),
                 )
             except sqlite3.IntegrityError:
                 raise InputError(
                     f"document id {document.id!r} occurs twice; ids must be unique"
                 ) from None
             self._connection.execute(
-                "INSERT INTO vectors VALUES (?, ?, ?)", (ordinal, terms, impacts)
+                "INSERT INTO vectors VALUES (?, ?, ?, ?)",
+                (ordinal, terms, impacts, checksum(ordinal, terms, impacts)),
             )
 
-    def set_arrivals(self, count: int) -> None:
-        """Set, inside a transaction, how many documents the index holds (shard 0 only)."""
-        self._connection.execute("UPDATE arrivals SET count = ?", (count,))
+    def delete(self, ordinals: Sequence[int]) -> None:
+        """Mark documents as deleted, durably."""
+        ids = self.ids(ordinals)
+        with self.transaction():
+            self._connection.executemany(
+                "UPDATE documents SET deleted = 1, id_checksum = ? WHERE ordinal = ?",
+                [(checksum(one, id, 1), one) for one, id in zip(ordinals, ids, strict=True)],
+            )
 
-    def arrivals(self) -> int:
-        """Return how many documents the index was given (shard 0 only)."""
-        return int(self._read("SELECT count FROM arrivals")[0][0])
+    def set_arrivals(self, count: int, max_impact: int) -> None:
+        """Set, inside a transaction, what :meth:`arrivals` returns (shard 0 only)."""
+        self._connection.execute(
+            "UPDATE arrivals SET count = ?, max_impact = ?", (count, max_impact)
+        )
+
+    def arrivals(self) -> tuple[int, int]:
+        """Return how many documents the index was given, and their largest impact (shard 0 only)."""
+        count, max_impact = self._read("SELECT count, max_impact FROM arrivals")[0]
+        return int(count), int(max_impact)
+
+    def add_sample(
+        self, rows: Iterable[tuple[int, NDArray[np.int32], NDArray[np.float32]]], stride: int
+    ) -> None:
+        """Add (arrival, terms, weights), inside a transaction; keep multiples of ``stride`` only."""
+        self._connection.executemany(
+            "INSERT INTO sample VALUES (?, ?, ?)",
+            [
+                (arrival, terms.astype("<i4").tobytes(), weights.astype("<f4").tobytes())
+                for arrival, terms, weights in rows
+            ],
+        )
+        self._connection.execute("DELETE FROM sample WHERE arrival % ? != 0", (stride,))
+
+    def sample(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """Return the sampled documents' terms and float32 weights (shard 0 only)."""
+        found = self._read("SELECT terms, weights FROM sample ORDER BY arrival")
+        return [(np.frombuffer(t, "<i4"), np.frombuffer(w, "<f4")) for t, w in found]
 
     def truncate(self, ordinals: int) -> None:
         """Remove every document from this ordinal on: they were never acknowledged."""
@@ -187,7 +287,7 @@ class DocumentStore:
         return int(self._read("SELECT coalesce(max(ordinal) + 1, 0) FROM documents")[0][0])
 
     def clipped(self) -> int:
-        """Return how many document impacts were cut to 255."""
+        """Return how many document impacts were reduced to the maximum."""
         return int(self._read("SELECT coalesce(sum(clipped), 0) FROM documents")[0][0])
 
     def deleted(self) -> NDArray[np.int64]:
@@ -199,22 +299,34 @@ class DocumentStore:
         """Return the documents, in the order given.
 
         Raises:
-            InputError: an ordinal that was never given out.
+            CorruptError: a row that is missing or whose checksum differs.
         """
-        return [
-            Document(identity, text, title, json.loads(metadata))
-            for identity, text, title, metadata in self._columns(
-                "id, text, title, metadata", ordinals
-            )
-        ]
+        names = "id, deleted, id_checksum, title, text, metadata, checksum"
+        found = []
+        for ordinal, row in zip(ordinals, self._columns(names, ordinals), strict=True):
+            identity, deleted, id_checksum, *content, stored = row
+            self._compare(ordinal, id_checksum, identity, deleted)
+            self._compare(ordinal, stored, *content)
+            title, text, metadata = content
+            found.append(Document(identity, text, title, json.loads(metadata)))
+        return found
 
     def ids(self, ordinals: Sequence[int]) -> list[str]:
         """Return the documents' own ids, in the order given, without reading their texts.
 
         Raises:
-            InputError: an ordinal that was never given out.
+            CorruptError: a row that is missing or whose checksum differs.
         """
-        return [identity for (identity,) in self._columns("id", ordinals)]
+        found = []
+        columns = self._columns("id, deleted, id_checksum", ordinals)
+        for ordinal, (identity, deleted, stored) in zip(ordinals, columns, strict=True):
+            self._compare(ordinal, stored, identity, deleted)
+            found.append(identity)
+        return found
+
+    def _compare(self, ordinal: int, stored: bytes, *content: object) -> None:
+        if checksum(ordinal, *content) != stored:
+            raise self._corrupt(f"the row of ordinal {ordinal} is altered, its checksum differs")
 
     def _columns(self, names: str, ordinals: Sequence[int]) -> list[tuple[Any, ...]]:
         found = self._read(
@@ -226,37 +338,70 @@ class DocumentStore:
         try:
             return [by_ordinal[ordinal] for ordinal in ordinals]
         except KeyError as missing:
-            raise InputError(f"{self.path}: no document has ordinal {missing.args[0]}") from None
+            raise self._corrupt(f"the row of ordinal {missing.args[0]} is missing") from None
 
     def vectors(self, first: int, last: int) -> Rows:
-        """Return the vectors of ordinals ``first`` to ``last - 1``; missing ones are empty."""
+        """Return the vectors of ordinals ``first`` to ``last - 1``.
+
+        Raises:
+            CorruptError: a row that is missing or whose checksum differs.
+        """
         found = self._read(
-            "SELECT ordinal, terms, impacts FROM vectors WHERE ordinal >= ? AND ordinal < ? ORDER "
-            "BY ordinal",
+            "SELECT ordinal, terms, impacts, checksum FROM vectors WHERE ordinal >= ? AND "
+            "ordinal < ? ORDER BY ordinal",
             (first, last),
         )
-        lengths = np.zeros(last - first, dtype=np.int64)
-        if found:
-            lengths[[row[0] - first for row in found]] = [len(row[2]) for row in found]
+        if [row[0] for row in found] != list(range(first, last)):
+            raise self._corrupt(f"vectors of ordinals {first} to {last - 1} are missing")
+        for ordinal, terms, impacts, stored in found:
+            self._compare(ordinal, stored, terms, impacts)
         return Rows(
-            offsets(lengths),
+            offsets([len(row[2]) // 2 for row in found]),
             np.frombuffer(b"".join(row[1] for row in found), dtype="<i4"),
-            np.frombuffer(b"".join(row[2] for row in found), dtype=np.uint8),
+            np.frombuffer(b"".join(row[2] for row in found), dtype="<u2"),
         )
 
     def problems(self) -> list[str]:
-        """Return what SQLite's own check and the store's rules find wrong."""
-        result = [str(row[0]) for row in self._read("PRAGMA quick_check(10)")]
-        found = [] if result == ["ok"] else result
-        (documents, vectors) = self._read(
-            "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM vectors)"
-        )[0]
-        if documents != self.count():
-            found.append(f"{documents} documents but ordinals run to {self.count() - 1}")
-        if vectors > documents:
-            found.append(f"{vectors} vectors but {documents} documents")
+        """Return what SQLite's own check, the checksums and the store's rules find wrong."""
+        try:
+            found = [str(row[0]) for row in self._read("PRAGMA integrity_check(10)")]
+            found = [] if found == ["ok"] else found
+            documents, vectors = self._read(
+                "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM vectors)"
+            )[0]
+            if documents != self.count():
+                found.append(f"{documents} documents but ordinals run to {self.count() - 1}")
+            if vectors != documents:
+                found.append(f"{vectors} vectors but {documents} documents")
+            found += self._altered_rows()
+        except CorruptError as error:
+            return [str(error)]
         return [f"{self.path}: {one}" for one in found]
+
+    def _altered_rows(self, step: int = 1000) -> Iterator[str]:
+        for first in range(0, self.count(), step):
+            rows = self._read(
+                "SELECT ordinal, id, deleted, id_checksum, title, text, metadata, checksum "
+                "FROM documents WHERE ordinal >= ? AND ordinal < ?",
+                (first, first + step),
+            )
+            for ordinal, identity, deleted, id_checksum, *content, stored in rows:
+                if (
+                    checksum(ordinal, identity, deleted) != id_checksum
+                    or checksum(ordinal, *content) != stored
+                ):
+                    yield f"the row of ordinal {ordinal} is altered, its checksum differs"
 
     def _read(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with self._errors():
             return self._connection.execute(query, parameters).fetchall()
+
+
+def checksum(*values: object) -> bytes:
+    """Return a checksum of values, each told apart from its neighbours and by its type."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in values:
+        content = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        digest.update(f"{type(value).__name__}{len(content)}:".encode())
+        digest.update(content)
+    return digest.digest()

@@ -4,18 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ...core.errors import CorruptError, InputError
 from ...core.files import write_aside
+from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
+from .files import read_plain_file, require_plain_name
+from .wide import ONE_BYTE, highest_impact
 
-FORMAT_VERSION = 1
+T = TypeVar("T")
+
+FORMAT_VERSION = 2
 INDEX_FILE = "index.json"
 BUILDING_FILE = "building.json"
 SHARD_FILE = "shard.json"
+# Overlap with the float32 ranking below which rounding changes rankings too much.
+ENOUGH_OVERLAP = 0.99
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far the integer rankings of a sample agree with float32.
+
+    Attributes:
+        documents, queries: size of the sample.
+        overlap: share of the ten best documents that the two rankings have in common.
+        top_1: share of the queries whose best document is the same.
+        rounded_up: share of the weights below half a step, which became impact 1.
+        two_bytes: share of the weights whose impact is above 255 and takes two postings.
+        impacts: distinct impacts in the sample.
+    """
+
+    documents: int
+    queries: int
+    overlap: float
+    top_1: float
+    rounded_up: float
+    two_bytes: float
+    impacts: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether the rankings agree well enough to need no warning."""
+        return self.overlap >= ENOUGH_OVERLAP
 
 
 @dataclass(frozen=True)
@@ -48,7 +84,7 @@ class ShardManifest:
         documents: ordinals given out.
         postings: in all segments.
         bytes: of all segment files.
-        clipped: document impacts that were above 255 and were cut to it.
+        clipped: document impacts that were reduced to the maximum.
         segments: in ascending ordinals.
     """
 
@@ -73,13 +109,16 @@ class ShardManifest:
         """
         path = directory / SHARD_FILE
         content = read_checked(path)
-        if content.pop("index") != index_checksum or content["shard"] != shard:
+        if content.pop("index", None) != index_checksum or content.get("shard") != shard:
             raise CorruptError(
                 f"{path}: belongs to another shard or index; restore the right directory"
             )
-        return cls(
-            **content | {"segments": tuple(SegmentManifest(**one) for one in content["segments"])}
-        )
+        with fields_of(path):
+            segments = tuple(load(SegmentManifest, one) for one in content["segments"])
+            manifest = load(cls, content | {"segments": segments})
+        for one in segments:
+            require_plain_name(one.file, path)
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -92,13 +131,14 @@ class IndexManifest:
             elsewhere.
         vocabulary_size: terms are 0 to vocabulary_size - 1.
         vocabulary: the string of each term where vectors came keyed by strings, else None.
-        document_scale: weight of one document impact step.
-        query_scale: weight of one query impact step.
+        document_scale: weight of one document impact step; None until the first documents came.
+        max_impact: largest document impact that is stored; scales of queries depend on it.
         block_size: documents in a full block.
         segment_blocks: blocks in a full segment.
         shard_count: number of shards.
         query_modifier: "idf" if the weights of queries are multiplied by factors that follow from
             this collection's document frequencies, else "none".
+        fidelity: what rounding costs on a sample; None while the index is built.
         checksum: SHA-256 of the fields above.
         shards: one manifest each, of all shards or of those that are opened; empty while the index
             is built.
@@ -108,12 +148,13 @@ class IndexManifest:
     encoder: dict[str, Any] | None
     vocabulary_size: int
     vocabulary: list[str] | None
-    document_scale: float
-    query_scale: float
+    document_scale: float | None
+    max_impact: int
     block_size: int
     segment_blocks: int
     shard_count: int
     query_modifier: str = "none"
+    fidelity: Fidelity | None = None
     checksum: str = ""
     shards: tuple[ShardManifest, ...] = ()
 
@@ -128,13 +169,26 @@ class IndexManifest:
         return sum(shard.postings for shard in self.shards)
 
     @property
+    def step(self) -> float:
+        """Weight of one document impact step of a finished index."""
+        assert self.document_scale is not None
+        return self.document_scale
+
+    @property
+    def term_limit(self) -> int:
+        """Terms of segments are below it: those of high bytes follow the vocabulary."""
+        if highest_impact(self.vocabulary_size) > ONE_BYTE:
+            return 2 * self.vocabulary_size
+        return self.vocabulary_size
+
+    @property
     def bytes(self) -> int:
         """Bytes of all segment files (the document stores come on top)."""
         return sum(shard.bytes for shard in self.shards)
 
     @property
     def clipped(self) -> int:
-        """Document impacts that were above 255 and were cut to it."""
+        """Document impacts that were reduced to the maximum."""
         return sum(shard.clipped for shard in self.shards)
 
     @property
@@ -148,8 +202,15 @@ class IndexManifest:
         return None if self.encoder is None else self.encoder.get("fingerprint")
 
     def shard_directory(self, root: Path, shard: int) -> Path:
-        """Return the directory of a shard."""
-        return root / f"shard-{shard:04d}"
+        """Return the directory of a shard.
+
+        Raises:
+            CorruptError: a link: what it leads to is not part of this index.
+        """
+        directory = root / f"shard-{shard:04d}"
+        if directory.is_symlink():
+            raise CorruptError(f"{directory}: is a link; put the shard itself there")
+        return directory
 
     def write(self, path: Path) -> str:
         """Write everything but ``checksum`` and ``shards``; returns the checksum."""
@@ -165,7 +226,16 @@ class IndexManifest:
             CorruptError: missing, torn, altered, or of another format version.
         """
         content = read_checked(path, with_checksum=True)
-        return cls(**content)
+        with fields_of(path):
+            if content.get("fidelity") is not None:
+                content["fidelity"] = load(Fidelity, content["fidelity"])
+            manifest = load(cls, content)
+            for name in ("vocabulary_size", "block_size", "segment_blocks", "shard_count"):
+                if not 1 <= getattr(manifest, name) < 2**31:
+                    raise ValueError(f"{name} is out of range")
+            if manifest.block_size > MAX_BLOCK_DOCUMENTS:
+                raise ValueError("block_size is out of range")
+            return manifest
 
     @classmethod
     def open(cls, root: Path | str, shards: Sequence[int] | None = None) -> IndexManifest:
@@ -213,11 +283,11 @@ def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
         CorruptError: missing, torn, altered, or of another format version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain_file(path))
         checksum = content.pop("checksum")
     except FileNotFoundError:
         raise CorruptError(f"{path}: missing; restore the file or build the index again") from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise CorruptError(
             f"{path}: torn, it is not a complete manifest; build the index again"
         ) from None
@@ -230,6 +300,32 @@ def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
     if _checksum(content) != checksum:
         raise CorruptError(f"{path}: altered, its checksum differs; build the index again")
     return {**content, "checksum": checksum} if with_checksum else content
+
+
+@contextmanager
+def fields_of(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the fields of a manifest into one line that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(
+            f"{path}: has wrong fields: {error!r:.80}; build the index again"
+        ) from None
+
+
+def load(cls: type[T], content: dict[str, Any]) -> T:
+    """Return a manifest of these fields, each of its declared type.
+
+    Raises:
+        TypeError: a field missing, unknown or of another type.
+    """
+    for name, wanted in get_type_hints(cls).items():
+        if name in content:
+            kinds = get_args(wanted) if get_origin(wanted) is UnionType else (wanted,)
+            plain = tuple(get_origin(kind) or kind for kind in kinds)
+            if isinstance(content[name], bool) or not isinstance(content[name], plain):
+                raise TypeError(f"{name} is {type(content[name]).__name__}")
+    return cls(**content)
 
 
 def _checksum(content: dict[str, Any]) -> str:

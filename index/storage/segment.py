@@ -16,8 +16,10 @@ from ...core.errors import CorruptError, InputError
 from ...core.files import write_aside
 from ...core.vectors import offsets
 from ...kernels.score.types import Block
-from .documents import DocumentStore
-from .manifest import FORMAT_VERSION, SegmentManifest
+from .documents import DocumentStore, Rows
+from .files import read_plain_file
+from .manifest import FORMAT_VERSION, IndexManifest, SegmentManifest
+from .wide import split_documents
 
 # Tensors start on this boundary of the file, so that they can be read with aligned loads.
 ALIGNMENT = 64
@@ -26,6 +28,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
+}
+FIELD_DTYPES: dict[str, np.dtype[Any]] = {
+    "block_term_indptr": DTYPES["I64"],
+    "indptr": DTYPES["I64"],
+    "block_documents": DTYPES["I32"],
+    "terms": DTYPES["I32"],
+    "locals": DTYPES["U16"],
+    "impacts": DTYPES["U8"],
 }
 
 
@@ -40,7 +50,7 @@ class Segment:
         block_documents: int32 [B], documents in each block.
         terms: int32 [T], strictly ascending inside a block.
         locals: uint16 [P], document number inside its block, strictly ascending inside a term row.
-        impacts: uint8 [P], 1 to 255.
+        impacts: uint8 [P], 1 to 255; larger ones are split, see :mod:`.wide`.
     """
 
     block_term_indptr: NDArray[np.int64]
@@ -78,12 +88,29 @@ class Segment:
             np.concatenate([block.impacts for block in blocks]),
         )
 
-    def check(self) -> None:
-        """Check the invariants of every block.
+    def check(self, block_size: int, term_limit: int) -> None:
+        """Check everything that the scoring kernels rely on.
+
+        Args:
+            block_size: documents of a full block.
+            term_limit: terms are below it.
 
         Raises:
             InputError: naming the array that breaks its rule.
         """
+        blocks, rows = len(self.block_documents), len(self.terms)
+        if len(self.block_term_indptr) != blocks + 1 or len(self.indptr) != rows + 1:
+            raise InputError("segment: block_term_indptr and indptr must have one entry more")
+        if (np.diff(self.block_term_indptr) < 0).any() or (np.diff(self.indptr) < 0).any():
+            raise InputError("segment: block_term_indptr and indptr must ascend")
+        if (self.terms >= term_limit).any():
+            raise InputError(f"segment: a term is above {term_limit - 1}")
+        if (self.block_documents > block_size).any():
+            raise InputError(f"segment: a block has more than {block_size} documents")
+        if (self.block_documents[:-1] != block_size).any():
+            raise InputError(
+                f"segment: a block before the last one lacks documents of {block_size}"
+            )
         if self.indptr[0] != 0 or self.indptr[-1] != len(self.locals):
             raise InputError("segment: indptr must run from 0 to the number of postings")
         if self.block_term_indptr[0] != 0 or self.block_term_indptr[-1] != len(self.terms):
@@ -94,13 +121,13 @@ class Segment:
             self.block(number).check()
 
 
-def make_block(
-    indptr: NDArray[np.int64], terms: NDArray[np.int32], impacts: NDArray[np.uint8]
-) -> Block:
-    """Return the block of these document vectors, transposed by one sort of packed integers."""
-    documents = len(indptr) - 1
+def make_block(rows: Rows, vocabulary_size: int) -> Block:
+    """Return the block of these documents, transposed by one sort of packed integers."""
+    documents = len(rows.indptr) - 1
+    owners = np.repeat(np.arange(documents), np.diff(rows.indptr))
+    owners, terms, impacts = split_documents(owners, rows.terms, rows.impacts, vocabulary_size)
     keys = terms.astype(np.int64) << 24
-    keys |= np.repeat(np.arange(documents, dtype=np.int64) << 8, np.diff(indptr))
+    keys |= owners << 8
     keys |= impacts
     keys.sort()
     sorted_terms = (keys >> 24).astype(np.int32)
@@ -118,7 +145,7 @@ def derive_segment(
     store: DocumentStore,
     first: int,
     last: int,
-    block_size: int,
+    index: IndexManifest,
     count: Callable[[int], None] = lambda _: None,
 ) -> Segment:
     """Return the segment of ordinals ``first`` to ``last - 1`` from their stored vectors.
@@ -126,14 +153,13 @@ def derive_segment(
     Args:
         store: of the shard.
         first, last: the ordinals.
-        block_size: documents of a full block.
+        index: that the shard belongs to.
         count: called with the number of documents after each block.
     """
     blocks = []
-    for start in range(first, last, block_size):
-        stop = min(start + block_size, last)
-        rows = store.vectors(start, stop)
-        blocks.append(make_block(rows.indptr, rows.terms, rows.impacts))
+    for start in range(first, last, index.block_size):
+        stop = min(start + index.block_size, last)
+        blocks.append(make_block(store.vectors(start, stop), index.vocabulary_size))
         count(stop - start)
     return Segment.from_blocks(blocks)
 
@@ -177,8 +203,8 @@ def write_segment(path: Path, segment: Segment, first_ordinal: int) -> SegmentMa
     )
 
 
-def read_segment(directory: Path, manifest: SegmentManifest) -> Segment:
-    """Read a segment into memory and check size and checksum of the bytes that will be served.
+def read_segment(directory: Path, manifest: SegmentManifest, index: IndexManifest) -> Segment:
+    """Read a segment into memory and check its bytes and everything that the kernels rely on.
 
     Raises:
         CorruptError: missing, cut short, altered, or not what the manifest says.
@@ -186,22 +212,39 @@ def read_segment(directory: Path, manifest: SegmentManifest) -> Segment:
     path = directory / manifest.file
     remedy = "`csplade index verify --repair` derives it again from the document store"
     try:
-        raw = np.fromfile(path, dtype=np.uint8)
+        raw = read_plain_file(path)
     except FileNotFoundError:
         raise CorruptError(f"{path}: missing; {remedy}") from None
     if len(raw) != manifest.bytes:
         raise CorruptError(
             f"{path}: {len(raw)} bytes, the manifest says {manifest.bytes}; {remedy}"
         )
-    if hashlib.sha256(raw.data).hexdigest() != manifest.sha256:
+    if hashlib.sha256(raw).hexdigest() != manifest.sha256:
         raise CorruptError(f"{path}: altered, its SHA-256 differs from the manifest's; {remedy}")
-    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    header = json.loads(raw[8:start].tobytes())
+    try:
+        segment = _parse(memoryview(raw))
+        segment.check(index.block_size, index.term_limit)
+        held = (int(segment.block_documents.sum()), len(segment), len(segment.locals))
+        if held != (manifest.documents, manifest.blocks, manifest.postings):
+            raise InputError(f"holds {held} documents, blocks and postings, not the manifest's")
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise CorruptError(f"{path}: is not a segment: {error}; {remedy}") from None
+    return segment
+
+
+def _parse(raw: memoryview) -> Segment:
+    """Return the arrays of a segment file (views)."""
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(bytes(raw[8:start]))
     arrays: dict[str, Any] = {}
     for field in fields(Segment):
         entry = header[field.name]
         first, last = entry["data_offsets"]
+        if DTYPES[entry["dtype"]] != FIELD_DTYPES[field.name]:
+            raise InputError(f"{field.name} is {entry['dtype']}")
+        if not 0 <= first <= last <= len(raw) - start:
+            raise InputError(f"{field.name} lies outside the file")
         arrays[field.name] = np.frombuffer(
-            raw.data[start + first : start + last], DTYPES[entry["dtype"]]
+            raw[start + first : start + last], FIELD_DTYPES[field.name]
         )
     return Segment(**arrays)

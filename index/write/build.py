@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,11 @@ from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
 from ...core.files import sync_directory
 from ...core.vectors import (
-    DOCUMENT_SCALE,
-    MAX_DOCUMENT_IMPACT,
-    QUERY_SCALE,
     SparseBatch,
     first_bad_weight,
-    offsets,
 )
 from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
-from ..storage.documents import DocumentStore
+from ..storage.documents import DocumentStore, StoredDocument
 from ..storage.manifest import (
     BUILDING_FILE,
     FORMAT_VERSION,
@@ -35,11 +31,15 @@ from ..storage.manifest import (
     ShardManifest,
 )
 from ..storage.segment import derive_segment, write_segment
+from ..storage.wide import highest_impact
+from .fidelity import choose_scale, measure
 
 # 16 blocks of 2^14 documents with 119 postings each: about 100 MB, which the builder holds in
 # memory.
 SEGMENT_BLOCKS = 16
 MAX_DOCUMENTS = 2**32 - 1
+# Documents whose float32 weights are kept, to measure what rounding costs; at least half of it.
+SAMPLE_DOCUMENTS = 4096
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -52,8 +52,8 @@ class BuildOptions:
         encoder: {"fingerprint", "model", "manifest"} of the encoder; None for vectors made
             elsewhere.
         shards: number of shards.
-        document_scale: weight of one document impact step.
-        query_scale: weight of one query impact step.
+        document_scale: weight of one document impact step; None chooses it from the weights of the
+            first addition.
         vocabulary: the string of each term, where vectors are keyed by strings.
         query_modifier: "none" or "idf", see :class:`.manifest.IndexManifest`.
         block_size: documents in a full block.
@@ -63,8 +63,7 @@ class BuildOptions:
     vocabulary_size: int
     encoder: dict[str, Any] | None = None
     shards: int = 1
-    document_scale: float = DOCUMENT_SCALE
-    query_scale: float = QUERY_SCALE
+    document_scale: float | None = None
     vocabulary: list[str] | None = None
     query_modifier: str = "none"
     block_size: int = MAX_BLOCK_DOCUMENTS
@@ -86,9 +85,9 @@ class BuildOptions:
                 raise InputError(f"{name}: {value} is out of range; allowed 1 to {highest}")
         if self.query_modifier not in ("none", "idf"):
             raise InputError(f"query_modifier: {self.query_modifier!r}; allowed none and idf")
-        for name in ("document_scale", "query_scale"):
-            if first_bad_weight(np.array([scale := getattr(self, name)])) is not None:
-                raise InputError(f"{name}: {scale} is out of range; must be finite and > 0")
+        scale = self.document_scale
+        if scale is not None and first_bad_weight(np.array([scale])) is not None:
+            raise InputError(f"document_scale: {scale} is out of range; must be finite and > 0")
         if self.vocabulary is not None and len(self.vocabulary) != self.vocabulary_size:
             raise InputError(
                 f"vocabulary: has {len(self.vocabulary)} entries; vocabulary_size is "
@@ -108,7 +107,7 @@ class IndexBuilder:
         self.manifest = manifest
         self._lock = lock
         self._stores: list[DocumentStore] = []
-        self._documents = 0
+        self._documents, self._max_impact = 0, 1
         self._closed = False
 
     @classmethod
@@ -120,25 +119,20 @@ class IndexBuilder:
         """
         path = Path(path)
         options.check()
-        torn = path / f"{BUILDING_FILE}.part"  # what a killed create leaves behind
-        if path.exists() and (not path.is_dir() or any(one != torn for one in path.iterdir())):
-            hint = "; continue with --resume" if (path / BUILDING_FILE).exists() else ""
-            raise InputError(f"{path}: must be absent or an empty directory{hint}")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: must be absent or an empty directory")
         path.mkdir(parents=True, exist_ok=True)
-        manifest = IndexManifest(
-            format_version=FORMAT_VERSION,
-            encoder=options.encoder,
-            vocabulary_size=options.vocabulary_size,
-            vocabulary=options.vocabulary,
-            document_scale=options.document_scale,
-            query_scale=options.query_scale,
-            block_size=options.block_size,
-            segment_blocks=options.segment_blocks,
-            shard_count=options.shards,
-            query_modifier=options.query_modifier,
-        )
-        manifest.write(path / BUILDING_FILE)
-        return cls.resume(path)
+        lock = _lock(path)
+        try:
+            torn = path / f"{BUILDING_FILE}.part"  # what a killed create leaves behind
+            if any(one != torn for one in path.iterdir()):
+                hint = "; continue with --resume" if (path / BUILDING_FILE).exists() else ""
+                raise InputError(f"{path}: must be absent or an empty directory{hint}")
+            _manifest(options).write(path / BUILDING_FILE)
+            return cls._locked(path, lock)
+        except BaseException:
+            os.close(lock)
+            raise
 
     @classmethod
     def resume(cls, path: Path | str) -> IndexBuilder:
@@ -150,21 +144,29 @@ class IndexBuilder:
             CorruptError: the building manifest is torn or altered.
         """
         path = Path(path)
-        if (path / INDEX_FILE).exists():
-            raise InputError(f"{path}: this index is complete, there is nothing to resume")
-        if not (path / BUILDING_FILE).exists():
-            raise InputError(f"{path}: no build to resume here; start one without --resume")
-        lock = os.open(path, os.O_RDONLY)
+        none = InputError(f"{path}: no build to resume here; start one without --resume")
+        if not path.is_dir():
+            raise none
+        lock = _lock(path)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            if (path / INDEX_FILE).exists():
+                raise InputError(f"{path}: this index is complete, there is nothing to resume")
+            if not (path / BUILDING_FILE).exists():
+                raise none
+            return cls._locked(path, lock)
+        except BaseException:
             os.close(lock)
-            raise InputError(f"{path}: another process is building this index") from None
+            raise
+
+    @classmethod
+    def _locked(cls, path: Path, lock: int) -> IndexBuilder:
+        """Open the build of a directory that this process has locked."""
         builder = cls(path, IndexManifest.read(path / BUILDING_FILE), lock)
         try:
             builder._open_stores()
         except BaseException:
-            builder.close()
+            for store in builder._stores:
+                store.close()
             raise
         return builder
 
@@ -176,7 +178,7 @@ class IndexBuilder:
             sync_directory(directory)
         sync_directory(self.path)
         # Shards commit one after the other, shard 0 last: an addition cut off in between is undone.
-        self._documents = self._stores[0].arrivals()
+        self._documents, self._max_impact = self._stores[0].arrivals()
         for shard, store in enumerate(self._stores):
             if store.count() > self._ordinals(shard):
                 store.truncate(self._ordinals(shard))
@@ -216,25 +218,20 @@ class IndexBuilder:
         self._check_vectors(documents, vectors)
         if self._documents + len(documents) > MAX_DOCUMENTS:
             raise InputError(f"an index holds at most {MAX_DOCUMENTS} documents")
-        impacts = vectors.quantize(self.manifest.document_scale, MAX_DOCUMENT_IMPACT)
-        clipped = np.rint(vectors.weights.astype(np.float64) / self.manifest.document_scale)
-        clips = np.diff(offsets(clipped > MAX_DOCUMENT_IMPACT)[vectors.indptr])
-        terms, values = impacts.terms.astype("<i4"), impacts.impacts.astype(np.uint8)
+        highest = highest_impact(self.manifest.vocabulary_size)
+        if self.manifest.document_scale is None and len(vectors.weights):
+            # Durable before any impact is: a build that resumes goes on with the same scale.
+            self._write_manifest(document_scale=choose_scale(vectors, highest))
+        impacts, clipped = vectors.quantize(self.manifest.document_scale or 1.0, highest)
+        self._max_impact = max(self._max_impact, int(impacts.impacts.max(initial=1)))
         shards = self.manifest.shard_count
-        by_shard: list[list[tuple[int, Document, str, bytes, bytes, int]]] = [
-            [] for _ in range(shards)
-        ]
+        by_shard: list[list[StoredDocument]] = [[] for _ in range(shards)]
         for i, document in enumerate(documents):
             ordinal, shard = divmod(self._documents + i, shards)
-            row = slice(vectors.indptr[i], vectors.indptr[i + 1])
+            terms, values = impacts.row(i)
             by_shard[shard].append(
-                (
-                    ordinal,
-                    document,
-                    metadata[i],
-                    terms[row].tobytes(),
-                    values[row].tobytes(),
-                    int(clips[i]),
+                StoredDocument(
+                    ordinal, document, metadata[i], terms, values.astype(np.uint16), int(clipped[i])
                 )
             )
         try:
@@ -242,8 +239,9 @@ class IndexBuilder:
                 ExitStack() as transactions
             ):  # left in reverse: shard 0 commits last, and with it the addition
                 transactions.enter_context(self._stores[0].transaction())
-                self._stores[0].set_arrivals(self._documents + len(documents))
+                self._stores[0].set_arrivals(self._documents + len(documents), self._max_impact)
                 self._stores[0].insert(by_shard[0])
+                self._store_sample(vectors)
                 for store, rows in zip(self._stores[1:], by_shard[1:], strict=True):
                     if rows:
                         transactions.enter_context(store.transaction())
@@ -253,6 +251,21 @@ class IndexBuilder:
             self.close()
             raise
         self._documents += len(documents)
+
+    def _write_manifest(self, **changes: Any) -> None:
+        """Change the manifest of the build, durably."""
+        changed = replace(self.manifest, checksum="", **changes)
+        checksum = changed.write(self.path / BUILDING_FILE)
+        self.manifest = replace(changed, checksum=checksum)
+
+    def _store_sample(self, vectors: SparseBatch) -> None:
+        """Keep the weights of every stride-th arrival; the stride doubles as arrivals come."""
+        total, stride = self._documents + len(vectors), 1
+        while -(-total // stride) > SAMPLE_DOCUMENTS:
+            stride *= 2
+        first = -(-self._documents // stride) * stride
+        rows = ((one, *vectors.row(one - self._documents)) for one in range(first, total, stride))
+        self._stores[0].add_sample(rows, stride)
 
     def _check_ids(self, documents: Sequence[Document]) -> None:
         seen: set[str] = set()
@@ -319,6 +332,13 @@ class IndexBuilder:
                 progress(done, self._documents)
 
         try:
+            scale = self.manifest.document_scale or 1.0
+            sample = SparseBatch.join(self._stores[0].sample())
+            self._write_manifest(
+                document_scale=scale,
+                max_impact=self._max_impact,
+                fidelity=measure(sample, scale, highest_impact(self.manifest.vocabulary_size)),
+            )
             for shard, store in enumerate(self._stores):
                 self._write_shard(shard, store, count)
         except OSError as error:
@@ -342,7 +362,7 @@ class IndexBuilder:
         per_segment = manifest.block_size * manifest.segment_blocks
         for number, first in enumerate(range(0, documents, per_segment)):
             last = min(first + per_segment, documents)
-            segment = derive_segment(store, first, last, manifest.block_size, count)
+            segment = derive_segment(store, first, last, manifest, count)
             path = directory / f"segment-{number:06d}.safetensors"
             segments.append(write_segment(path, segment, first))
         ShardManifest(
@@ -375,6 +395,37 @@ class IndexBuilder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _manifest(options: BuildOptions) -> IndexManifest:
+    """Return the manifest of an index of which nothing is stored yet."""
+    return IndexManifest(
+        format_version=FORMAT_VERSION,
+        encoder=options.encoder,
+        vocabulary_size=options.vocabulary_size,
+        vocabulary=options.vocabulary,
+        document_scale=None if options.document_scale is None else float(options.document_scale),
+        max_impact=1,
+        block_size=options.block_size,
+        segment_blocks=options.segment_blocks,
+        shard_count=options.shards,
+        query_modifier=options.query_modifier,
+    )
+
+
+def _lock(path: Path) -> int:
+    """Return a descriptor that locks the directory for this process until it is closed.
+
+    Raises:
+        InputError: another process is building in it.
+    """
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise InputError(f"{path}: another process is building this index") from None
+    return lock
 
 
 def _metadata_json(document: Document) -> str:

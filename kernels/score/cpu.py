@@ -209,7 +209,8 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self.sums = np.zeros(0, dtype=np.int32)
-        self.runs = np.empty((MAX_QUERY_TERMS, 3), dtype=np.int64)
+        # An index with impacts of two bytes asks two terms for each of the query.
+        self.runs = np.empty((2 * MAX_QUERY_TERMS, 3), dtype=np.int64)
         self.keys = np.empty(0, dtype=np.int64)
         self.state = np.zeros(4, dtype=np.int64)
 

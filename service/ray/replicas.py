@@ -174,7 +174,7 @@ class ShardReplica(_Replica):
         none = np.zeros(1, np.int64)
         shards = np.full(count, self._shard, np.int32)
         task = SearchTask(_query(query._replace(k=count)))
-        task.impacts, _ = collection.quantize(SparseBatch.join([(query.terms, query.weights)]))
+        task.impacts = collection.quantize(SparseBatch.join([(query.terms, query.weights)]))
         task.result = SearchResult(np.array([0, count]), shards, ordinals, scores, none, none, {})
         hits = Plan(collection, NullObserver()).hits(task)
         return [(hit.document, hit.contributions) for hit in hits]

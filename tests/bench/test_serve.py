@@ -33,7 +33,7 @@ def service(index):
 
 
 def make_queries(opened):
-    return distribution.queries(5, 12, 5, scale=opened.manifest.query_scale), "synthetic"
+    return distribution.queries(5, 12, 5), "synthetic"
 
 
 def compared(index, service):

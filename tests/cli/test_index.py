@@ -137,7 +137,7 @@ def test_resume_wants_the_same_input(fails, cli, killed, lines, tmp_path, many_v
     arguments = ("index", "build", "--vectors", many_vectors, "--out", path)
     killed("csplade.index.write.build:IndexBuilder.add", 2, *arguments)
     assert "shards 1, now it is 2" in fails(*arguments, "--shards", 2, "--resume")
-    assert "query scale" in fails(*arguments, "--query-scale", 0.5, "--resume")
+    assert "document scale" in fails(*arguments, "--document-scale", 0.5, "--resume")
 
     held = many_vectors.read_text().splitlines()
     other = lines("other.jsonl", *held[:700], held[700].replace("text 700", "text 7"), *held[701:])
@@ -315,7 +315,7 @@ def test_documents_keep_what_their_lines_say(lines, tmp_path, tiny_model, cli):
         (lambda path: shutil.rmtree(path), "no index here"),
         (lambda path: (path / "index.json").write_text("{"), "torn"),
         (
-            lambda path: _edit(path / "index.json", '"format_version": 1', '"format_version": 9'),
+            lambda path: _edit(path / "index.json", '"format_version": 2', '"format_version": 9'),
             "format version 9",
         ),
         (

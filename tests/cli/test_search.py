@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csplade.core.vectors import ImpactBatch
+from csplade.core.vectors import SparseBatch
 from csplade.index import Index
 from csplade.ingest.trec import read_run
 
@@ -85,11 +85,9 @@ def test_bulk_vectors_give_the_oracles_integers(cli, lines, tmp_path, string_ind
             [words.index("river"), words.index("tea")],
             [words.index("2019"), words.index("ünï")],
         ]
-        batch = ImpactBatch(
-            np.array([0, 2, 4]),
-            np.array([*terms[0], *terms[1]], np.int32),
-            np.array([200, 1200, 1600, 80], np.int32),
-            0.00125,
+        weights = [[0.25, 1.5], [2, 0.1]]
+        batch = SparseBatch.from_rows(zip(terms, weights, strict=True)).quantize_queries(
+            index.manifest.max_impact
         )
         truth = index.oracle(batch, 1000)
         ids = [one.id for one in index.fetch(truth.shards, truth.ordinals)]
@@ -114,11 +112,9 @@ def test_vectors_with_integer_ids(cli, fails, lines, tmp_path):
     assert (
         info["vocabulary_size"],
         info["document_scale"],
-        info["query_scale"],
         info["terms"],
     ) == (
         70001,
-        1,
         1,
         "ids",
     )

@@ -3,7 +3,8 @@ import pytest
 
 from csplade.core.errors import InputError
 from csplade.core.vectors import (
-    MAX_DOCUMENT_IMPACT,
+    MAX_QUERY_IMPACT,
+    MAX_SCORE,
     ImpactBatch,
     SparseBatch,
     first_bad_weight,
@@ -61,13 +62,15 @@ def test_take_and_concatenate_keep_rows():
 
 def test_quantize_rounds_to_even_and_counts_clips():
     batch = SparseBatch.from_rows([([0, 1, 2, 3, 4], [0.001, 0.05, 0.07, 5.1, 9.0])])
-    impacts = batch.quantize(0.02, MAX_DOCUMENT_IMPACT)
+    impacts, clipped = batch.quantize(0.02, 255)
     # 0.05 / 0.02 is 2.5 in float32 or a hair off it; 5.1 / 0.02 rounds to 255 and is no clip, 9.0
     # is one.
     assert impacts.impacts[0] == 1
     assert impacts.impacts[1] == round(float(np.float32(0.05)) / 0.02)
     assert impacts.impacts[3:].tolist() == [255, 255]
-    assert impacts.clipped == 1
+    assert clipped.tolist() == [1]
+    assert impacts.scales.tolist() == [0.02]
+    assert batch.quantize(0.02)[0].impacts[-1] == 450
     assert impacts.impacts.dtype == np.int32
 
 
@@ -91,6 +94,53 @@ def test_join_keeps_rows_as_they_are():
     impacts, weights = ImpactBatch.join(rows, 0.5), SparseBatch.join(rows)
     assert impacts.indptr.tolist() == weights.indptr.tolist() == [0, 2, 2, 3]
     assert impacts.terms.tolist() == weights.terms.tolist() == [5, 9, 0]
-    assert (impacts.impacts.tolist(), impacts.scale) == ([1, 2, 3], 0.5)
+    assert (impacts.impacts.tolist(), impacts.scales.tolist()) == ([1, 2, 3], [0.5] * 3)
     assert (impacts.impacts.dtype, weights.weights.dtype) == (np.int32, np.float32)
     assert len(ImpactBatch.join([], 1.0)) == len(SparseBatch.join([])) == 0
+
+
+def test_each_query_has_the_scale_of_its_largest_weight():
+    rows = [
+        ([0, 1], [11.2, 5.2]),
+        ([0, 1], [0.0006, 0.0004]),
+        ([], []),
+        ([3], [3e38]),
+        ([3], [1e-40]),
+    ]
+    queries = SparseBatch.from_rows(rows).quantize_queries(255)
+    impacts = [row.tolist() for _, row in queries]
+    assert impacts == [[4095, 1901], [4095, 2730], [], [4095], [4095]]
+    weights = SparseBatch.from_rows(rows).weights
+    np.testing.assert_allclose(
+        queries.impacts * np.repeat(queries.scales, np.diff(queries.indptr)), weights, rtol=2e-4
+    )
+
+
+def test_whole_numbers_stay_as_they_are():
+    rows = [([0, 1], [2.0, 1.0]), ([0], [4095.0]), ([0, 1], [2.0, 1.5]), ([0, 1], [8190.0, 2.0])]
+    queries = SparseBatch.from_rows(rows).quantize_queries(255)
+    assert [row.tolist() for _, row in queries] == [[2, 1], [4095], [4095, 3071], [4095, 1]]
+    assert queries.scales.tolist() == [1.0, 1.0, 2 / 4095, 2.0]
+
+
+@pytest.mark.parametrize("max_impact", [255, 256, 5000, 65_280])
+@pytest.mark.parametrize("terms", [1, 8, 43, 2048])
+def test_scores_never_exceed_int32(terms, max_impact):
+    rng = np.random.default_rng(terms)
+    rows = [
+        (np.arange(terms), weights)
+        for weights in (
+            np.full(terms, 0.3),
+            np.full(terms, 4095.0),
+            rng.random(terms) + 1e-9,
+            1e-6 ** rng.random(terms),
+        )
+    ]
+    queries = SparseBatch.from_rows(rows).quantize_queries(max_impact)
+    for _, impacts in queries:
+        assert impacts.min() >= 1
+        assert impacts.max() <= MAX_QUERY_IMPACT
+        assert int(impacts.sum()) * max_impact <= MAX_SCORE
+    if terms * MAX_QUERY_IMPACT * max_impact <= MAX_SCORE:
+        assert (queries.impacts.max(), queries.impacts[0]) == (MAX_QUERY_IMPACT,) * 2
+    assert queries.impacts[:terms].min() >= 14

@@ -148,7 +148,7 @@ def test_integers_and_floats_rank_by_score_then_arrival():
 def test_coarse_impacts_clip_and_are_counted():
     documents = SparseBatch.from_rows([([1, 2], [1.5, 0.2]), ([2], [3.0])])
     queries = SparseBatch.from_rows([([2], [1.0])])
-    ranked = quantize_ranking.rank_all(documents, queries, 0.00125)
+    ranked = quantize_ranking.rank_all(documents, queries)
     assert ranked["8 bits, 0.005"][1] == 2  # 300 and 600 steps
     assert ranked["8 bits, 0.02"][1] == 0
     assert [top.tolist() for top in ranked["4 bits, largest / 15"][0]] == [[1, 0]]

@@ -1,42 +1,41 @@
 """Random vectors, queries and documents, and indexes built of them."""
 
-import sqlite3
-
 import numpy as np
 
 from csplade.core.document import Document
-from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
+from csplade.core.vectors import MAX_SCORE, ImpactBatch, SparseBatch
 from csplade.index import BuildOptions, IndexBuilder
+from csplade.index.storage.documents import DocumentStore
 
 VOCABULARY = 200
 
 
-def random_vectors(rng, count, *, highest=30, levels=255):
-    """Vectors with 0 to ``highest`` terms and weights on few or many levels (few levels: many
-    ties).
-    """
+SCALE = 0.02
+
+
+def random_vectors(rng, count, *, highest=30, levels=1000):
+    """Vectors with 0 to ``highest`` terms and impacts on few or many levels (few: many ties)."""
     rows = []
     for _ in range(count):
         terms = rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False)
-        rows.append((terms, rng.integers(1, levels + 1, len(terms)) * 0.02))
+        rows.append((terms, rng.integers(1, levels + 1, len(terms)) * SCALE))
     return SparseBatch.from_rows(rows)
 
 
-def random_queries(rng, count, *, highest=40):
-    """Queries with 0 to ``highest`` terms and impacts 1 to 4,095."""
-    rows = [
-        np.sort(rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False))
-        for _ in range(count)
-    ]
-    return ImpactBatch.join([(row, rng.integers(1, 4096, len(row))) for row in rows], QUERY_SCALE)
+def random_queries(rng, count, *, highest=40, levels=1000):
+    """Queries with 0 to ``highest`` terms and impacts as large as documents of ``levels`` allow."""
+    most = min(4095, MAX_SCORE // (levels * highest))
+    rows = []
+    for _ in range(count):
+        terms = np.sort(rng.choice(VOCABULARY, rng.integers(0, highest + 1), replace=False))
+        rows.append((terms, rng.integers(1, most + 1, len(terms))))
+    return ImpactBatch.join(rows)
 
 
 def delete(path, shard, ordinals):
     """Mark documents as deleted in the store of a shard."""
-    with sqlite3.connect(path / f"shard-{shard:04d}" / "documents.sqlite") as store:
-        store.executemany(
-            "UPDATE documents SET deleted = 1 WHERE ordinal = ?", [(int(one),) for one in ordinals]
-        )
+    store = DocumentStore.create(path / f"shard-{shard:04d}")
+    store.delete([int(one) for one in ordinals])
     store.close()
 
 
@@ -59,7 +58,12 @@ def documents(first, last):
 
 def make_index(path, vectors, *, batch=50, **settings):
     """Build an index of these vectors with small blocks; documents are id-0, id-1, ..."""
-    small = {"vocabulary_size": VOCABULARY, "block_size": 32, "segment_blocks": 3}
+    small = {
+        "vocabulary_size": VOCABULARY,
+        "document_scale": SCALE,
+        "block_size": 32,
+        "segment_blocks": 3,
+    }
     with IndexBuilder.create(path, BuildOptions(**small | settings)) as builder:
         for first in range(0, len(vectors), batch):
             last = min(first + batch, len(vectors))

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from csplade.core.errors import InputError
@@ -27,9 +28,9 @@ def test_title_and_text_are_encoded_together(written, tmp_path, tiny_model):
         [{"_id": "a", "title": "Tea", "text": "hot"}, {"_id": "b", "title": "Tea", "text": ""}],
     )
     build_from_corpus(corpus, tmp_path / "index", encoder)
-    expected = encoder.encode_document(["Tea hot", "Tea"]).quantize(0.02, 255)
     with Index.open(tmp_path / "index") as index:
         stored = index.vectors([0, 0], [0, 1])
+        expected, _ = encoder.encode_document(["Tea hot", "Tea"]).quantize(index.manifest.step)
     assert stored.terms.tolist() == expected.terms.tolist()
     assert stored.impacts.tolist() == expected.impacts.tolist()
 
@@ -90,3 +91,25 @@ def test_the_modifier_is_the_encoders_unless_one_is_asked_for(
     report = build_from_corpus(corpus, tmp_path / "index", encoder, query_modifier=asked)
     assert report.manifest.query_modifier == expected
     assert IndexManifest.open(tmp_path / "index").query_modifier == expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "scale", "impacts"),
+    [
+        ([40, 200], 1.0, [40, 200]),
+        ([1000, 1001], 1.0, [1000, 1001]),
+        ([1, 65_280], 1.0, [1, 65_280]),
+        ([0.0041, 0.0095], None, None),
+        ([0.5 + i / 100 for i in range(200)] + [400.0], None, None),
+    ],
+)
+def test_the_scale_fits_the_weights_of_a_file(written, tmp_path, weights, scale, impacts):
+    path = written("v.jsonl", [{"id": str(i), "vector": {"3": w}} for i, w in enumerate(weights)])
+    manifest = build_from_vectors(path, tmp_path / "index").manifest
+    if scale is not None:
+        assert manifest.document_scale == scale
+    with Index.open(tmp_path / "index") as index:
+        stored = index.vectors([0] * len(weights), range(len(weights)))
+    if impacts is not None:
+        assert stored.impacts.tolist() == impacts
+    np.testing.assert_allclose(stored.impacts * stored.scales, weights, rtol=0.01)

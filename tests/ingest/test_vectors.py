@@ -5,7 +5,6 @@ import pytest
 
 from csplade.core.errors import InputError
 from csplade.ingest.vectors import (
-    VectorFile,
     ids_below,
     positions,
     read_query_vectors,
@@ -63,18 +62,10 @@ def test_ids_asked_for_must_be_ids(vectors):
         scan_vectors(vectors({"1": 1}, {"x": 1}), keys="ids")
 
 
-@pytest.mark.parametrize(
-    ("largest", "whole", "scales"),
-    [
-        (5.1, False, (0.02, 0.00125)),
-        (3.0, True, (0.02, 0.00125)),
-        (255.0, True, (1.0, 1.0)),
-        (255.0, False, (1.0, 0.0625)),
-        (510.0, True, (2.0, 0.125)),
-    ],
-)
-def test_scales_hold_the_largest_weight(largest, whole, scales):
-    assert VectorFile(1, "ids", {"0": "f:1"}, largest, whole).scales == pytest.approx(scales)
+def test_the_sample_is_spread_over_the_whole_file(vectors):
+    file = scan_vectors(vectors(*({"1": i + 1} for i in range(9000))))
+    assert [one.weights.tolist() for one in file.sample] == [[i + 1] for i in range(0, 9000, 4)]
+    assert (file.largest, file.whole) == (9000.0, True)
 
 
 def test_unknown_terms_are_dropped_and_counted(vectors):

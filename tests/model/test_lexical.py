@@ -6,7 +6,6 @@ import torch
 from safetensors.numpy import save_file
 
 from csplade.core.errors import CorruptError
-from csplade.core.vectors import MAX_QUERY_IMPACT, QUERY_SCALE
 from csplade.model import Encoder, Manifest
 from csplade.model.lexical import QueryTable
 from csplade.model.tokens import Tokens
@@ -121,19 +120,6 @@ def test_masked_lms_keep_their_closing_token_when_cut(masked_lm):
     encoder = Encoder.from_pretrained(directory)
     (ids,) = encoder.tokenize(["river " * 100], "document").ids
     assert (len(ids), ids[0], ids[-1]) == (32, 2, 3)
-
-
-def test_weights_above_the_usual_range_get_a_scale_that_holds_them(lexical_model):
-    size = Manifest.load(lexical_model).vocabulary_size
-    assert Encoder.from_pretrained(lexical_model).query_scale == QUERY_SCALE
-    save_file(
-        {"weight": np.full(size, 16.0, dtype=np.float32)},
-        lexical_model / "query_weights.safetensors",
-    )
-    encoder = Encoder.from_pretrained(lexical_model, self_test=False)
-    impacts = encoder.encode_query(["river"]).quantize(encoder.query_scale, MAX_QUERY_IMPACT)
-    assert (impacts.impacts == MAX_QUERY_IMPACT).all()
-    assert impacts.impacts.max() * encoder.query_scale == pytest.approx(16.0)
 
 
 def test_with_counts_there_is_room_for_a_term_that_stands_there_four_times():

@@ -244,12 +244,12 @@ class ModelInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., query_encoder: _Optional[str] = ...) -> None: ...
 
 class IndexInfo(_message.Message):
-    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "query_scale", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier")
+    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "max_impact", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_SCALE_FIELD_NUMBER: _ClassVar[int]
-    QUERY_SCALE_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMPACT_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     POSTINGS_FIELD_NUMBER: _ClassVar[int]
@@ -261,7 +261,7 @@ class IndexInfo(_message.Message):
     model_fingerprint: str
     vocabulary_size: int
     document_scale: float
-    query_scale: float
+    max_impact: int
     generation: int
     documents: int
     postings: int
@@ -269,7 +269,7 @@ class IndexInfo(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[ShardInfo]
     string_terms: bool
     query_modifier: str
-    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., query_scale: _Optional[float] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ...) -> None: ...
+    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., max_impact: _Optional[int] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ...) -> None: ...
 
 class ShardInfo(_message.Message):
     __slots__ = ("documents", "postings", "bytes")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csplade.core.errors import IncompatibleError, InputError
-from csplade.core.vectors import QUERY_SCALE, ImpactBatch, SparseBatch
+from csplade.core.errors import InputError
+from csplade.core.vectors import MAX_SCORE, ImpactBatch, SparseBatch
 from csplade.index import Index, verify
 from csplade.kernels.score.reference import score
 from csplade.kernels.select.reference import merge, select
@@ -88,9 +88,7 @@ def test_five_shards_rank_like_one(tmp_path):
 def test_all_equal_scores_rank_by_ordinal(tmp_path, k):
     vectors = SparseBatch.from_rows([([3], [1.0])] * 100)
     path = helpers.make_index(tmp_path / "index", vectors, block_size=7)
-    query = ImpactBatch(
-        np.array([0, 1]), np.array([3], np.int32), np.array([9], np.int32), QUERY_SCALE
-    )
+    query = ImpactBatch.join([(np.array([3], np.int32), np.array([9], np.int32))])
     for threads in (1, 4):
         with Index.open(path, threads=threads) as index:
             result = index.search(query, k)
@@ -110,9 +108,7 @@ def test_full_blocks_of_ordinary_size(tmp_path):
         np.arange(count + 1), np.full(count, 7, np.int32), weights.astype(np.float32)
     )
     path = helpers.make_index(tmp_path / "index", vectors, batch=count, block_size=1 << 14)
-    query = ImpactBatch(
-        np.array([0, 1]), np.array([7], np.int32), np.array([4095], np.int32), QUERY_SCALE
-    )
+    query = ImpactBatch.join([(np.array([7], np.int32), np.array([4095], np.int32))])
     with Index.open(path, threads=1) as index:
         for k in (1, 1000, 10_000):
             result = index.search(query, k)
@@ -123,13 +119,11 @@ def test_full_blocks_of_ordinary_size(tmp_path):
 
 def test_widest_query_at_the_largest_impacts(tmp_path):
     terms = np.arange(2048)
-    vectors = SparseBatch.from_rows([(terms, [9.0] * 2048), (terms[:5], [0.02] * 5), ([], [])])
+    vectors = SparseBatch.from_rows([(terms, [5.1] * 2048), (terms[:5], [0.02] * 5), ([], [])])
     path = helpers.make_index(tmp_path / "index", vectors, vocabulary_size=262_144)
-    query = ImpactBatch(
-        np.array([0, 2048]), terms.astype(np.int32), np.full(2048, 4095, np.int32), QUERY_SCALE
-    )
+    query = ImpactBatch.join([(terms, np.full(2048, 4095))])
     with Index.open(path) as index:
-        assert index.manifest.clipped == 2048
+        assert index.manifest.max_impact == 255
         result = index.search(query, 10)
         assert result.scores.tolist() == [2_138_572_800, 5 * 4095]
         helpers.assert_same(result, index.oracle(query, 10))
@@ -139,14 +133,14 @@ def test_empty_queries_and_no_queries(collection):
     path, _ = collection
     nothing = np.empty(0, np.int32)
     with Index.open(path) as index:
-        empty = index.search(ImpactBatch(np.zeros(3, np.int64), nothing, nothing, QUERY_SCALE), 10)
+        empty = index.search(ImpactBatch.join([(nothing, nothing)] * 2), 10)
         assert empty.indptr.tolist() == [0, 0, 0]
         assert empty.matched.tolist() == empty.postings.tolist() == [0, 0]
-        none = index.search(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10)
+        none = index.search(ImpactBatch.join([]), 10)
         assert len(none) == 0
         helpers.assert_same(
             none,
-            index.oracle(ImpactBatch(np.zeros(1, np.int64), nothing, nothing, QUERY_SCALE), 10),
+            index.oracle(ImpactBatch.join([]), 10),
         )
 
 
@@ -160,7 +154,7 @@ def test_read_only_and_strided_queries(collection):
         assert not frozen.flags.writeable
         assert not strided.flags.c_contiguous
         helpers.assert_same(
-            index.search(ImpactBatch(queries.indptr, frozen, strided, QUERY_SCALE), 10), truth
+            index.search(ImpactBatch(queries.indptr, frozen, strided, queries.scales), 10), truth
         )
 
 
@@ -206,7 +200,7 @@ def test_fetch_and_vectors_keep_the_order_asked_for(collection):
         assert index.fetch(shards, ordinals) == [helpers.documents(i, i + 1)[0] for i in wanted]
         assert index.ids(shards, ordinals) == [helpers.documents(i, i + 1)[0].id for i in wanted]
         stored = index.vectors(shards, ordinals)
-        expected = vectors.take(np.array(wanted)).quantize(0.02, 255)
+        expected, _ = vectors.take(np.array(wanted)).quantize(helpers.SCALE)
         np.testing.assert_array_equal(stored.indptr, expected.indptr)
         np.testing.assert_array_equal(stored.terms, expected.terms)
         np.testing.assert_array_equal(stored.impacts, expected.impacts)
@@ -264,13 +258,21 @@ def test_wrong_arguments_are_refused(collection):
         for k in (0, 10_001):
             with pytest.raises(InputError, match=f"k: {k} is out of range; allowed 1 to 10000"):
                 index.search(queries, k)
-        outside = ImpactBatch(
-            np.array([0, 1]), np.array([200], np.int32), np.ones(1, np.int32), QUERY_SCALE
-        )
+        outside = ImpactBatch.join([(np.array([200], np.int32), np.ones(1, np.int32))])
         with pytest.raises(InputError, match="term 200 is out of range; allowed 0 to 199"):
             index.search(outside, 5)
-        other = ImpactBatch(queries.indptr, queries.terms, queries.impacts, 0.5)
-        with pytest.raises(IncompatibleError, match=r"scale 0.5, this index needs 0.00125"):
-            index.search(other, 5)
     with pytest.raises(InputError, match="threads: 0 is too small"):
         Index.open(path, threads=0)
+
+
+def test_queries_whose_scores_could_overflow_are_refused(tmp_path):
+    vectors = SparseBatch.from_rows([(np.arange(200), np.full(200, 65_280 * helpers.SCALE))])
+    path = helpers.make_index(tmp_path / "index", vectors)
+    terms = np.arange(9, dtype=np.int32)
+    most = np.array([4095] * 8 + [MAX_SCORE // 65_280 - 8 * 4095])
+    with Index.open(path, threads=1) as index:
+        result = index.search(ImpactBatch.join([(terms, most)]), 5)
+        assert result.scores.tolist() == [int(most.sum()) * 65_280]
+        loud = ImpactBatch.join([(terms[:1], np.ones(1)), (terms, most + (terms == 8))])
+        with pytest.raises(InputError, match=r"query 1: impacts sum to 32769; .* exceed int32"):
+            index.search(loud, 5)

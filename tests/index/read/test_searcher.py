@@ -22,7 +22,7 @@ def test_masked_searches_agree_with_the_oracle_and_with_the_whole_ranking(tmp_pa
     @given(
         seed=st.integers(0, 2**32 - 1),
         count=st.integers(1, 150),
-        levels=st.sampled_from([1, 255]),
+        levels=st.sampled_from([1, 255, 1000, 65_280]),
         shards=st.integers(1, 3),
         block_size=st.sampled_from([1, 7, 64]),
         segment_blocks=st.sampled_from([1, 2, 100]),
@@ -42,7 +42,7 @@ def test_masked_searches_agree_with_the_oracle_and_with_the_whole_ranking(tmp_pa
         for shard in range(shards):
             held = len(range(shard, count, shards))
             helpers.delete(path, shard, np.flatnonzero(rng.random(held) < deleted))
-        queries = helpers.random_queries(rng, 3)
+        queries = helpers.random_queries(rng, 3, levels=levels)
         with Index.open(path, threads=2) as index:
             mask = Mask({one: rng.random(held) < allowed for one, held in lengths(index).items()})
             truth = index.oracle(queries, k, mask)

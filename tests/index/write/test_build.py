@@ -2,6 +2,7 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from csplade.core.document import Document
 from csplade.core.errors import CorruptError, InputError, UnavailableError
 from csplade.core.vectors import SparseBatch
 from csplade.index import BuildOptions, Index, IndexBuilder, verify
-from csplade.index.storage.documents import DocumentStore
+from csplade.index.storage.documents import DocumentStore, StoredDocument
 
 from .. import helpers
 
@@ -94,10 +95,10 @@ def test_killed_at_any_point_resumes_to_the_same_bytes(tmp_path):
     expected = contents(whole)
     assert len(expected) == 4 + 2 + 1  # 60 documents a shard: 2 segments each
     renames = [i for i, name in enumerate(calls, 1) if name == "replace"]
-    assert len(renames) == 1 + 4 + 2 + 1  # building.json, segments, shard.json, index.json
+    assert len(renames) == 3 + 4 + 2 + 1  # building.json, segments, shard.json, index.json
     spread = np.linspace(2, len(calls), 6).astype(int).tolist()
     for fatal in sorted(
-        {*spread, renames[0], renames[2], renames[-2], renames[-1], renames[-1] + 1}
+        {*spread, *renames[:3], renames[4], renames[-2], renames[-1], renames[-1] + 1}
     ):
         path = tmp_path / f"killed-{fatal}"
         assert run_child(path, fatal).returncode == -signal.SIGKILL
@@ -118,7 +119,10 @@ def test_an_addition_that_reached_only_some_shards_is_taken_back(tmp_path):
         builder.add(helpers.documents(0, 4), vectors.take(np.arange(4)))
     store = DocumentStore.create(path / "shard-0001")
     with store.transaction():
-        store.insert([(i, Document(f"torn-{i}", "x"), "{}", b"", b"", 0) for i in (1, 2)])
+        none = np.empty(0, np.int32), np.empty(0, np.uint16)
+        store.insert(
+            [StoredDocument(i, Document(f"torn-{i}", "x"), "{}", *none, 0) for i in (1, 2)]
+        )
     store.close()
     with IndexBuilder.resume(path) as builder:
         assert builder.documents == 4
@@ -274,12 +278,12 @@ def test_manifest_and_progress(tmp_path):
     vectors = SparseBatch.concatenate(
         [
             helpers.random_vectors(np.random.default_rng(0), 70),
-            SparseBatch.from_rows([([1, 2], [99.0, 5.11])]),
+            SparseBatch.from_rows([([1, 2], [2000.0, 5.11])]),
         ]
     )
     path = tmp_path / "a" / "index"
     seen = []
-    options = BuildOptions(200, encoder, shards=3, vocabulary=vocabulary, block_size=10)
+    options = BuildOptions(200, encoder, 3, 0.02, vocabulary, block_size=10)
     with IndexBuilder.create(path, options) as builder:
         builder.add(helpers.documents(0, 71), vectors)
         manifest = builder.finish(lambda done, total: seen.append((done, total)))
@@ -290,7 +294,10 @@ def test_manifest_and_progress(tmp_path):
     assert (manifest.encoder, manifest.vocabulary, manifest.generation) == (encoder, vocabulary, 1)
     assert manifest.fingerprint == "ab" * 32
     assert [shard.documents for shard in manifest.shards] == [24, 24, 23]
-    assert (manifest.documents, manifest.postings, manifest.clipped) == (71, len(vectors.terms), 2)
+    impacts = vectors.quantize(0.02)[0].impacts
+    postings = len(impacts) + (impacts > 255).sum()
+    assert (manifest.documents, manifest.clipped) == (71, 1)
+    assert (manifest.postings, manifest.max_impact) == (postings, 65_280)
     assert manifest.bytes == sum(file.stat().st_size for file in path.glob("shard-*/*.safetensors"))
 
 
@@ -300,3 +307,51 @@ def test_a_read_only_index_opens(collection, tmp_path):
         os.chmod(file, 0o555 if file.is_dir() else 0o444)
     with Index.open(path) as index:
         assert index.fetch([0], [0])[0].id == "id-0"
+
+
+def test_of_two_creates_in_one_directory_one_fails_in_one_line(tmp_path):
+    """Both are past their first look at the directory before either writes."""
+    program = """
+import sys
+from csplade.core.errors import InputError
+from csplade.index import BuildOptions, IndexBuilder
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    builder = IndexBuilder.create(sys.argv[1], BuildOptions(9, shards=3))
+    print(builder.documents, flush=True)
+    sys.stdin.readline()
+except InputError as error:
+    print(error, flush=True)
+"""
+    for turn in range(5):
+        path = tmp_path / str(turn)
+        pair = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for child in pair:
+            assert child.stdout.readline() == "ready\n"
+        for child in pair:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        said = sorted((child.stdout.readline() for child in pair), key=len)
+        for child in pair:
+            child.communicate("end\n")
+        assert said[0] == "0\n"
+        assert "another process is building" in said[1] or "continue with --resume" in said[1]
+        IndexBuilder.resume(path).close()
+
+
+def test_stores_of_another_version_are_refused(tmp_path):
+    IndexBuilder.create(tmp_path / "index", BuildOptions(9)).close()
+    with sqlite3.connect(tmp_path / "index" / "shard-0000" / "documents.sqlite") as store:
+        store.execute("PRAGMA user_version = 1")
+    store.close()
+    with pytest.raises(CorruptError, match="store version 1, this program reads 2"):
+        IndexBuilder.resume(tmp_path / "index")

@@ -32,7 +32,7 @@ def oracle(engine, query, k):
         if isinstance(query, str)
         else SparseBatch.from_rows([(list(query), list(query.values()))])
     )
-    queries, _ = engine.quantize(vectors)
+    queries = engine.quantize(vectors)
     result = engine.index.oracle(queries, k)
     shards, ordinals, scores = result.row(0)
     documents = engine.index.fetch(shards, ordinals)
