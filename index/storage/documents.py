@@ -246,14 +246,14 @@ class DocumentStore:
         )
 
     def arrivals(self) -> tuple[int, int]:
-        """Return how many documents the index was given, and their largest impact (shard 0 only)."""
+        """Return how many documents the index holds and their largest impact (shard 0 only)."""
         count, max_impact = self._read("SELECT count, max_impact FROM arrivals")[0]
         return int(count), int(max_impact)
 
     def add_sample(
         self, rows: Iterable[tuple[int, NDArray[np.int32], NDArray[np.float32]]], stride: int
     ) -> None:
-        """Add (arrival, terms, weights), inside a transaction; keep multiples of ``stride`` only."""
+        """Add (arrival, terms, weights) in a transaction; keep multiples of ``stride`` only."""
         self._connection.executemany(
             "INSERT INTO sample VALUES (?, ?, ?)",
             [

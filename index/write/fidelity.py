@@ -14,8 +14,8 @@ from ...core.vectors import MAX_DOCUMENT_IMPACT, SparseBatch
 from ..storage.manifest import Fidelity
 from ..storage.wide import ONE_BYTE
 
-# Overlap that the choice of a scale aims for. An index needs 0.99 (``ENOUGH_OVERLAP``); the sample is
-# smaller, so its scores lie further apart.
+# Overlap that the choice of a scale aims for. An index needs 0.99 (``ENOUGH_OVERLAP``); the sample
+# is smaller, so its scores lie further apart.
 AIMED_OVERLAP = 0.996
 # Share of the weights that fit into one byte with the coarsest scale: at most 1 % more postings.
 ONE_BYTE_SHARES = (0.99, 0.9, 0.5)
