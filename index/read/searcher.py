@@ -51,7 +51,7 @@ class SearchResult:
         indptr: int64 [n + 1], query i owns hits ``indptr[i]:indptr[i + 1]``.
         shards: int32 [h].
         ordinals: int64 [h].
-        scores: int32 [h], all > 0; times query_scale * document_scale it is the float score.
+        scores: int32 [h], all > 0; times the scales of query and index the float score.
         matched: int64 [n], live documents within the mask that share a term with the query.
         postings: int64 [n], postings read, those of documents outside the mask included.
         timings: nanoseconds of wall time under "score", "select" and "merge".

@@ -274,5 +274,5 @@ def test_queries_whose_scores_could_overflow_are_refused(tmp_path):
         result = index.search(ImpactBatch.join([(terms, most)]), 5)
         assert result.scores.tolist() == [int(most.sum()) * 65_280]
         loud = ImpactBatch.join([(terms[:1], np.ones(1)), (terms, most + (terms == 8))])
-        with pytest.raises(InputError, match=r"query 1: impacts sum to 32769; .* exceed int32"):
+        with pytest.raises(InputError, match=r"query 1: impacts sum to 32897; .* exceed int32"):
             index.search(loud, 5)
