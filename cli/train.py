@@ -1,6 +1,4 @@
-"""``csplade train``: start, idf, adapt, calibrate, mine, table, contrastive, distill. Long ones
-resume where they were stopped.
-"""
+"""``csplade train``: every phase of training; long ones resume where they were stopped."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def start(
     ] = 1.5,
     fold: Annotated[bool, typer.Option(help="Let word forms of one stem share a term.")] = True,
 ) -> None:
-    """Write the model that training starts from: kept terms and an IDF head bias over the embedded
-    base.
-    """
+    """Write the model that training starts from: kept terms and a head bias over the base."""
     from ..model.checkpoint import base
     from ..model.training.start import start as write_start
 
@@ -83,7 +79,7 @@ def adapt(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Adaptation: CE on logits and on activated logits over packed text."""
+    """Adapt a model: CE on logits and on activated logits over packed text."""
     _check_tokens(model, length, "--length")
     from ..model.training.adapt import adapt as run
     from ..model.training.trainer import Schedule
@@ -152,7 +148,7 @@ def mine(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Hard negatives of every training query, and the scores of all teachers for all candidates."""
+    """Mine hard negatives of every training query, with the scores of all teachers."""
     from ..model.training import mine as mining
     from ..model.training.data import Collection
     from ..model.training.teachers import load_teacher
@@ -292,7 +288,7 @@ def _with_options_of(
 @app.command()
 @_with_options_of(_retrieval)
 def contrastive(batch: Queries = 24, negatives: Negatives = 1, **shared: Any) -> None:
-    """InfoNCE over in-batch and mined hard negatives, with FLOPS or L1 regularizers."""
+    """Train by InfoNCE over in-batch and mined negatives, with FLOPS or L1 regularizers."""
     _retrieval(batch=batch, negatives=negatives, **shared)
 
 
@@ -313,9 +309,7 @@ def distill(
     negatives: Negatives = 3,
     **shared: Any,
 ) -> None:
-    """Learn from teachers' scores of mined candidates: KL or MarginMSE, with InfoNCE beside it or
-    alone.
-    """
+    """Learn from teachers' scores of mined candidates: KL, MarginMSE, InfoNCE."""
     _retrieval(
         teachers=tuple(teacher),
         nce=nce,
@@ -363,8 +357,9 @@ def idf(
         typer.Option("--collection-idf", help="Indexes weigh queries by their own IDF as well."),
     ] = False,
 ) -> None:
-    """Make queries inference-free: weigh their tokens by IDF over a corpus. The document side stays
-    as it is.
+    """Make queries inference-free: weigh their tokens by IDF over a corpus.
+
+    The document side stays as it is.
     """
     from ..model.checkpoint.layout import resolve
     from ..model.training.idf import train_idf
@@ -402,8 +397,9 @@ def table(
     ] = 3e-4,
     steps: Annotated[int, typer.Option(min=1, help="Steps over all candidates.")] = 80,
 ) -> None:
-    """Learn from teachers how much each term of a query matters. Takes minutes: no document is
-    encoded.
+    """Learn from teachers how much each term of a query matters.
+
+    It takes minutes, since no document is encoded.
     """
     from ..model.training.table import train_table
 

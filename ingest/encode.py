@@ -81,7 +81,7 @@ def encode_file(
         keys: terms as token strings or as integer ids.
         on_bad: gets the error of each bad line, which is then skipped and counted; without it, it
             is raised.
-        progress: told after each batch of texts.
+        progress: called after each batch of texts.
 
     Raises:
         InputError: a bad source or one without texts; an output that is something else, or that

@@ -47,7 +47,7 @@ class Encoder:
     Attributes:
         name: ``embedded``, or what the model was loaded by.
         manifest: the rules.
-        preset: ``csplade.json``, ``given``, or the preset that the files told.
+        preset: ``csplade.json``, ``given``, or the name of a preset.
         fingerprint: of the manifest; vectors of one fingerprint are comparable.
         vocabulary_size: V.
         device: where the network runs: ``cpu``, ``cuda:0`` ...
@@ -111,8 +111,8 @@ class Encoder:
             dtype: of the unquantized weights; None for the one that is fast on the device.
             manifest: how to use a checkpoint that has no ``csplade.json`` of its own; an error
                 where it has one.
-            preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; told
-                by the checkpoint's files where they tell.
+            preset: a family's conventions instead of a manifest, see :data:`.presets.PRESETS`; None
+                for the one that the checkpoint's files select.
             tokenizer: directory or hub id of a tokenizer, for a checkpoint that has none of its
                 own.
             base: directory or hub id of an adapter's base, instead of what its files name.

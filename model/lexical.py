@@ -1,5 +1,4 @@
-"""Inference-free queries: a query's vector is a look-up of its tokens in a table of weights, and no
-model runs.
+"""Inference-free queries: a query's vector is a look-up of its tokens in a table of weights.
 
 SPLADE-doc (arXiv 2109.10086) gives every token of the query the weight 1; OpenSearch's document
 encoders (arXiv 2411.04403) and sentence-transformers' ``SparseStaticEmbedding`` take it from a
@@ -33,7 +32,7 @@ class QueryTable:
     """Looks queries up.
 
     Args:
-        weights: float32 [V], >= 0; a token of weight 0 is no term of a query.
+        weights: float32 [V], >= 0; a token of weight 0 is not a term of a query.
         folded: int32 [V], the term that each token stands for.
         cap: terms kept of a query, those of largest weight.
         counts: a term weighs as often as the query has it; else once.
@@ -54,16 +53,15 @@ class QueryTable:
 
     @property
     def largest(self) -> float:
-        """Weight that there must be room for: the largest, or that of a term that stands in the
-        query ``REPEATS`` times.
-        """
+        """The largest weight of a query's term, which may come ``REPEATS`` times."""
         if self.normalize:
             return 1.0
         return float(self.weights.max()) * (REPEATS if self.counts else 1)
 
     def look_up(self, tokens: Tokens) -> tuple[SparseBatch, NDArray[np.int64]]:
-        """Vectors of queries, and int64 [n], the terms of each before the cap; ties at the cap go
-        to the smaller id.
+        """Return the vectors of queries, and int64 [n], the terms of each before the cap.
+
+        Of equal weights at the cap the smaller id is kept.
         """
         rows, values, positive = [], [], np.zeros(len(tokens), dtype=np.int64)
         for row, ids in enumerate(tokens.ids):
@@ -93,8 +91,9 @@ class QueryTable:
 
 
 def load_table(checkpoint: Checkpoint, manifest: Manifest, tokenizer: Tokenizer) -> QueryTable:
-    """The query table of a model directory; without a file of weights, every token but the special
-    ones weighs 1.
+    """Load the query table of a model directory.
+
+    Without a file of weights every token weighs 1, and special ones 0.
 
     Raises:
         CorruptError: a table that is not readable, of another size, or with a weight below 0 or not
@@ -138,8 +137,10 @@ def _read_tensor(path: Path, size: int) -> NDArray[np.float32]:
 
 
 def _read_idf(path: Path, tokenizer: Tokenizer, size: int) -> NDArray[np.float32]:
-    """Read token weights; those of tokens without an id are the unknown token's, the last of them,
-    as in the code of OpenSearch and sentence-transformers.
+    """Read token weights.
+
+    Of tokens without an id the last one's weight is that of the unknown token, as in the code of
+    OpenSearch and sentence-transformers.
     """
     weights, ids = np.zeros(size, dtype=np.float32), tokenizer.vocabulary()
     try:

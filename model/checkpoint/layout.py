@@ -136,8 +136,9 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 
 def resolve(path_or_id: str | Path) -> Path:
-    """The directory of a model: ``embedded``, a path, or a hub id that the local hub cache or the
-    hub itself holds.
+    """Return the directory of a model: ``embedded``, a path, or a hub id.
+
+    The hub is asked for what its local cache lacks.
 
     Raises:
         InputError: neither a directory nor a hub id.

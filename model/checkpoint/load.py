@@ -101,7 +101,7 @@ def load_merged(checkpoint: Checkpoint, manifest: Manifest, dtype: torch.dtype) 
 
 
 def build_network(model: Any, manifest: Manifest, kept: Head) -> SparseNetwork:
-    """The network around a loaded language model.
+    """Build the network around a loaded language model.
 
     Raises:
         IncompatibleError: a head of another size than the manifest says, or one that is not linear
@@ -177,7 +177,7 @@ def _check_positions(body: nn.Module, longest: int) -> None:
 
 
 def load_causal_lm(directory: Path, layers: int, dtype: torch.dtype) -> Any:
-    """A causal LM in the given precision, its first ``layers`` layers (0: all).
+    """Load a causal LM in the given precision, its first ``layers`` layers (0: all).
 
     Raises:
         InputError: more layers asked for than there are.

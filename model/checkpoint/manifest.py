@@ -157,7 +157,7 @@ class Manifest:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self, *, golden: bool = True) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         values = dataclasses.asdict(self)
         if not golden:
             del values["golden"]

@@ -6,9 +6,7 @@ from typing import Any
 
 
 def positions(config: dict[str, Any]) -> int:
-    """Return the tokens that a model has positions for, as its configuration says; 0 if it does
-    not.
-    """
+    """Return the tokens that a configuration has positions for, 0 if it does not say."""
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
     most = next((config[name] for name in names if config.get(name)), 0)
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):

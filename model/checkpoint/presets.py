@@ -1,9 +1,8 @@
-"""Presets: how checkpoints that carry no ``csplade.json`` are meant to be used, family by family.
+"""Presets: how checkpoints without a ``csplade.json`` are used, family by family.
 
-A preset is chosen by the files of a checkpoint and what stands in them. Two families cannot be told
-that way, because their files say nothing of how they are used (LACONIC is a plain causal LM): they
-are known by their hub id, or forced. Where nothing tells, loading refuses and lists the presets; it
-never guesses.
+The files of a checkpoint select its preset. Two families cannot be recognized by their files, which
+say nothing of how they are used (LACONIC is a plain causal LM): their hub id selects the preset, or
+the user does. Where nothing does, loading fails and lists the presets; it never guesses.
 
 Conventions from the families' own code and model cards: naver/splade, HansiZeng/scaling-retriever
 (Lion), texttron/tevatron ``examples/laconic``, opensearch-project model cards,
@@ -50,7 +49,7 @@ class Preset:
     ids: tuple[str, ...] = ()
 
     def manifest(self, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Manifest:
-        """The manifest of a checkpoint; sizes and hashes are filled in by :func:`read`."""
+        """Return the manifest of a checkpoint; :func:`read` fills in sizes and hashes."""
         return Manifest(architecture=self.architecture, **self.values(checkpoint, tokenizer))
 
 
@@ -193,7 +192,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def choose(checkpoint: Checkpoint, model: str, forced: str | None = None) -> str:
-    """Which preset a checkpoint without a manifest is loaded by.
+    """Return the preset that a checkpoint without a manifest is loaded by.
 
     Args:
         checkpoint: its parts.
@@ -201,7 +200,7 @@ def choose(checkpoint: Checkpoint, model: str, forced: str | None = None) -> str
         forced: the user's choice.
 
     Raises:
-        InputError: an unknown preset, or nothing tells which.
+        InputError: an unknown preset, or none that can be recognized.
         IncompatibleError: neither a causal nor a masked LM, or not of the kind that the preset is
             for.
     """
@@ -211,7 +210,7 @@ def choose(checkpoint: Checkpoint, model: str, forced: str | None = None) -> str
     name = forced or _told_by_files(checkpoint, kind) or _told_by_id(model)
     if name is None:
         raise InputError(
-            f"{model}: no csplade.json there, and nothing in its files says how this "
+            f"{model}: has no csplade.json, and nothing in its files says how this "
             f"{kind.replace('_', ' ')} is used; "
             f"give a manifest or a preset, one of {', '.join(PRESETS)} (csplade model certify DIR "
             "--preset NAME)"
@@ -259,7 +258,7 @@ def _told_by_id(model: str) -> str | None:
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
-    """``causal_lm`` or ``masked_lm``, by the class that the configuration names."""
+    """Return ``causal_lm`` or ``masked_lm``, by the class that the configuration names."""
     config = checkpoint.config
     for name in config.get("architectures") or ():
         if name.endswith("ForMaskedLM"):
@@ -273,7 +272,7 @@ def _architecture(checkpoint: Checkpoint) -> str:
 
 
 def _most_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int:
-    """Tokens that positions and tokenizer allow, special tokens included."""
+    """Return the tokens that positions and tokenizer allow, special tokens included."""
     stated = checkpoint.limits.get("max_seq_length") or tokenizer.max_tokens
     return int(min(positions(checkpoint.config) or MOST_TOKENS, stated, MOST_TOKENS))
 
@@ -318,8 +317,8 @@ def read(
             are.
 
     Raises:
-        InputError: no such model, an unknown preset, nothing tells which, or a manifest where there
-            is one already.
+        InputError: no such model, an unknown preset, none that can be recognized, or a manifest
+            where there is one already.
         IncompatibleError: the tokenizer is another model's, the checkpoint is of another kind, or
             its files are not those that were certified.
         CorruptError: files that cannot be read.

@@ -1,5 +1,4 @@
-"""Adaptation: teach the language model what its head will be asked for, before any contrastive
-training.
+"""Adaptation: teach a language model what its head is asked for, before contrastive training.
 
 Contrastive training of a raw causal LM fails: CSPLADE reports dying ReLUs, and the embedded base
 starts dense, its tokens lost among thousands of activated terms. The loss is CSPLADE's,
@@ -93,9 +92,7 @@ def adapt(
 
 
 class _Collator:
-    """Rows to inputs, positions and targets; targets are rows of the head, so only kept terms are
-    asked for.
-    """
+    """Rows to inputs, positions and targets, which are rows of the head: kept terms alone."""
 
     def __init__(
         self, trainable: Trainable, positions: int, masked: float, blank: int, seed: int

@@ -3,13 +3,13 @@
 Cross-entropy does not care about a constant added to all logits of one position; a maximum over
 positions followed by a ReLU does: after adaptation alone the positions with high logits overall win
 every term. Here each kept token is asked, at its own position, for a weight that a lexical scorer
-would give it, and every other term of the pooled vector is pushed to zero with L1. The ask is made
-before the ReLU, so it revives dead terms; the push is made through the head, so its gradient is
-sparse. What is asked for depends on who encodes queries:
+would give it, and every other term of the pooled vector is pushed to zero with L1. The first is
+done before the ReLU, so it also moves terms that are always 0; the second through the head, so its
+gradient is sparse. The weight asked for depends on what encodes queries:
 
 - the model: ``peak * sqrt(idf / max idf)``, so that the product of a query's and a document's
   weight goes with IDF;
-- a table (``query_encoder: lexical``), which carries the IDF: BM25's share of the document,
+- a table (``query_encoder: lexical``), which holds the IDF: BM25's share of the document,
   ``peak`` times the share of :mod:`..prior`, what the manifest's ``lexical_prior`` adds not
   counted.
 """
@@ -110,7 +110,7 @@ def calibrate(
 
 
 def _span(ids: NDArray[np.int32], length: int, random: np.random.Generator) -> NDArray[np.int32]:
-    """A contiguous piece: every third as long as a query, 4 to 16 tokens."""
+    """Return a contiguous piece: every third as long as a query, 4 to 16 tokens."""
     size = int(random.integers(4, 17)) if random.random() < 1 / 3 else length
     start = int(random.integers(0, max(1, len(ids) - size + 1)))
     return ids[start : start + size]

@@ -1,6 +1,4 @@
-"""Training data from BEIR-format folders: texts, packed blocks, queries with their positives and
-negatives.
-"""
+"""Training data from BEIR-format folders: passages, queries with their positives, packed rows."""
 
 from __future__ import annotations
 
@@ -66,10 +64,9 @@ class Collection:
 
 
 def packed(tokens: Iterator[Sequence[int]], length: int, separator: int) -> NDArray[np.int64]:
-    """Texts one after the other with a separator between, cut into rows of ``length``; int64 [rows,
-    length].
+    """Join texts with a separator and cut them into rows; int64 [rows, length].
 
-    The last tokens that fill no row are left out.
+    The last tokens, which do not fill a row, are left out.
 
     Raises:
         InputError: fewer tokens than one row.

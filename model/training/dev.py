@@ -1,6 +1,4 @@
-"""Judged queries to watch while training: nDCG@10 on samples of dev splits, early stopping, the
-best weights kept.
-"""
+"""Watch judged queries while training: nDCG@10 of dev splits, early stopping, best weights."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class DevSplit:
-    """A sample of one collection's judged queries and of its passages, all relevant ones among
-    them.
+    """A sample of a collection's judged queries and passages, with all relevant ones.
 
     Attributes:
         name: of the collection.
@@ -78,8 +75,9 @@ class DevSplit:
         return digest([self.name, *self.queries, *self.passages, self.relevant.tobytes().hex()])
 
     def ndcg(self, scores: NDArray[np.float32]) -> float:
-        """Mean nDCG@10 of scores [queries, passages], every judged passage with gain 1, ties to the
-        earlier passage.
+        """Return the mean nDCG@10 of scores [queries, passages].
+
+        Every relevant passage has gain 1; of equal scores the earlier passage ranks first.
         """
         order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         found = np.take_along_axis(self.relevant & (scores > 0), order, axis=1)
@@ -89,8 +87,7 @@ class DevSplit:
 
 
 class WatchDev(TrainerCallback):
-    """Evaluates every ``every`` steps, stops after ``patience`` evaluations without a better mean,
-    keeps the best weights.
+    """Evaluates while training, keeps the best weights and stops when they get no better.
 
     Args:
         splits: what to watch.
@@ -113,8 +110,9 @@ class WatchDev(TrainerCallback):
         self.network, self.every, self.patience = network, every, patience
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Evaluate when it is time; the log is the only memory, so a resumed run goes on as it
-        would have.
+        """Evaluate every ``every`` steps.
+
+        The log is the only state, so a resumed run continues as it would have.
         """
         if state.global_step % self.every and state.global_step != state.max_steps:
             return control
@@ -144,7 +142,7 @@ class WatchDev(TrainerCallback):
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go back to the best weights."""
+        """Load the best weights."""
         best = Path(args.output_dir) / BEST_FILE
         if best.is_file():
             self.network.load_state_dict(load_file(best), strict=False)

@@ -20,7 +20,7 @@ SHORTEST = 4  # letters; shorter words have stems that mean something else too o
 def fold_forms(
     tokens: Sequence[str], frequency: NDArray[np.int64], stem: Callable[[str], str]
 ) -> NDArray[np.int32]:
-    """Which term each token stands for.
+    """Return the term that each token stands for.
 
     Args:
         tokens: [V] text of each token as it stands in running text: the first of a word begins with
@@ -30,8 +30,8 @@ def fold_forms(
         stem: a stemmer of words.
 
     Returns:
-        int32 [V]; a token that is no whole word of the letters a to z, or too short, stands for
-        itself.
+        int32 [V]; a token that is not a whole word of the letters a to z, or is too short, stands
+        for itself.
     """
     forms: dict[str, list[int]] = {}
     for token, text in enumerate(tokens):

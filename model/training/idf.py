@@ -51,7 +51,7 @@ def train_idf(
         prior: the manifest's ``lexical_prior``.
         expansion: the manifest's ``query_expansion``.
         collection_idf: the manifest's ``query_idf``.
-        progress: told after each batch of texts how many it held.
+        progress: called with the number of texts of each batch.
 
     Raises:
         InputError: ``out`` is something else, or there are no texts.

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 def adaptation(
     logits: Tensor, targets: Tensor, *, scale: float, shift: float, relu_weight: float = 1.0
 ) -> Tensor:
-    """``CE(logits) + relu_weight * CE(log1p(relu(scale * logits + shift)))``, CSPLADE section 3.2.
+    """Return ``CE(logits) + relu_weight * CE(log1p(relu(scale * logits + shift)))``.
+
+    CSPLADE (arXiv 2504.10816), section 3.2.
 
     Args:
         logits: float [n, V] raw logits.
@@ -25,12 +27,12 @@ def adaptation(
 
 
 def info_nce(scores: Tensor, positives: Tensor, ignored: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each query's positive against every passage of the batch.
+    """Return the cross-entropy of each query's positive against every passage of the batch.
 
     Args:
         scores: float [B, P] query against passage, temperature already applied.
         positives: int64 [B], column of each query's positive.
-        ignored: bool [B, P], pairs that are relevant too and so are no negatives.
+        ignored: bool [B, P], pairs that are relevant too, and so not negatives.
     """
     if ignored is not None:
         scores = scores.masked_fill(ignored, -torch.inf)
@@ -38,8 +40,9 @@ def info_nce(scores: Tensor, positives: Tensor, ignored: Tensor | None = None) -
 
 
 def kl(scores: Tensor, teacher: Tensor, listed: Tensor) -> Tensor:
-    """``KL(softmax(teacher) || softmax(scores))`` over each query's listed passages, mean over
-    queries.
+    """Return ``KL(softmax(teacher) || softmax(scores))`` over each query's listed passages.
+
+    The mean over queries.
 
     Args:
         scores: float [B, P] student scores, temperature already applied.
@@ -53,8 +56,9 @@ def kl(scores: Tensor, teacher: Tensor, listed: Tensor) -> Tensor:
 
 
 def margin_mse(scores: Tensor, teacher: Tensor, positives: Tensor, listed: Tensor) -> Tensor:
-    """MarginMSE (Hofstätter et al., arXiv 2010.02666): squared error of the margins ``positive -
-    negative``.
+    """Return the mean squared error of the margins ``positive - negative``.
+
+    MarginMSE (Hofstätter et al., arXiv 2010.02666).
 
     Args:
         scores: float [B, P] student scores.
@@ -74,12 +78,13 @@ def flops(weights: Tensor) -> Tensor:
 
 
 def l1(weights: Tensor) -> Tensor:
-    """Mean over the batch of the sum of weights (float [B, V], >= 0): Efficient SPLADE's
-    regularizer of queries.
+    """Return the mean over the batch of the sum of weights (float [B, V], >= 0).
+
+    Efficient SPLADE's regularizer of queries (arXiv 2207.03834).
     """
     return weights.sum(1).mean()
 
 
 def ramp(step: int, steps: int) -> float:
-    """Quadratic ramp from 0 to 1 over ``steps`` (SPLADE); 1 where ``steps`` is 0."""
+    """Return a quadratic ramp from 0 to 1 over ``steps`` (SPLADE); 1 where ``steps`` is 0."""
     return min(1.0, (step / steps) ** 2) if steps else 1.0

@@ -1,6 +1,4 @@
-"""Mining: for each training query the passages that teachers rank high, and what every teacher
-thinks of them.
-"""
+"""Mine, for each training query, passages that teachers rank high, with all teachers' scores."""
 
 from __future__ import annotations
 
@@ -75,7 +73,7 @@ def mine(
         pool: candidates come from this many passages drawn by ``seed`` and all judged ones; from
             all by default.
         seed: of these draws.
-        progress: told what is done, how much of it, of how much.
+        progress: called with a label, what is done of it, and its total.
 
     Raises:
         InputError: no teacher that ranks, two of the same name, or ``out`` is something else.
@@ -188,7 +186,7 @@ def read_mined(path: Path, collection: Collection) -> list[Mined]:
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
-    """Places of the largest scores, largest first, ties to the smaller place."""
+    """Return the places of the largest scores, largest first, ties to the smaller place."""
     depth = min(depth, len(scores))
     top = np.argpartition(-scores, depth - 1)[:depth]
     return top[np.lexsort((top, -scores[top]))]
@@ -212,7 +210,7 @@ def _line(
 
 
 def _whole_lines(path: Path) -> int:
-    """Lines of an interrupted run that are whole; what follows the last of them is cut off."""
+    """Count the whole lines of an interrupted run, and cut off what follows the last of them."""
     if not path.is_file():
         return 0
     text = path.read_bytes()

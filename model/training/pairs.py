@@ -1,6 +1,4 @@
-"""Batches for retrieval training: queries, their passages, which pairs are relevant, and what
-teachers think of them.
-"""
+"""Batches for retrieval training: queries, passages, relevance and teachers' scores."""
 
 from __future__ import annotations
 
@@ -145,7 +143,7 @@ class Collator:
         self.caps = {"query": manifest.query_max_tokens, "document": document_tokens}
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """One batch of :class:`Batches`, its texts as ids."""
+        """Return one batch of :class:`Batches`, its texts as ids."""
         (batch,) = examples
         return {
             **batch,
@@ -154,7 +152,7 @@ class Collator:
         }
 
     def ids(self, texts: Sequence[str], kind: Kind) -> list[Tensor]:
-        """int64 ids of each text."""
+        """Return the int64 ids of each text."""
         rows = tokenize(self.tokenizer, self.manifest, texts, kind).ids
         return [
             torch.cat([torch.from_numpy(row[: self.caps[kind]].astype(np.int64)), self.ending])

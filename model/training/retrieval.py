@@ -207,7 +207,7 @@ class Representation:
         self.counts = trainable.manifest.query_counts
 
     def queries(self, texts: list[Tensor]) -> Tensor:
-        """Vectors of queries; of a lexical query encoder, the table's weights of their terms."""
+        """Return the vectors of queries, from the table where the model has one."""
         table = self.network.query_weights
         if table is None or self.kind == "dense":
             return self.documents(texts)
@@ -221,7 +221,7 @@ class Representation:
         return found * torch.relu(table)
 
     def documents(self, texts: list[Tensor]) -> Tensor:
-        """Vectors of passages, run in groups of like length."""
+        """Return the vectors of passages, run in groups of similar length."""
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         parts = []
         for start in range(0, len(order), SUB_BATCH):
@@ -244,8 +244,9 @@ class Representation:
 
 
 def combine_teachers(mined: Sequence[Mined], names: Sequence[str]) -> Tensor:
-    """One weight per teacher, float32 [n]: those of the most likely softmax over candidates, judged
-    ones being right.
+    """Return one weight per teacher, float32 [n].
+
+    They give the most likely softmax over candidates, with judged ones as the right answers.
 
     Up to some 4,000 queries are looked at, spread over all sources. With one judged passage a query
     the likelihood is concave in the weights; a few Newton-like steps (L-BFGS) find its maximum.
@@ -307,7 +308,7 @@ class _RetrievalTrainer(EncoderTrainer):
         teacher = torch.einsum(
             "t,tbp->bp", self.teacher_weights.to(scores.device), inputs["teacher"]
         )
-        # A candidate that the teachers prefer to the judged passage is taken for no negative.
+        # A candidate that the teachers prefer to the judged passage is not a negative.
         ignored = inputs["ignored"] | (listed & (teacher > teacher.gather(1, positives[:, None])))
         parts = {"nce": losses.info_nce(scores / wanted.temperature, positives, ignored)}
         if wanted.kl:

@@ -1,5 +1,4 @@
-"""The point training starts from: which terms the head keeps, which share one, and a bias per term
-from document frequencies.
+"""Where training starts: the terms that the head keeps, those that share one, and their biases.
 
 A head over terms that no text ever contains costs time and gives noise. A bias of ``strength * (idf
 - max idf)`` makes rare terms easier to activate than common ones before anything is learned;

@@ -1,12 +1,11 @@
-"""The table of a lexical query encoder, learned from teachers: how much each term of a query
-matters.
+"""Learn the table of a lexical query encoder from teachers: how much each term matters.
 
-Documents are taken by their own terms alone (:mod:`..prior`), so nothing is encoded and a score is
-linear in the table: the loss sees all candidates of all queries in every step. Each weight is the
-model's own times a factor. The loss is that of distillation (``nce * InfoNCE + kl * KL`` over each
-query's candidates, at a learned temperature) and ``ridge * sum(log(factor)^2)``, which keeps terms
-that training queries say little about where they were: without it a table fits the collections it
-learns from and is worse on others.
+Documents are represented by their own terms alone (:mod:`..prior`), so nothing is encoded and a
+score is linear in the table: the loss sees all candidates of all queries in every step. Each weight
+is the model's own times a factor. The loss is that of distillation (``nce * InfoNCE + kl * KL``
+over each query's candidates, at a learned temperature) and ``ridge * sum(log(factor)^2)``, which
+keeps terms that training queries say little about where they were: without it a table fits the
+collections it learns from and is worse on others.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def train_table(
         nce, kl, ridge: weights of the parts of the loss.
         steps: of Adam, each over everything.
         rate: its learning rate.
-        progress: told what is done, how much of it, of how much.
+        progress: called with a label, what is done of it, and its total.
 
     Raises:
         InputError: ``out`` is something else, the model's queries are not looked up, or a mined
@@ -129,8 +128,10 @@ def train_table(
 def _shared(
     tokenizer: Tokenizer, manifest: Manifest, rows: Tensor, sources: Sequence[Source]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """Of each query: candidate, term and the term's share of that candidate wherever they share
-    one; the candidates' number.
+    """Yield, for each query, what it shares with its candidates.
+
+    Candidate, term and the term's share of that candidate, one entry per shared term; and the
+    number of candidates.
     """
     for source in sources:
         names = sorted({passage for one in source.mined for passage in one.candidates})
@@ -154,7 +155,7 @@ def _shared(
 
 
 def _log_softmax(scores: Tensor, query: Tensor, queries: int) -> Tensor:
-    """Log-softmax of scores [pairs] over the pairs of each query."""
+    """Return the log-softmax of scores [pairs] over the pairs of each query."""
     largest = torch.full((queries,), -torch.inf).scatter_reduce(0, query, scores.detach(), "amax")
     shifted = scores - largest[query]
     return shifted - torch.zeros(queries).index_add(0, query, shifted.exp()).log()[query]

@@ -1,5 +1,4 @@
-"""Teachers: whatever can say how well a passage answers a query. Mining asks them for candidates
-and for scores.
+"""Teachers: score how well passages answer a query, and propose candidates.
 
 BM25, a sentence-transformers directory (dense, sparse or cross-encoder), or a model of this
 project. All but the cross-encoder score a query against every passage at the price of a matrix
@@ -56,14 +55,14 @@ class Ranker(_Named, Protocol):
     """Scores every passage, and so can propose candidates."""
 
     def rank(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Scores float32 [n, passages]."""
+        """Return scores, float32 [n, passages]."""
 
 
 class PairScorer(_Named, Protocol):
     """Scores pairs one by one, those that others propose."""
 
     def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores float32 of one query and the passages at the given places."""
+        """Return scores, float32, of one query and the passages at the given places."""
 
 
 Teacher = Ranker | PairScorer
@@ -84,7 +83,7 @@ class Bm25:
         self._index.index(self._words(passages), show_progress=False)
 
     def rank(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Scores of every passage."""
+        """Return the scores of every passage."""
         found = self._words(queries, return_ids=False)
         return np.stack([self._index.get_scores(words) for words in found]).astype(np.float32)
 
@@ -95,9 +94,7 @@ class Bm25:
 
 
 class BiEncoder:
-    """Anything that turns queries and passages into vectors, float32 [n, d] or sparse, compared by
-    their product.
-    """
+    """A model that gives queries and passages vectors, dense or sparse, compared by product."""
 
     def __init__(
         self,
@@ -125,7 +122,7 @@ class BiEncoder:
             self._vectors = self._vectors.toarray()
 
     def rank(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Scores of every passage."""
+        """Return the scores of every passage."""
         return _dense(self._queries(queries) @ self._vectors.T)
 
 
@@ -136,11 +133,11 @@ class CrossEncoder:
         self.name, self._model, self.identity = name, model, identity
 
     def prepare(self, passages: Sequence[str], work: Path, progress: Progress) -> None:
-        """Remember the passages."""
+        """Keep the passages."""
         self._texts = passages
 
     def pairs(self, query: str, passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of some passages."""
+        """Return the scores of some passages."""
         scores = self._model.predict(
             [(query, self._texts[i]) for i in passages], show_progress_bar=False
         )
@@ -148,7 +145,7 @@ class CrossEncoder:
 
 
 def load_teacher(spec: str, device: str = "cpu") -> Teacher:
-    """A teacher from ``bm25``, a sentence-transformers directory or a directory of this project.
+    """Load a teacher: ``bm25``, a sentence-transformers directory or a model of this project.
 
     Raises:
         InputError: neither of these.

@@ -1,6 +1,4 @@
-"""What all training phases share: a model opened for training, a Trainer with small checkpoints, a
-schedule.
-"""
+"""What all phases of training share: a trainable model, a Trainer, a schedule."""
 
 from __future__ import annotations
 
@@ -71,8 +69,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A model directory opened for training: LoRA layers (new, or those of its adapter) and the
-    head bias can move.
+    """A model directory opened for training.
+
+    LoRA layers (new, or those of its adapter) and the head bias can move.
 
     Attributes:
         network: what runs.
@@ -160,8 +159,7 @@ class TrainingError(CspladeError):
 
 
 class EncoderTrainer(Trainer):
-    """A Trainer whose checkpoints hold only what is trained, and whose values per term learn faster
-    than the body.
+    """A Trainer with small checkpoints, whose values per term learn faster than the body.
 
     Adam moves a parameter by about the learning rate per step; biases and query weights live on the
     scale of raw logits (tens), LoRA factors on that of weights (hundredths), hence ``bias_factor``.
@@ -172,7 +170,7 @@ class EncoderTrainer(Trainer):
     model: Any
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """AdamW with the values per term in their own group."""
+        """Make an AdamW with the values per term in their own group."""
         trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         bias = [p for n, p in trained if n in PER_TERM]
         body = [p for n, p in trained if n not in PER_TERM]
