@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import InputError
+from ..kernels.score.types import DENSE_DOCUMENTS, DENSE_SHARE, MAX_DENSE, UNIT_POSTINGS
 from ..service.memory import ENCODER_BYTES, PROCESS_BYTES
 from . import published_times as published
 from .distribution import probabilities
@@ -23,6 +25,7 @@ from .distribution import probabilities
 BLOCK_DOCUMENTS = 2**14
 POSTING_BYTES = 3
 TERM_BYTES = 12  # int32 term and int64 offset
+ROW_BYTES = 6  # on a GPU: int32 start and int16 length of a term in a block
 BLOCK_BYTES = 12  # int32 document count and int64 offset
 WORKSPACE_BYTES = 2 * 2**30  # of a search on a GPU, as in kernels/score/search.py
 CUDA_BYTES = 2**30  # assumed: context, libraries and fragmentation of the allocator
@@ -128,7 +131,7 @@ def model_shape(model: str) -> ModelShape | None:
 
 
 def index_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str, int]:
-    """Return the bytes of an index by part, with the names of ``DeviceSearcher``.
+    """Return the bytes of the segments of an index by part.
 
     Args:
         documents: number of documents.
@@ -146,8 +149,51 @@ def index_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str,
     }
 
 
+def device_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str, int]:
+    """Return the bytes of an index on a GPU by part, named as in ``Layout.nbytes``.
+
+    Args:
+        documents, mean_terms, vocabulary: as for :func:`index_bytes`.
+    """
+    chances = document_chances(mean_terms, vocabulary)
+    blocks, rest = divmod(documents, BLOCK_DOCUMENTS)
+    sizes = [BLOCK_DOCUMENTS] * min(blocks, 1) + [rest] * bool(rest)
+    often = np.zeros(len(chances), dtype=bool)
+    if documents >= DENSE_DOCUMENTS:
+        often[np.argsort(-chances)[:MAX_DENSE]] = True
+        often &= chances * DENSE_SHARE >= 1
+    padded = [_padded_postings(size * chances[~often]).sum() for size in sizes]
+    postings = padded[0] * max(blocks, 1) + (padded[1] if len(padded) > 1 else 0)
+    blocks += bool(rest)
+    rows = -np.expm1(documents * np.log1p(-chances)).sum()
+    return {
+        "postings": round(POSTING_BYTES * postings),
+        "columns": int(often.sum()) * blocks * BLOCK_DOCUMENTS,
+        "rows": round(ROW_BYTES * rows * blocks) + 4 * vocabulary,
+    }
+
+
+def _padded_postings(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the expected places of a term in a block: Poisson postings in units of 16."""
+    most = 40 * UNIT_POSTINGS
+    grid = np.geomspace(1e-6, 20 * UNIT_POSTINGS, 400)
+    counts = np.arange(most)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(counts[1:]))])
+    chance = np.exp(counts * np.log(grid)[:, None] - grid[:, None] - logs)
+    places = chance @ (-(-counts // UNIT_POSTINGS) * UNIT_POSTINGS)
+    # Above, the last unit of a term is half empty.
+    beyond = means + (UNIT_POSTINGS - 1) / 2
+    return np.where(means < grid[-1], np.interp(means, grid, places, left=0.0), beyond)
+
+
 def block_terms(documents: int, mean_terms: float, vocabulary: int) -> float:
-    """Return the expected number of distinct terms in a block.
+    """Return the expected number of distinct terms in a block."""
+    chances = document_chances(mean_terms, vocabulary)
+    return float(-np.expm1(documents * np.log1p(-chances)).sum())
+
+
+def document_chances(mean_terms: float, vocabulary: int) -> NDArray[np.float64]:
+    """Return the chance of each term to occur in a document.
 
     A document has a term of probability p with chance 1 - exp(-c p); bisection finds the c that
     gives documents of ``mean_terms`` terms.
@@ -161,7 +207,7 @@ def block_terms(documents: int, mean_terms: float, vocabulary: int) -> float:
         low, high = (
             (middle, high) if -np.expm1(-middle * chances).sum() < mean_terms else (low, middle)
         )
-    return float(-np.expm1(-documents * high * chances).sum())
+    return np.minimum(-np.expm1(-high * chances), 1 - 1e-12)
 
 
 @dataclass(frozen=True)
@@ -231,7 +277,8 @@ def make_plan(question: Question) -> CapacityPlan:
     """
     model = model_shape(question.model)
     vocabulary = 30_522 if model is None else model.vocabulary
-    index = index_bytes(question.documents, question.mean_terms, vocabulary)
+    size_of = device_bytes if question.gpu_memory else index_bytes
+    index = size_of(question.documents, question.mean_terms, vocabulary)
     encoder = 0
     parts = dict(index)
     # One byte per document says whether it is live, from the first deletion on.

@@ -45,6 +45,7 @@ def collection(
         torch.cat([block[0] for block in blocks]).cpu().numpy(),
         torch.cat([block[1] for block in blocks]).cpu().numpy(),
         np.cumsum([0, *(len(block[0]) for block in blocks)]),
+        documents,
         block_size,
     )
     return layout.fill(device, lambda block: blocks[block][2:])

@@ -36,8 +36,11 @@ from ..runtime.launch import INTERPRETED, Support, on_device
 from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, VARIANTS, VARYING, Plan, empty_scores
 from .triton import supports as triton_supports
 from .types import (
+    BIN_SHIFT,
     CHUNK_POSTINGS,
+    FIRST_BIN,
     MAX_BLOCK_DOCUMENTS,
+    SCORE_BINS,
     SLOT_TERMS,
     TILE_DOCUMENTS,
     UNIT_POSTINGS,
@@ -86,10 +89,10 @@ def add_shared(place, value):  # type: ignore[no-untyped-def]
 @partial(jit, varying=VARYING)
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
-    mask, scores, tiles, matched, blocks, total, dense, slots, mask_stride: gl.int64,
+    mask, scores, tiles, histogram, matched, blocks, total, dense, slots, mask_stride: gl.int64,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
     SLOT: gl.constexpr, HAS_MASK: gl.constexpr, UNIT: gl.constexpr,
-    DENSE: gl.constexpr, LAST: gl.constexpr,
+    DENSE: gl.constexpr, BINS: gl.constexpr, SHIFT: gl.constexpr, FIRST: gl.constexpr, LAST: gl.constexpr,
 ):  # fmt: skip
     """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()
@@ -161,9 +164,12 @@ def score_kernel(  # type: ignore[no-untyped-def]
             score = gl.where(keep != 0, score, 0)
         gl.store(scores + (query * blocks + block) * WIDTH + place, score)
         count += gl.sum((score > 0).to(gl.int32), 1)
-        best = gl.max(score, 1).to(gl.int64)
+        best = gl.max(score, 1)
+        bin = (best.to(gl.float32).to(gl.int32, bitcast=True) >> SHIFT) - FIRST
+        counter = histogram + query * BINS + gl.maximum(bin, 0)
+        gl.atomic_add(counter, gl.full_like(bin, 1), mask=best > 0, sem="relaxed")
         number = block * (WIDTH // TILE) + tile
-        key = gl.where(best > 0, (best << 32) | (LAST - number), 0)
+        key = gl.where(best > 0, (best.to(gl.int64) << 32) | (LAST - number), 0)
         gl.store(tiles + query * blocks * (WIDTH // TILE) + number, key)
     gl.atomic_add(
         matched + query + gl.zeros([WARPS], gl.int32, tile_warp), count.to(gl.int64), sem="relaxed"
@@ -194,7 +200,8 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
             *plan.arguments(queries, postings, mask, found),
             WIDTH=postings.width, TILE=TILE_DOCUMENTS, CHUNK=CHUNK_POSTINGS, TERMS=TERMS,
             SLOT=SLOT_TERMS, HAS_MASK=mask is not None, UNIT=UNIT_POSTINGS,
-            DENSE=postings.dense > 0, LAST=LAST_ARRIVAL, num_warps=WARPS,
+            DENSE=postings.dense > 0, BINS=SCORE_BINS, SHIFT=BIN_SHIFT, FIRST=FIRST_BIN,
+            LAST=LAST_ARRIVAL, num_warps=WARPS,
         )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
@@ -208,7 +215,8 @@ def _score_case(name: str, has_mask: bool, dense: bool) -> AotCase:
     constexprs = {
         "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS, "CHUNK": CHUNK_POSTINGS,
         "TERMS": TERMS, "SLOT": SLOT_TERMS, "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS,
-        "DENSE": dense, "LAST": LAST_ARRIVAL,
+        "DENSE": dense, "BINS": SCORE_BINS, "SHIFT": BIN_SHIFT, "FIRST": FIRST_BIN,
+        "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
         name=f"score/gluon/{name}",

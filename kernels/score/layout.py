@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.transfer import upload
-from .types import UNIT_POSTINGS, HostPostings, Postings, padded_width
-
-# A term is dense if it occurs in one document of so many, and there are at most so many dense
-# terms.
-DENSE_SHARE = 8
-MAX_DENSE = 256
-# Documents below which no term is dense: fewer blocks than multiprocessors, nothing to gain.
-DENSE_DOCUMENTS = 2_000_000
+from .types import (
+    DENSE_DOCUMENTS,
+    DENSE_SHARE,
+    MAX_DENSE,
+    UNIT_POSTINGS,
+    HostPostings,
+    Postings,
+    padded_width,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Layout:
         terms: NDArray[np.int32],
         lengths: NDArray[np.int64],
         block_term_indptr: NDArray[np.int64],
+        documents: int,
         block_size: int,
         *,
         dense: int | None = None,
@@ -71,6 +73,7 @@ class Layout:
         Args:
             terms, lengths: int32 and int64 [T], term and number of postings of each term row.
             block_term_indptr: int64 [B + 1], the term rows of each block.
+            documents: documents of all blocks.
             block_size: documents of a full block.
             dense: how many terms are dense; None decides by their frequency.
         """
@@ -81,7 +84,6 @@ class Layout:
         rows = np.full(len(frequency), -1, dtype=np.int32)
         rows[ordered] = np.arange(len(ordered))
         if dense is None:
-            documents = blocks * block_size
             often = int((frequency[ordered] * DENSE_SHARE >= documents).sum())
             dense = min(often, MAX_DENSE) if documents >= DENSE_DOCUMENTS else 0
         dense = min(dense, len(ordered))
@@ -107,6 +109,7 @@ class Layout:
             np.concatenate([segment.terms for segment in segments]),
             np.concatenate([np.diff(segment.indptr) for segment in segments]),
             np.concatenate([[0], np.cumsum(np.concatenate(blocks))]),
+            int(sum(segment.block_documents.sum() for segment in segments)),
             block_size,
             dense=dense,
         )

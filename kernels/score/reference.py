@@ -17,6 +17,9 @@ from ...core.ranking_key import LAST_ARRIVAL
 from ...core.vectors import ImpactBatch
 from ..runtime.launch import YES, Support
 from .types import (
+    BIN_SHIFT,
+    FIRST_BIN,
+    SCORE_BINS,
     TILE_DOCUMENTS,
     UNIT_POSTINGS,
     Block,
@@ -116,9 +119,13 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
         scores[:, :, : postings.block_size] *= kept.to(torch.int32)
     best = scores.view(n, blocks * (width // TILE_DOCUMENTS), TILE_DOCUMENTS).amax(dim=2).long()
     numbers = LAST_ARRIVAL - torch.arange(best.shape[1], device=best.device)
+    bins = (best.to(torch.float32).view(torch.int32) >> BIN_SHIFT) - FIRST_BIN
+    histogram = torch.zeros((n, SCORE_BINS), dtype=torch.int32, device=best.device)
+    histogram.scatter_add_(1, bins.clamp(min=0).long(), (best > 0).to(torch.int32))
     return BlockScores(
         scores,
         torch.where(best > 0, (best << 32) | numbers, 0),
+        histogram,
         (scores > 0).sum(dim=(1, 2)),
         read,
         postings.block_size,

@@ -38,7 +38,7 @@ class Found:
 def workspace_bytes(blocks: int, width: int, longest: int, k: int) -> int:
     """Return the device memory of a search for one query over ``blocks`` blocks.
 
-    ``blocks (4 width + width / 64 + 12 longest) + min(k, blocks width / 512) 4,104 + 24 k``: for
+    ``blocks (4 width + width / 32 + 12 longest) + min(k, blocks width / 512) 4,104 + 24 k``: for
     540 blocks of 2^14, 48 terms and k = 1,000 that is 35.9 + 4.1 MB; for k = 10,000, 77 MB.
     """
     return scoring.bytes_per_query(blocks, width, longest) + selection.bytes_per_query(

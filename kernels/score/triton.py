@@ -20,9 +20,12 @@ from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
 from ..runtime.launch import Support, jit, on_device, tl, triton, triton_support
 from .types import (
+    BIN_SHIFT,
     CHUNK_POSTINGS,
+    FIRST_BIN,
     MAX_BLOCK_DOCUMENTS,
     MAX_BLOCKS,
+    SCORE_BINS,
     SLOT_TERMS,
     TILE_DOCUMENTS,
     UNIT_POSTINGS,
@@ -43,7 +46,7 @@ WARPS = 8
 
 # Arguments of a scoring kernel that vary from launch to launch.
 VARYING = (
-    "query_indptr", "matched", "columns", "blocks", "total", "dense", "slots", "mask_stride",
+    "query_indptr", "matched", "histogram", "columns", "blocks", "total", "dense", "slots", "mask_stride",
 )  # fmt: skip
 
 
@@ -88,13 +91,20 @@ def plan_kernel(  # type: ignore[no-untyped-def]
     tl.atomic_add(postings + query, added, sem="relaxed")
 
 
+@jit
+def score_bin(score, SHIFT: tl.constexpr, FIRST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return the bin of scores > 0."""
+    return (score.to(tl.float32).to(tl.int32, bitcast=True) >> SHIFT) - FIRST
+
+
 @jit(varying=(*VARYING, "mask"))
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
-    mask, scores, tiles, matched, blocks, total, dense, slots, mask_stride: tl.int64,
+    mask, scores, tiles, histogram, matched, blocks, total, dense, slots, mask_stride: tl.int64,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr,
-    UNIT: tl.constexpr, DENSE: tl.constexpr, LAST: tl.constexpr,
+    UNIT: tl.constexpr, DENSE: tl.constexpr,
+    BINS: tl.constexpr, SHIFT: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Zero the scores of (query, block), add chunk by chunk with global atomics, read them once.
 
@@ -153,9 +163,13 @@ def score_kernel(  # type: ignore[no-untyped-def]
         if HAS_MASK or DENSE:
             tl.store(sums + place, score)
         count += tl.sum((score > 0).to(tl.int32), 0)
-        best = tl.max(score, 0).to(tl.int64)
+        best = tl.max(score, 0)
+        if best > 0:
+            tl.atomic_add(
+                histogram + query * BINS + score_bin(best, SHIFT, FIRST), 1, sem="relaxed"
+            )
         number = block * (WIDTH // TILE) + tile
-        key = tl.where(best > 0, (best << 32) | (LAST - number), 0)
+        key = tl.where(best > 0, (best.to(tl.int64) << 32) | (LAST - number), 0)
         tl.store(tiles + query * blocks * (WIDTH // TILE) + number, key)
     tl.atomic_add(matched + query + tl.arange(0, 1), count.to(tl.int64), sem="relaxed")
 
@@ -189,7 +203,8 @@ class Plan:
         return (
             self.starts, self.lengths, self.ends, queries.indptr, queries.impacts, self.rows,
             postings.locals, postings.impacts, postings.columns,
-            found.scores if mask is None else mask, found.scores, found.tiles, found.matched,
+            found.scores if mask is None else mask,
+            found.scores, found.tiles, found.histogram, found.matched,
             postings.blocks, postings.starts.stride(0), postings.dense,
             queries.longest // SLOT_TERMS, mask_stride(mask),
         )  # fmt: skip
@@ -198,12 +213,14 @@ class Plan:
 def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
     """Allocate the result: scores and tiles unfilled, counts at 0, because kernels add to them."""
     n, blocks, width = len(queries), postings.blocks, postings.width
-    matched, read = torch.zeros((2, n), dtype=torch.int64, device=postings.device)
+    zeros = torch.zeros(n * (SCORE_BINS // 2 + 2), dtype=torch.int64, device=postings.device)
+    matched, read, histogram = zeros.split([n, n, n * SCORE_BINS // 2])
     return BlockScores(
         torch.empty((n, blocks, width), dtype=torch.int32, device=postings.device),
         torch.empty(
             (n, blocks * (width // TILE_DOCUMENTS)), dtype=torch.int64, device=postings.device
         ),
+        histogram.view(torch.int32).view(n, SCORE_BINS),
         matched,
         read,
         postings.block_size,
@@ -232,6 +249,7 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
             BLOCK_SIZE=postings.block_size, WIDTH=postings.width, TILE=TILE_DOCUMENTS,
             CHUNK=CHUNK_POSTINGS, TERMS=TERMS, SLOT=SLOT_TERMS, ROWS=ROWS,
             HAS_MASK=mask is not None, UNIT=UNIT_POSTINGS, DENSE=postings.dense > 0,
+            BINS=SCORE_BINS, SHIFT=BIN_SHIFT, FIRST=FIRST_BIN,
             LAST=LAST_ARRIVAL, num_warps=WARPS,
         )  # fmt: skip
     return found
@@ -241,7 +259,7 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
 SCORE_SIGNATURE = {
     "starts": "*i32", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
     "query_impacts": "*i32", "query_rows": "*i32", "locals_": "*u16", "impacts": "*u8",
-    "columns": "*u8", "mask": "*u8", "scores": "*i32", "tiles": "*i64", "matched": "*i64",
+    "columns": "*u8", "mask": "*u8", "scores": "*i32", "tiles": "*i64", "histogram": "*i32", "matched": "*i64",
     "blocks": "i32", "total": "i32", "dense": "i32", "slots": "i32", "mask_stride": "i64",
 }  # fmt: skip
 ALIGNED = ("starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles")
@@ -253,7 +271,8 @@ def _score_case(name: str, has_mask: bool, dense: bool) -> AotCase:
     constexprs = {
         "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS,
         "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS, "ROWS": ROWS,
-        "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS, "DENSE": dense, "LAST": LAST_ARRIVAL,
+        "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS, "DENSE": dense, "BINS": SCORE_BINS, "SHIFT": BIN_SHIFT,
+        "FIRST": FIRST_BIN, "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
         name=f"score/triton/{name}",

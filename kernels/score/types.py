@@ -22,10 +22,20 @@ if TYPE_CHECKING:
 MAX_BLOCK_DOCUMENTS = 1 << 14
 # Documents whose best score is kept together (a tile): selection looks at tiles first.
 TILE_DOCUMENTS = 512
+# Bins by which the best scores of tiles are counted: 64 for each power of two. The bin of a score is
+# made of the leading bits of the score as a float32, so it ascends with the score.
+SCORE_BINS = 2048
+BIN_SHIFT = 17
+FIRST_BIN = 127 << (23 - BIN_SHIFT)
 # Postings of one term that a warp adds in one step.
 CHUNK_POSTINGS = 256
 # Postings of a term in a block begin at multiples of so many: 16 bytes of impacts.
 UNIT_POSTINGS = 16
+# A term is dense if it occurs in one document of so many, and there are at most so many dense terms.
+DENSE_SHARE = 8
+MAX_DENSE = 256
+# Documents below which no term is dense: fewer blocks than multiprocessors, nothing to gain.
+DENSE_DOCUMENTS = 2_000_000
 # Terms by which the plan of a query grows, so that its rows are aligned.
 SLOT_TERMS = 16
 # Blocks that one launch takes: the limit of a grid in its second dimension.
@@ -240,6 +250,8 @@ class BlockScores:
         scores: int32 [n, B, width], 0 where no term is shared or the mask excludes the document.
         tiles: int64 [n, B * width / 512], for each run of 512 documents its best score above 32
             bits that hold 2^32 - 1 minus the number of the tile; 0 where the best score is 0.
+        histogram: int32 [n, 2048], tiles by the bin of their best score, see ``SCORE_BINS``; tiles
+            with best score 0 are not counted.
         matched: int64 [n], documents in the mask that share at least one term.
         postings: int64 [n], postings read.
         block_size: block size of the postings.
@@ -247,6 +259,7 @@ class BlockScores:
 
     scores: Tensor
     tiles: Tensor
+    histogram: Tensor
     matched: Tensor
     postings: Tensor
     block_size: int

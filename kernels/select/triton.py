@@ -7,8 +7,16 @@ from torch import Tensor
 
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
-from ..runtime.launch import jit, on_device, tl
-from ..score.types import MAX_BLOCK_DOCUMENTS, TILE_DOCUMENTS, BlockScores
+from ..runtime.launch import jit, on_device, tl, triton
+from ..score.triton import score_bin
+from ..score.types import (
+    BIN_SHIFT,
+    FIRST_BIN,
+    MAX_BLOCK_DOCUMENTS,
+    SCORE_BINS,
+    TILE_DOCUMENTS,
+    BlockScores,
+)
 
 # Keys that a program of the pick reads in one step, and its warps.
 KEYS = 2048
@@ -17,24 +25,47 @@ WARPS = 16
 KEY_UNIT = 16
 # Bits of a key that one pass of the pick decides; nine passes make 63.
 DIGIT = 7
+# Tile keys that a program filters by the histogram, and its warps.
+COLLECTED = 1024
+COLLECT_WARPS = 8
 # Warps of a program that expands one tile.
 TILE_WARPS = 4
+
+
+@jit(varying=("histogram", "units", "k"))
+def collect_kernel(  # type: ignore[no-untyped-def]
+    tiles, histogram, kept, counts, units, k,
+    UNIT: tl.constexpr, TILES: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr,
+    FIRST: tl.constexpr,
+):  # fmt: skip
+    """Append the tile keys of a query in the bins that hold its k best tiles."""
+    query = tl.program_id(0).to(tl.int64)
+    width = units * UNIT
+    filled = tl.load(histogram + query * BINS + tl.arange(0, BINS))
+    reached = tl.cumsum(filled, 0, reverse=True)
+    # The last bin that k tiles reach; the first one where fewer tiles have a hit.
+    least = tl.maximum(tl.sum((reached >= k).to(tl.int32), 0) - 1, 0)
+    at = tl.program_id(1) * TILES + tl.arange(0, TILES)
+    key = tl.load(tiles + query * width + at, mask=at < width, other=0)
+    keep = (key > 0) & (score_bin((key >> 32).to(tl.int32), SHIFT, FIRST) >= least)
+    count = tl.sum(keep.to(tl.int32), 0)
+    if count > 0:
+        start = tl.atomic_add(counts + query, count, sem="relaxed")
+        place = query * width + start + tl.cumsum(keep.to(tl.int32), 0) - 1
+        tl.store(kept + place, key, mask=keep)
 
 
 @jit(varying=("units", "k"))
 def pick_kernel(  # type: ignore[no-untyped-def]
     keys, counts, best, kept, least, units, k,
-    UNIT: tl.constexpr, HAS_COUNTS: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
+    UNIT: tl.constexpr, KEYS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
     """Find the k-th greatest key of a query by histograms of its digits; keep the best."""
     query = tl.program_id(0).to(tl.int64)
     width = units * UNIT
     keys += query * width
     best += query * k
-    if HAS_COUNTS:
-        count = tl.load(counts + query).to(tl.int32)
-    else:
-        count = width
+    count = tl.load(counts + query).to(tl.int32)
     lanes = tl.arange(0, KEYS)
     total = tl.zeros([], tl.int32)
     greatest = tl.zeros([], tl.int64)
@@ -97,9 +128,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
         tl.store(candidates + at, (score.to(tl.int64) << 32) | arrival, mask=keep)
 
 
-def select_keys(
-    keys: Tensor, k: int, counts: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def select_keys(keys: Tensor, k: int, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute :func:`.api.select_keys`."""
     n, width = keys.shape
     best = torch.empty((n, k), dtype=torch.int64, device=keys.device)
@@ -109,10 +138,30 @@ def select_keys(
         unit = KEY_UNIT if width % KEY_UNIT == 0 else 1
         with on_device(keys):
             pick_kernel[(n,)](
-                keys, kept if counts is None else counts, best, kept, least, width // unit, k,
-                UNIT=unit, HAS_COUNTS=counts is not None, KEYS=KEYS, DIGIT=DIGIT, num_warps=WARPS,
+                keys, counts, best, kept, least, width // unit, k,
+                UNIT=unit, KEYS=KEYS, DIGIT=DIGIT, num_warps=WARPS,
             )  # fmt: skip
     return best, kept, least
+
+
+def collect_tiles(scores: BlockScores, k: int) -> tuple[Tensor, Tensor]:
+    """Return the keys of some tiles, among them the k greatest, in no order.
+
+    Returns:
+        keys int64 [n, tiles], of which the first counts int32 [n] are filled.
+    """
+    n, width = scores.tiles.shape
+    kept = torch.empty_like(scores.tiles)
+    counts = torch.zeros(n, dtype=torch.int32, device=kept.device)
+    if n and width:
+        unit = KEY_UNIT if width % KEY_UNIT == 0 else 1
+        with on_device(kept):
+            collect_kernel[(n, triton.cdiv(width, COLLECTED))](
+                scores.tiles, scores.histogram, kept, counts, width // unit, k,
+                UNIT=unit, TILES=COLLECTED, BINS=SCORE_BINS, SHIFT=BIN_SHIFT, FIRST=FIRST_BIN,
+                num_warps=COLLECT_WARPS,
+            )  # fmt: skip
+    return kept, counts
 
 
 def expand_tiles(
@@ -139,24 +188,34 @@ def expand_tiles(
 
 
 AOT = [
-    *(
-        AotCase(
-            name=f"select/pick/{'counted' if has_counts else 'whole'}",
-            kernel=pick_kernel,
-            signature={
-                "keys": "*i64", "counts": "*i32", "best": "*i64", "kept": "*i32", "least": "*i64",
-                "units": "i32", "k": "i32",
-                "UNIT": "constexpr", "HAS_COUNTS": "constexpr", "KEYS": "constexpr",
-                "DIGIT": "constexpr",
-            },
-            constexprs={
-                "UNIT": KEY_UNIT, "HAS_COUNTS": has_counts, "KEYS": KEYS, "DIGIT": DIGIT,
-            },
-            num_warps=WARPS,
-            aligned=("keys", "counts", "best", "kept", "least"),
-            expects={80: ("ATOMS", "LDG.E.64" if has_counts else "LDG.E.128")},
-        )
-        for has_counts in (False, True)
+    AotCase(
+        name="select/collect",
+        kernel=collect_kernel,
+        signature={
+            "tiles": "*i64", "histogram": "*i32", "kept": "*i64", "counts": "*i32",
+            "units": "i32", "k": "i32", "UNIT": "constexpr", "TILES": "constexpr",
+            "BINS": "constexpr", "SHIFT": "constexpr", "FIRST": "constexpr",
+        },
+        constexprs={
+            "UNIT": KEY_UNIT, "TILES": COLLECTED, "BINS": SCORE_BINS, "SHIFT": BIN_SHIFT,
+            "FIRST": FIRST_BIN,
+        },
+        num_warps=COLLECT_WARPS,
+        aligned=("tiles", "kept", "counts"),
+        expects={80: ("LDG.E.128", "ATOMG")},
+    ),
+    AotCase(
+        name="select/pick",
+        kernel=pick_kernel,
+        signature={
+            "keys": "*i64", "counts": "*i32", "best": "*i64", "kept": "*i32", "least": "*i64",
+            "units": "i32", "k": "i32",
+            "UNIT": "constexpr", "KEYS": "constexpr", "DIGIT": "constexpr",
+        },
+        constexprs={"UNIT": KEY_UNIT, "KEYS": KEYS, "DIGIT": DIGIT},
+        num_warps=WARPS,
+        aligned=("keys", "counts", "best", "kept", "least"),
+        expects={80: ("ATOMS", "LDG.E.64")},
     ),
     AotCase(
         name="select/expand",

@@ -28,14 +28,24 @@ def built(tmp_path_factory):
 def test_index_bytes_are_those_of_a_built_one_within_a_thousandth(built):
     with Index.open(built, threads=1) as index:
         manifest = index.manifest
+    predicted = capacity.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
+    assert predicted["postings"] == 3 * manifest.postings
+    assert sum(predicted.values()) == pytest.approx(manifest.bytes, rel=1e-3)
+
+
+@pytest.mark.parametrize("dense_documents", [0, 10**9])
+def test_bytes_on_a_gpu_are_those_of_a_loaded_index(built, monkeypatch, dense_documents):
+    monkeypatch.setattr(capacity, "DENSE_DOCUMENTS", dense_documents)
+    monkeypatch.setattr("csplade.kernels.score.layout.DENSE_DOCUMENTS", dense_documents)
+    with Index.open(built, threads=1) as index:
+        manifest = index.manifest
         index.to("cpu")
         loaded = index.tensors.nbytes
-    predicted = capacity.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
-    assert predicted["postings"] == loaded["postings"]
-    assert predicted["terms"] == pytest.approx(loaded["terms"], rel=1e-3)
-    # Two blocks of one segment, in one run: the offsets have one entry more.
-    assert predicted["blocks"] == loaded["blocks"] - 8
-    assert sum(predicted.values()) == pytest.approx(manifest.bytes, rel=1e-3)
+    predicted = capacity.device_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
+    assert (predicted["columns"] > 0) == (dense_documents == 0)
+    assert predicted["columns"] == pytest.approx(loaded["columns"], rel=0.05)
+    for part in ("postings", "rows"):
+        assert predicted[part] == pytest.approx(loaded[part], rel=0.01)
 
 
 def test_a_real_collection_of_another_distribution_is_within_a_third(small_index):

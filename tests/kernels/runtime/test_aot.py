@@ -116,8 +116,8 @@ def test_a_kernel_that_does_not_compile_fails_alone(table):
 def test_cases_of_every_op_are_found_and_have_unique_names():
     names = [case.name for case in aot.cases()]
     assert names == sorted(set(names))
-    ops = {name.rpartition("/")[0] for name in names}
-    assert {"head/pool", "head/mark", "score/triton", "score/gluon", "select/pick"} <= ops
+    for kernel in ("head/pool", "topk/collect", "score/triton", "score/gluon", "select/pick"):
+        assert any(name.startswith(kernel) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def dtype_of(name: str) -> np.dtype:
     if name == "pred":
         return np.dtype(bool)
     size = int(name[1:]) // 8
+    if name[0] == "f":
+        return np.dtype(f"f{size}")
     return np.dtype(SIGNED[size] if name[0] == "s" else UNSIGNED[size])
 
 
@@ -314,7 +316,10 @@ class Warp:
             chosen = self.value(operands[2], np.dtype(bool))
             return np.where(chosen, self.value(operands[0], dtype), self.value(operands[1], dtype))
         if name == "cvt":
-            return self.value(operands[0], dtype).astype(dtype_of(opcode[1]))
+            # cvt.to.from, or with a rounding mode: cvt.rn.f32.s32
+            to = dtype_of(opcode[-2])
+            result = self.value(operands[0], dtype).astype(to)
+            return result.view(UNSIGNED[to.itemsize]) if to.kind == "f" else result
         if name in ("mul", "mad"):
             wide = dtype if opcode[1] == "lo" else dtype_of(f"{opcode[-1][0]}{16 * dtype.itemsize}")
             assert opcode[1] in ("lo", "wide"), opcode

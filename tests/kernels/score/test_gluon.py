@@ -16,7 +16,7 @@ from csplade.kernels.runtime.launch import INTERPRETED, compiled_environment
 from csplade.kernels.score.api import score_blocks
 from csplade.kernels.score.gluon import SHARED_BYTES, supports
 from csplade.kernels.score.triton import Plan
-from csplade.kernels.score.types import TILE_DOCUMENTS, BlockScores, Queries
+from csplade.kernels.score.types import SCORE_BINS, TILE_DOCUMENTS, BlockScores, Queries
 
 from ..collection import Collection
 from .ptx import Fault, launch
@@ -75,19 +75,20 @@ def queries(postings):
 
 
 def run(text, shared, queries, postings, mask, **options):
-    """What the machine leaves in scores, tiles and matched."""
+    """What the machine leaves in scores, tiles, histogram and matched."""
     n, blocks, width = len(queries), postings.blocks, postings.width
     plan = Plan(queries, postings, torch.zeros(n, dtype=torch.int64))
     scores = np.full((n, blocks, width), -7, np.int32)
     tiles = np.full((n, blocks * width // TILE_DOCUMENTS), -7, np.int64)
     matched = np.zeros(n, np.int64)
-    found = BlockScores(*map(torch.from_numpy, (scores, tiles, matched)), None, 0)
+    histogram = np.zeros((n, SCORE_BINS), np.int32)
+    found = BlockScores(*map(torch.from_numpy, (scores, tiles, histogram, matched)), None, 0)
     arguments = [
         one.numpy() if isinstance(one, torch.Tensor) else one
         for one in plan.arguments(queries, postings, mask, found)
     ]
     launch(text, shared, (n, blocks), arguments, **options)
-    return scores, tiles, matched
+    return scores, tiles, histogram, matched
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
@@ -117,9 +118,10 @@ def test_compiled_code_gives_the_twin_s_bytes(
         )
         mask = torch.from_numpy(kept.astype(np.uint8))
     truth = score_blocks(queries, postings, mask=mask, backend="torch")
-    scores, tiles, matched = run(text, shared, queries, postings, mask, seed=capability)
+    scores, tiles, histogram, matched = run(text, shared, queries, postings, mask, seed=capability)
     np.testing.assert_array_equal(scores, truth.scores)
     np.testing.assert_array_equal(tiles, truth.tiles)
+    np.testing.assert_array_equal(histogram, truth.histogram)
     np.testing.assert_array_equal(matched, truth.matched)
     assert matched.any()
 

@@ -156,6 +156,8 @@ def test_scores_are_the_reference_s_and_every_place_is_written(kernel_device):
         Queries.from_impacts(collection.queries, "cpu"), collection.postings("cpu"), backend="torch"
     )
     assert torch.equal(found.tiles.cpu(), twin.tiles)
+    assert torch.equal(found.histogram.cpu(), twin.histogram)
+    assert found.histogram.sum() == (found.tiles > 0).sum()
     assert found.tiles.shape == (3, 3 * 1024 // TILE_DOCUMENTS)
 
 
@@ -318,9 +320,9 @@ def test_terms_are_dense_where_that_pays():
         terms = np.tile(np.arange(len(frequencies), dtype=np.int32), blocks)
         lengths = np.tile(np.array(frequencies), blocks)
         indptr = np.arange(blocks + 1) * len(frequencies)
-        return Layout.of_rows(terms, lengths, indptr, 1 << 14).dense
+        return Layout.of_rows(terms, lengths, indptr, documents, 1 << 14).dense
 
-    assert dense(2_100_000, [5_000, 2_048, 2_047, 9_000]) == 3
+    assert dense(129 << 14, [5_000, 2_048, 2_047, 9_000]) == 3
     assert dense(2_100_000, [5_000] * 300) == 256
     assert dense(1_900_000, [5_000, 9_000]) == 0
 

@@ -41,11 +41,9 @@ SCORES = {
 def test_picks_the_greatest_and_a_bound_that_only_they_reach(kernel_device, scores, width, k):
     keys = random_keys(np.random.default_rng(width + k), 3, width, SCORES[scores], 0.3)
     keys[1] = 0
-    counts = np.array([width, width, width // 2], np.int32)
-    for given in (None, counts):
-        filled = (
-            np.arange(width) < counts[:, None] if given is not None else np.ones((3, width), bool)
-        )
+    for counts in ([width] * 3, [width, width, width // 2]):
+        given = np.array(counts, np.int32)
+        filled = np.arange(width) < given[:, None]
         held = np.where(filled, keys, 0)
         expected = -np.sort(-held, axis=1)[:, :k]
         expected = np.pad(expected, ((0, 0), (0, k - expected.shape[1])))
@@ -54,7 +52,7 @@ def test_picks_the_greatest_and_a_bound_that_only_they_reach(kernel_device, scor
             best, kept, least = select_keys(
                 torch.from_numpy(poisoned).to(kernel_device),
                 k,
-                None if given is None else torch.from_numpy(given).to(kernel_device),
+                torch.from_numpy(given).to(kernel_device),
                 backend=backend,
             )
             np.testing.assert_array_equal(best.cpu().sort(dim=1, descending=True).values, expected)
@@ -87,7 +85,9 @@ def test_keys_merge_whatever_their_order_and_unpack(kernel_device):
 
 def test_the_last_arrival_there_is(kernel_device):
     key = torch.tensor([[5 << 32]], device=kernel_device)
-    best, kept, _ = select_keys(key, 2, backend="triton")
+    best, kept, _ = select_keys(
+        key, 2, torch.ones(1, dtype=torch.int32).to(key.device), backend="triton"
+    )
     assert best.tolist() == [[5 << 32, 0]]
     assert kept.tolist() == [1]
     assert [one.tolist() for one in unpack_keys(best[0, :1], 2)] == [[1], [2**31 - 1], [5]]
@@ -95,4 +95,4 @@ def test_the_last_arrival_there_is(kernel_device):
 
 def test_an_unknown_backend_is_rejected():
     with pytest.raises(InputError, match="backend: 'fast' is unknown; allowed triton, torch"):
-        select_keys(torch.zeros((1, 1), dtype=torch.int64), 1, backend="fast")
+        select_keys(torch.zeros((1, 1), dtype=torch.int64), 1, torch.ones(1), backend="fast")
