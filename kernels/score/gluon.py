@@ -92,7 +92,8 @@ def score_kernel(  # type: ignore[no-untyped-def]
     mask, scores, tiles, histogram, matched, blocks, total, dense, slots, mask_stride: gl.int64,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
     SLOT: gl.constexpr, HAS_MASK: gl.constexpr, UNIT: gl.constexpr,
-    DENSE: gl.constexpr, BINS: gl.constexpr, SHIFT: gl.constexpr, FIRST: gl.constexpr, LAST: gl.constexpr,
+    DENSE: gl.constexpr, BINS: gl.constexpr, SHIFT: gl.constexpr, FIRST: gl.constexpr,
+    LAST: gl.constexpr,
 ):  # fmt: skip
     """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
     WARPS: gl.constexpr = gl.num_warps()

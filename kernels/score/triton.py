@@ -46,7 +46,8 @@ WARPS = 8
 
 # Arguments of a scoring kernel that vary from launch to launch.
 VARYING = (
-    "query_indptr", "matched", "histogram", "columns", "blocks", "total", "dense", "slots", "mask_stride",
+    "query_indptr", "matched", "histogram", "columns", "blocks", "total", "dense",
+    "slots", "mask_stride",
 )  # fmt: skip
 
 
@@ -259,7 +260,8 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
 SCORE_SIGNATURE = {
     "starts": "*i32", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
     "query_impacts": "*i32", "query_rows": "*i32", "locals_": "*u16", "impacts": "*u8",
-    "columns": "*u8", "mask": "*u8", "scores": "*i32", "tiles": "*i64", "histogram": "*i32", "matched": "*i64",
+    "columns": "*u8", "mask": "*u8", "scores": "*i32", "tiles": "*i64", "histogram": "*i32",
+    "matched": "*i64",
     "blocks": "i32", "total": "i32", "dense": "i32", "slots": "i32", "mask_stride": "i64",
 }  # fmt: skip
 ALIGNED = ("starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles")
@@ -271,8 +273,8 @@ def _score_case(name: str, has_mask: bool, dense: bool) -> AotCase:
     constexprs = {
         "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS,
         "CHUNK": CHUNK_POSTINGS, "TERMS": TERMS, "SLOT": SLOT_TERMS, "ROWS": ROWS,
-        "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS, "DENSE": dense, "BINS": SCORE_BINS, "SHIFT": BIN_SHIFT,
-        "FIRST": FIRST_BIN, "LAST": LAST_ARRIVAL,
+        "HAS_MASK": has_mask, "UNIT": UNIT_POSTINGS, "DENSE": dense, "BINS": SCORE_BINS,
+        "SHIFT": BIN_SHIFT, "FIRST": FIRST_BIN, "LAST": LAST_ARRIVAL,
     }  # fmt: skip
     return AotCase(
         name=f"score/triton/{name}",

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MAX_BLOCK_DOCUMENTS = 1 << 14
 # Documents whose best score is kept together (a tile): selection looks at tiles first.
 TILE_DOCUMENTS = 512
-# Bins by which the best scores of tiles are counted: 64 for each power of two. The bin of a score is
-# made of the leading bits of the score as a float32, so it ascends with the score.
+# Bins by which the best scores of tiles are counted: 64 for each power of two. The bin is made of
+# the leading bits of the score as a float32, so it ascends with the score.
 SCORE_BINS = 2048
 BIN_SHIFT = 17
 FIRST_BIN = 127 << (23 - BIN_SHIFT)
@@ -31,7 +31,7 @@ FIRST_BIN = 127 << (23 - BIN_SHIFT)
 CHUNK_POSTINGS = 256
 # Postings of a term in a block begin at multiples of so many: 16 bytes of impacts.
 UNIT_POSTINGS = 16
-# A term is dense if it occurs in one document of so many, and there are at most so many dense terms.
+# A term is dense if it occurs in one document of so many; there are at most so many dense terms.
 DENSE_SHARE = 8
 MAX_DENSE = 256
 # Documents below which no term is dense: fewer blocks than multiprocessors, nothing to gain.
