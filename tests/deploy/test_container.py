@@ -194,6 +194,34 @@ def test_threads_are_those_of_the_quota(docker, image):
     assert counted == "1 1"
 
 
+UBUNTU = """
+FROM nvidia/cuda:13.0.0-base-ubuntu24.04
+RUN apt-get update && apt-get install -y --no-install-recommends \\
+    ca-certificates gcc libc6-dev python3-dev python3-venv
+RUN python3 -m venv /venv
+COPY triton.txt ./
+RUN /venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r triton.txt
+COPY triton_driver.py load_beside_driver.py ./
+RUN /venv/bin/python load_beside_driver.py $(/venv/bin/python triton_driver.py)
+"""
+
+
+def test_the_launcher_of_the_image_for_a_gpu_loads_beside_a_driver(docker, tmp_path):
+    """Of that image only the one step that differs is built: it takes gigabytes."""
+    base = docker.run(
+        ROOT / "tests/deploy/bases.sh", "docker", "nvidia/cuda:13.0.0-base-ubuntu24.04", check=False
+    )
+    if base.returncode:
+        pytest.skip(f"no Ubuntu packages for the base: {base.stderr.splitlines()[-1:]}")
+    lock = (ROOT / "deploy/image/requirements-cuda.txt").read_text().splitlines()
+    (triton,) = (line for line in lock if line.startswith("triton=="))
+    (tmp_path / "Dockerfile").write_text(UBUNTU)
+    (tmp_path / "triton.txt").write_text(triton)
+    shutil.copy2(ROOT / "deploy/image/triton_driver.py", tmp_path)
+    shutil.copy2(ROOT / "tests/deploy/load_beside_driver.py", tmp_path)
+    docker.docker("build", "--network", "host", "--tag", "csplade-launcher", tmp_path)
+
+
 @pytest.fixture
 def compose(docker, image, passages, tmp_path) -> Iterator[Callable[..., str]]:
     """Docker Compose on deploy/compose.yaml, ports and index of its own."""
