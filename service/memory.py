@@ -1,6 +1,4 @@
-"""Whether what the settings ask for fits into this machine's memory: told before anything is
-loaded.
-"""
+"""Check, before anything is loaded, that the service fits into this machine's memory."""
 
 from __future__ import annotations
 
@@ -12,23 +10,22 @@ from ..index import IndexManifest
 from .settings import Settings
 
 MIB = 2**20
-# Python, numba and grpcio; torch and transformers beside them. Measured after start, less segments
-# and weights, rounded up.
+# Python, numba and grpcio; torch and transformers. Measured after the start without segments and
+# weights, rounded up.
 PROCESS_BYTES = 300 * MIB
 ENCODER_BYTES = 700 * MIB
 
-CGROUPS = (  # limit, use, and the part of the use that gives way, in a container
+CGROUPS = (  # limit, use, and the part of the use that can be reclaimed, in a container
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def check_memory(settings: Settings) -> None:
-    """Refuse what does not fit into main memory; a GPU's own is checked when the index is copied
-    there.
+    """Raise if the index and the encoder do not fit into main memory.
 
-    Segments are read into main memory on a GPU machine too. Nothing is checked where the system
-    does not tell how much memory is free.
+    Segments are read into main memory on a GPU machine too; the GPU's own memory is checked when
+    they are copied there. Nothing is checked where the system does not say how much is free.
 
     Raises:
         CorruptError: no index there.
@@ -44,21 +41,19 @@ def check_memory(settings: Settings) -> None:
     needed, free = sum(parts.values()), available_memory()
     if free is None or needed <= free:
         return
-    told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items() if size)
+    parts_text = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items() if size)
     raise UnavailableError(
-        f"{settings.index} needs {needed / 2**30:.2f} GiB of memory ({told}), {free / 2**30:.2f} "
-        "GiB are free; build it "
-        "in more shards for more machines, `csplade plan` tells how many, or use a machine with "
-        "more"
+        f"{settings.index}: needs {needed / 2**30:.2f} GiB of memory ({parts_text}), "
+        f"{free / 2**30:.2f} GiB are free; build it in more shards for more machines (`csplade "
+        "plan` says how many), or use a machine with more"
     )
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that new processes can have, within the limit of the container if there is one; None if
-    not told.
+    """Return the bytes that new processes can have, within the container's limit; None if unknown.
 
     Args:
-        root: where /proc and /sys are.
+        root: Where /proc and /sys are.
     """
     free = [*_machine(root), *_container(root)]
     return min(free) if free else None

@@ -1,11 +1,10 @@
 """The Ray Serve application: ``serve run csplade.service.ray.app:build index=/data/index``.
 
-Plain Serve: arguments, replicas, autoscaling, GPUs and placement stand in a Serve configuration
-file, see ``deploy/ray/``. ``csplade serve --ray`` starts Ray and this application on one machine.
+Arguments, replicas, autoscaling, GPUs and placement are set in a Serve configuration file, see
+``deploy/ray/``. ``csplade serve --ray`` starts Ray and this application on one machine.
 """
 
-# Annotations must be evaluated here: Ray looks at that of `build` to know what to make of the
-# arguments.
+# Annotations must be evaluated here: Ray reads that of `build` to parse the arguments.
 
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,20 @@ from .ingress import Ingress, Single
 from .replicas import EncoderReplica, ShardReplica
 from .versions import Target
 
-BASE_BYTES = 512 * 2**20  # what a replica needs beside its segments
+BASE_BYTES = 512 * 2**20  # of a replica without its segments
 
 
 class RayArguments(BaseModel):
     """Arguments of the application.
 
     Attributes:
-        index: directory of the index; instead of the setting ``index``.
+        index: Directory of the index; replaces the setting ``index``.
         config: YAML file of settings, as for ``csplade serve --config``; on every node, at the same
             path.
-        settings: settings over that file: dotted keys (``limits.k: 100``), or sections.
-        version: name of what is served; a change of the deployments' ``user_config`` gives another.
-        apart: encoder and shards in deployments of their own; None: only when the index has several
-            shards.
+        settings: Settings that override that file: dotted keys (``limits.k: 100``), or sections.
+        version: Name of what is served; the deployments' ``user_config`` changes it later.
+        apart: Whether encoder and shards have deployments of their own; None: only if the index has
+            several shards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,14 +46,14 @@ class RayArguments(BaseModel):
     apart: bool | None = None
 
     def resolved(self) -> Settings:
-        """The whole tree of settings.
+        """Return all settings.
 
         Raises:
-            InputError: a wrong setting, no index, or TLS, which is not to be had here.
+            InputError: a setting that is not valid, no index, or TLS, which Ray does not support.
         """
         settings = config.load(self.config, {"index": self.index, **self.settings})
         if settings.index is None:
-            raise InputError("index is not set, must be the directory of the index")
+            raise InputError("index: not set; name the directory of the index")
         if settings.security.tls_certificate is not None:
             raise InputError(
                 "security.tls_certificate is set, but Ray's HAProxy speaks no TLS: end TLS in "
@@ -64,7 +63,7 @@ class RayArguments(BaseModel):
 
 
 def build(args: RayArguments) -> Application:
-    """The application for an index.
+    """Return the application for an index.
 
     With one shard (and not ``apart``) it is a single deployment, ``ingress``, that holds encoder
     and shard: one hop. Otherwise ``ingress`` fans out to ``encoder`` and ``shard-0``, ``shard-1``,
@@ -79,15 +78,15 @@ def build(args: RayArguments) -> Application:
     manifest = IndexManifest.open(settings.index)
     target = Target(version=args.version, index=settings.index, model=settings.model.path)
     one_process = manifest.shard_count == 1 and not args.apart
-    # Whatever may be queued is let in, and refused by csplade's own queue: at once, and telling
-    # when to try again.
+    # Ray accepts more than may be queued, so that csplade's own queue rejects the rest: at once,
+    # and with the time to retry after.
     ongoing = 4 * settings.batching.queue
     common: dict[str, Any] = {
         "max_ongoing_requests": ongoing,
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
         "graceful_shutdown_timeout_s": settings.server.drain_seconds,
-        "max_surge_percent": 100,  # the new replica is there before the old one goes
+        "max_surge_percent": 100,  # start the new replica before the old one ends
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
     told = common | {"user_config": target.model_dump(mode="json")}

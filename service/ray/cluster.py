@@ -1,7 +1,7 @@
-"""Ray and the application on this machine alone: ``csplade serve --ray``.
+"""Run Ray and the application on this machine: ``csplade serve --ray``.
 
-Ray reads its environment when it is imported, and everything it starts inherits it: nothing here
-imports Ray before :func:`prepare` has set what is needed.
+Ray reads its environment when it is imported, and all of its processes inherit it, so nothing here
+imports Ray before :func:`prepare` has set the environment.
 """
 
 from __future__ import annotations
@@ -48,14 +48,13 @@ PORTS = 200  # for the replicas of one cluster, of each kind
 
 
 def prepare(scratch: Path) -> list[str]:
-    """Set the environment that Ray Serve needs for speed, and that keeps several of it apart on one
-    machine.
+    """Set the environment of Ray Serve: its fast paths, and files and ports of this cluster alone.
 
     Args:
-        scratch: an empty directory for HAProxy's files.
+        scratch: An empty directory for HAProxy's files.
 
     Returns:
-        Names of the settings that are needed and that the user has switched off.
+        Names of needed variables that the user has set to another value.
     """
     for name, value in NEEDED.items():
         os.environ.setdefault(name, value)
@@ -71,20 +70,18 @@ def prepare(scratch: Path) -> list[str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, cores())),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-        # How long a replica that is replaced stays reachable; one machine's HAProxy knows of it in
-        # a moment.
+        # For how long a replaced replica stays reachable; the local HAProxy learns of it at once.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
-        # On a busy machine the proxy takes its time; Ray would kill it after five seconds, and give
-        # up.
+        # A proxy starts slowly on a busy machine; Ray would kill it after five seconds and give up.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-        # A HAProxy that died is noticed after three checks.
+        # Ray notices a dead HAProxy after three checks.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # A header that does not fit ends the whole connection, and its neighbours' streams with it.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    # Replicas of two clusters on one machine would share these ports, and each other's requests:
-    # Ray binds them with SO_REUSEPORT, and begins at the same number everywhere.
+    # Ray binds these ports with SO_REUSEPORT and begins at the same number everywhere: two clusters
+    # on one machine would share them, and answer each other's requests.
     ports = free_ports(2 * PORTS)
     for kind, first in (("GRPC", ports), ("HTTP", ports + PORTS)):
         defaults[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
@@ -98,13 +95,13 @@ def prepare(scratch: Path) -> list[str]:
 def cluster(
     server: Server, metrics: MetricsEndpoint | None = None, **ray_options: Any
 ) -> Iterator[str]:
-    """Ray with Serve, started here and gone at the end of the block.
+    """Start Ray with Serve, and stop it at the end of the block.
 
     Args:
-        server: where to listen.
-        metrics: where this machine's agent of Ray answers ``/metrics``, on all interfaces; by
+        server: Where to listen.
+        metrics: Where Ray's agent on this machine serves ``/metrics``, on all interfaces; by
             default at any free port.
-        ray_options: for ``ray.init``, over those chosen here.
+        ray_options: Options of ``ray.init`` that replace those chosen here.
 
     Yields:
         ``host:port`` of gRPC.
@@ -172,14 +169,14 @@ def run(
     apart: bool | None = None,
     version: str = "1",
 ) -> None:
-    """Run an application on the cluster, until it is ready.
+    """Run an application on the cluster and wait until it is ready.
 
     Args:
-        settings: the whole tree.
-        address: of the cluster's gRPC.
-        name: of the application.
-        apart: see :class:`~csplade.service.ray.app.RayArguments`.
-        version: likewise.
+        settings: All settings.
+        address: ``host:port`` of the cluster's gRPC.
+        name: Name of the application.
+        apart: See :class:`~csplade.service.ray.app.RayArguments`.
+        version: See there.
 
     Raises:
         InputError, CorruptError: see :func:`~csplade.service.ray.app.build`.
@@ -202,12 +199,12 @@ def run(
 def serve_on_ray(
     settings: Settings, on_ready: Callable[[str], None], *, apart: bool | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and take Ray down.
+    """Serve until SIGTERM or SIGINT, then drain and stop Ray.
 
     Args:
-        settings: the whole tree.
-        on_ready: called with ``host:port`` once everything is loaded.
-        apart: as for :func:`run`.
+        settings: All settings.
+        on_ready: Called with ``host:port`` once everything is loaded.
+        apart: As for :func:`run`.
     """
     asked: list[int] = []
 
@@ -219,12 +216,11 @@ def serve_on_ray(
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     output = sys.stdout
     try:
-        # Ray tells the driver's standard output of its own affairs; ours has the address and
-        # nothing else.
+        # Ray writes to the driver's standard output, on which callers read the address.
         with redirect_stdout(sys.stderr), cluster(settings.server, settings.metrics) as address:
             run(settings, address, apart=apart)
             log.info("serving on Ray", extra={"address": address})
-            for number in before:  # Ray's own, set by ray.init, would end the process at once
+            for number in before:  # ray.init set handlers that end the process at once
                 signal.signal(number, stop)
             with redirect_stdout(output):
                 on_ready(address)
@@ -248,8 +244,10 @@ def is_stopping() -> bool:
 
 
 def wait_until_serving(address: str, application: str, seconds: float) -> None:
-    """Ask grpc.health.v1 until the service is ready. Raises UnavailableError when it is not in
-    time.
+    """Poll grpc.health.v1 until the service is ready.
+
+    Raises:
+        UnavailableError: it is not ready in time.
     """
     name = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
     request = health_pb2.HealthCheckRequest(service=name)
@@ -271,16 +269,14 @@ def wait_until_serving(address: str, application: str, seconds: float) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that was free a moment ago."""
+    """Return a TCP port of this machine that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def free_ports(count: int) -> int:
-    """The first of so many consecutive TCP ports of this machine that were free a moment ago, drawn
-    at random.
-    """
+    """Return the first of so many consecutive TCP ports that were free a moment ago, at random."""
     while True:
         # Below the ports that outgoing connections take.
         first = random.randrange(10_000, 32_000 - count)
@@ -302,16 +298,15 @@ def _check_free(host: str, port: int, section: str) -> None:
 
 
 def _shut_ray_down() -> None:
-    """End Ray here, while no thread tells it metrics and none finds forgotten references to its
-    objects.
+    """Shut Ray down while no thread records metrics or collects references to Ray's objects.
 
-    Either would end the process: Ray does not bear being touched while it is shut down.
+    Either would end the process: Ray may not be used while it shuts down.
     """
     import ray
 
-    from .metrics import telling
+    from .metrics import exporting
 
-    with telling:
+    with exporting:
         gc.collect()
         gc.disable()
         try:

@@ -66,7 +66,7 @@ def admit_with(admission: Admission, service: str) -> None:
 
 
 class _Adder:
-    """Stands for one of Ray's servers while generated code adds a service to it."""
+    """Stands in for one of Ray's servers while generated code adds a service to it."""
 
     def __init__(self, server: Any, leave_out: str = "") -> None:
         self._server, self._leave_out = server, leave_out
@@ -80,11 +80,11 @@ class _Adder:
     def add_registered_method_handlers(
         self, service: str, handlers: dict[str, grpc.RpcMethodHandler]
     ) -> None:
-        """Left out: the generic handlers do it all, and these would be asked first."""
+        """Ignore these: gRPC would ask them before the generic handlers."""
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """The handlers of a service, with what remains of the deadline put into each call's metadata.
+    """The handlers of a service; each call's metadata get the seconds until its deadline.
 
     Ray reads and replaces ``_method_handlers``: path -> handler.
     """
@@ -128,7 +128,7 @@ def _timed_stream(behaviour: Callable) -> Callable:
 
 
 class _Timed:
-    """A call's context whose metadata tell the seconds until its deadline."""
+    """A call's context whose metadata hold the seconds until its deadline."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -145,11 +145,11 @@ class _Timed:
 
 
 class AbortedError(Exception):
-    """The call's end is noted in its context: nothing more is to be done for it."""
+    """The call has ended: its status is in its context."""
 
 
 class RayContext:
-    """What csplade's servicer asks of a ``grpc.aio.ServicerContext``, on what Ray gives.
+    """The part of ``grpc.aio.ServicerContext`` that the servicer uses, on Ray's context.
 
     Args:
         context: Ray's, of type RayServegRPCContext.
@@ -166,32 +166,32 @@ class RayContext:
         self._deadline = None if remaining is None else loop.time() + float(remaining)
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What the caller sent."""
+        """Return the metadata that the caller sent."""
         return tuple(self._metadata.items())
 
     def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline, None without one."""
+        """Return the seconds until the caller's deadline; None without one."""
         if self._deadline is None:
             return None
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def peer(self) -> str:
-        """Address of whoever called: behind HAProxy, that of HAProxy."""
+        """Return the address of the caller; behind HAProxy, that of HAProxy."""
         return self._context.peer()
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Metadata to end the call with."""
+        """Set the metadata that end the call."""
         self._context.set_trailing_metadata(list(metadata))
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple]) -> None:
-        """Note how the call ends. Raises AbortedError, always."""
+        """Set the status of the call and raise AbortedError."""
         self._context.set_code(code)
         self._context.set_details(details)
         self._context.set_trailing_metadata(list(trailing))
         raise AbortedError(details)
 
     async def read(self) -> Any:
-        """The next message of the stream, ``grpc.aio.EOF`` after the last."""
+        """Return the next message of the stream, ``grpc.aio.EOF`` after the last."""
         try:
             return await anext(self._incoming)
         except StopAsyncIteration:
@@ -200,12 +200,12 @@ class RayContext:
             return grpc.aio.EOF
 
     async def write(self, message: Any) -> None:
-        """Send a message of the stream; waits while the one before is on its way."""
+        """Send a message of the stream, once the one before has been sent."""
         await self._room.acquire()
         self._outgoing.put_nowait(message)
 
     def finish(self) -> None:
-        """Nothing more will be sent."""
+        """End the stream of messages to send."""
         self._outgoing.put_nowait(None)
 
     async def next(self) -> Any:

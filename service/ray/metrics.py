@@ -1,11 +1,10 @@
-"""The metrics of csplade through Ray: every node's agent exports them for the replicas that live
-there.
+"""Export metrics through Ray: the agent of each node serves those of its replicas.
 
-Recording one value through Ray takes a tenth of a millisecond, so values are added up here and told
-every few seconds. A histogram is told as Prometheus reads it: gauges of its cumulative buckets, its
-sum and its count. Ray puts ``ray_`` before each name and labels of its own (node, worker, session)
-beside ours; the scrape configuration takes the prefix off again, so that dashboards and rules know
-one set of names. An agent forgets a gauge that is not set again, so all of them are, every time.
+Recording one value through Ray takes a tenth of a millisecond, so values are added up here and
+exported every few seconds. A histogram is exported as Prometheus reads it: gauges of its cumulative
+buckets, its sum and its count. Ray adds the prefix ``ray_`` and labels of its own (node, worker,
+session); the scrape configuration removes the prefix, so that dashboards and rules use one set of
+names. An agent drops a gauge that is not set again, so every export sets all of them.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ import ray
 from prometheus_client.utils import floatToGoString
 from ray.util import metrics
 
-EVERY = 5.0  # seconds between two times that values are told
+EXPORT_SECONDS = 5.0  # between two exports
 
-telling = threading.Lock()
-"""Held while values are told. Ray ends a process that touches its metrics while, or after, it is
-shut down there: so whoever shuts it down in a process that may have metrics holds this."""
+exporting = threading.Lock()
+"""Held during an export. Ray ends a process that uses its metrics while or after it is shut down,
+so code that shuts Ray down in such a process holds this lock."""
 
 Tags = dict[str, str]
 
 
 class _Value(Protocol):
-    def tell(self) -> None:
-        """Hand to Ray what was recorded."""
+    def export(self) -> None:
+        """Hand the recorded values to Ray."""
 
 
 V = TypeVar("V", bound=_Value)
 
 
 class _Labelled(Generic[V]):
-    """A metric behind the interface of prometheus_client: one value for each set of labels.
+    """A metric with the interface of prometheus_client: one value for each set of labels.
 
     Args:
-        make: makes the value of some labels.
-        labels: their names.
+        make: Makes the value for some labels.
+        labels: Names of the labels.
     """
 
     def __init__(self, make: Callable[[Tags], V], labels: tuple[str, ...]) -> None:
@@ -58,29 +57,29 @@ class _Labelled(Generic[V]):
             return self._values[values]
 
     def __getattr__(self, name: str) -> Any:
-        """``inc``, ``set`` and ``observe`` of a metric without labels."""
+        """Return ``inc``, ``set`` or ``observe`` of a metric without labels."""
         return getattr(self.labels(), name)
 
-    def tell(self) -> None:
+    def export(self) -> None:
         for value in tuple(self._values.values()):
-            value.tell()
+            value.export()
 
 
 class _Count:
     def __init__(self, metric: metrics.Counter, tags: Tags) -> None:
         self._metric, self._tags = metric, tags
-        self._total = self._told = 0.0
+        self._total = self._exported = 0.0
         self._lock = threading.Lock()
 
     def inc(self, amount: float = 1.0) -> None:
         with self._lock:
             self._total += amount
 
-    def tell(self) -> None:
+    def export(self) -> None:
         total = self._total
-        if total > self._told:
-            self._metric.inc(total - self._told, self._tags)
-            self._told = total
+        if total > self._exported:
+            self._metric.inc(total - self._exported, self._tags)
+            self._exported = total
 
 
 class _Level:
@@ -93,7 +92,7 @@ class _Level:
     def set(self, value: float) -> None:
         self._latest = value
 
-    def tell(self) -> None:
+    def export(self) -> None:
         value = self._latest if self._function is None else self._function()
         if value is not None:
             self._metric.set(value, self._tags)
@@ -119,7 +118,7 @@ class _Distribution:
             self._buckets[bisect_left(self._bounds, value)] += 1
             self._sum += value
 
-    def tell(self) -> None:
+    def export(self) -> None:
         with self._lock:
             running, total = list(accumulate(self._buckets)), self._sum
         for bound, count in zip((*self._bounds, float("inf")), running, strict=True):
@@ -147,20 +146,20 @@ class RayInstruments:
 
     def __init__(self) -> None:
         self._made: list[_Labelled[Any]] = []
-        threading.Thread(target=self._tell, name="csplade-metrics", daemon=True).start()
+        threading.Thread(target=self._export_forever, name="csplade-metrics", daemon=True).start()
 
     def counter(self, name: str, text: str, *labels: str) -> _Labelled[_Count]:
-        """A counter."""
+        """Return a counter."""
         metric = metrics.Counter(name, text, tag_keys=labels)
         return self._known(_Labelled(lambda tags: _Count(metric, tags), labels))
 
     def gauge(self, name: str, text: str, *labels: str) -> _Labelled[_Level]:
-        """A gauge."""
+        """Return a gauge."""
         metric = metrics.Gauge(name, text, tag_keys=labels)
         return self._known(_Labelled(lambda tags: _Level(metric, tags), labels))
 
     def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> _Labelled[_Level]:
-        """A gauge that asks the function every five seconds."""
+        """Return a gauge whose function is called at each export."""
         metric = metrics.Gauge(name, text)
         gauge = self._known(_Labelled(lambda tags: _Level(metric, tags, function), ()))
         gauge.labels()
@@ -169,7 +168,7 @@ class RayInstruments:
     def histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> _Labelled[_Distribution]:
-        """A histogram."""
+        """Return a histogram."""
         bucket = metrics.Gauge(f"{name}_bucket", text, tag_keys=(*labels, "le"))
         sums, counts = (
             metrics.Gauge(f"{name}_{part}", text, tag_keys=labels) for part in ("sum", "count")
@@ -179,17 +178,17 @@ class RayInstruments:
         )
 
     def info(self, name: str, text: str) -> _Info:
-        """Facts as labels of a gauge that is 1."""
+        """Return a metric of facts: labels of a gauge that is 1."""
         return _Info(name, text, self.gauge)
 
     def _known(self, metric: _Labelled[V]) -> _Labelled[V]:
         self._made.append(metric)
         return metric
 
-    def _tell(self) -> None:
+    def _export_forever(self) -> None:
         while True:
-            time.sleep(EVERY)
-            with telling:
+            time.sleep(EXPORT_SECONDS)
+            with exporting:
                 if ray.is_initialized():
                     for metric in tuple(self._made):
-                        metric.tell()
+                        metric.export()

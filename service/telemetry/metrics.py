@@ -30,24 +30,22 @@ disable_created_metrics()
 
 
 class Instruments(Protocol):
-    """Makes metrics of the kinds there are; what they return works like the classes of
-    prometheus_client.
-    """
+    """Makes metrics that work like the classes of prometheus_client."""
 
     def counter(self, name: str, text: str, *labels: str) -> Any:
-        """Has ``inc``, after ``labels`` if there are any."""
+        """Return a counter: ``inc``, after ``labels`` if there are any."""
 
     def gauge(self, name: str, text: str, *labels: str) -> Any:
-        """Has ``set``."""
+        """Return a gauge: ``set``."""
 
     def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Any:
-        """A gauge that tells what the function returns."""
+        """Return a gauge of what the function returns."""
 
     def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
-        """Has ``observe``."""
+        """Return a histogram: ``observe``."""
 
     def info(self, name: str, text: str) -> Any:
-        """Has ``info``, which takes a mapping of label to value."""
+        """Return a metric of facts: ``info`` takes a mapping of label to value."""
 
 
 class PrometheusInstruments:
@@ -58,15 +56,15 @@ class PrometheusInstruments:
         ProcessCollector(registry=self.registry)
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
-        """A counter."""
+        """Return a counter."""
         return Counter(name, text, labels, registry=self.registry)
 
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        """A gauge."""
+        """Return a gauge."""
         return Gauge(name, text, labels, registry=self.registry)
 
     def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Gauge:
-        """A gauge that asks the function at every scrape."""
+        """Return a gauge whose function is called at each scrape."""
         gauge = self.gauge(name, text)
         gauge.set_function(function)
         return gauge
@@ -74,11 +72,11 @@ class PrometheusInstruments:
     def histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
-        """A histogram."""
+        """Return a histogram."""
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
     def info(self, name: str, text: str) -> Info:
-        """An info metric; ``_info`` comes after its name."""
+        """Return an info metric; its name ends with ``_info``."""
         return Info(name, text, registry=self.registry)
 
 
@@ -210,19 +208,19 @@ class Metrics:
 
 
 def _cuda() -> Any | None:
-    """torch.cuda, if torch is loaded at all and there is a GPU."""
+    """Return torch.cuda if torch is loaded and there is a GPU."""
     torch = sys.modules.get("torch")
     return None if torch is None or not torch.cuda.is_available() else torch.cuda
 
 
 def _device_memory() -> float:
-    """Bytes that torch holds on the GPU, 0 without one."""
+    """Return the bytes that torch holds on the GPU; 0 without one."""
     cuda = _cuda()
     return 0.0 if cuda is None else float(cuda.memory_reserved())
 
 
 def _device_memory_limit() -> float:
-    """Bytes of the GPU, 0 without one."""
+    """Return the bytes of the GPU; 0 without one."""
     cuda = _cuda()
     return (
         0.0

@@ -60,7 +60,7 @@ def test_one_shard_shares_its_replica_with_the_encoder(string_index, vector_inde
 @pytest.mark.parametrize(
     ("arguments", "error", "complaint"),
     [
-        ({}, InputError, "index is not set"),
+        ({}, InputError, "index: not set"),
         ({"index": "/nothing"}, CorruptError, "/nothing: no index here"),
         ({"index": "/nothing", "settings": {"limits.kk": 1}}, InputError, "limits.kk: unknown key"),
         (

@@ -51,7 +51,7 @@ def record(make):
 
 def told(instruments):
     for metric in instruments._made:
-        metric.tell()
+        metric.export()
     return dict(Recorder.series)
 
 
@@ -79,7 +79,7 @@ def test_facts_move_from_one_series_to_the_next(instruments):
     }
 
 
-def test_nothing_is_told_while_ray_may_be_shutting_down(instruments, monkeypatch):
+def test_nothing_is_exported_while_ray_may_be_shutting_down(instruments, monkeypatch):
     """Else Ray would end the process."""
     turns = iter([None, None])
 
@@ -89,11 +89,13 @@ def test_nothing_is_told_while_ray_may_be_shutting_down(instruments, monkeypatch
     monkeypatch.setattr(ray_metrics.time, "sleep", next_turn)
     held = []
     monkeypatch.setattr(
-        ray_metrics.ray, "is_initialized", lambda: held.append(ray_metrics.telling.locked()) or True
+        ray_metrics.ray,
+        "is_initialized",
+        lambda: held.append(ray_metrics.exporting.locked()) or True,
     )
     instruments.counter("c", "").inc()
     with pytest.raises(StopIteration):
-        instruments._tell()
+        instruments._export_forever()
     assert held == [True, True]
     assert Recorder.series == {("c", frozenset()): 1.0}
-    assert not ray_metrics.telling.locked()
+    assert not ray_metrics.exporting.locked()
