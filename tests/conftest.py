@@ -167,8 +167,18 @@ def random_queries() -> list[dict[int, float]]:
 @pytest.fixture(scope="session")
 def vector_index(tmp_path_factory) -> Path:
     """300 random vectors in three shards, no encoder."""
-    path = tmp_path_factory.mktemp("vector-index") / "index"
-    builder = IndexBuilder.create(path, BuildOptions(VOCABULARY, shards=3))
+    return make_vector_index(tmp_path_factory.mktemp("vector-index") / "index")
+
+
+@pytest.fixture(scope="session")
+def idf_index(tmp_path_factory) -> Path:
+    """The same as ``vector_index``, with queries weighed by the collection's IDF."""
+    path = tmp_path_factory.mktemp("idf-index") / "index"
+    return make_vector_index(path, query_modifier="idf")
+
+
+def make_vector_index(path: Path, **options: object) -> Path:
+    builder = IndexBuilder.create(path, BuildOptions(VOCABULARY, shards=3, **options))
     builder.add(
         [Document(f"v{i}", "") for i in range(300)],
         SparseBatch.from_rows(random_rows(300, 40, seed=1)),

@@ -35,7 +35,7 @@ def lookup_index(tmp_path_factory, tiny_model, small_corpus):
     from csplade.ingest.build import build_from_corpus
     from csplade.model import Encoder
     from csplade.model.certify import certify
-    from csplade.model.lexical import train_idf
+    from csplade.model.training.idf import train_idf
 
     directory = tmp_path_factory.mktemp("lookup")
     texts = [line["text"] for _, line in read_jsonl(small_corpus)]

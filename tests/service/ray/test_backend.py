@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import pickle
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -84,7 +85,12 @@ def lost():
 @pytest.fixture
 async def shards(vector_index, settings):
     """Handles of the three shards of the vector index."""
-    chosen = settings(vector_index, scoring__threads=1)
+    async with opened(settings(vector_index, scoring__threads=1)) as handles:
+        yield handles
+
+
+@asynccontextmanager
+async def opened(chosen):
     handles = [Handle(ShardReplica(chosen, number)) for number in range(3)]
     for handle in handles:
         await handle.replica.reconfigure({"version": "1"})
@@ -138,6 +144,29 @@ async def test_all_shards_together_answer_as_one_process(backend, vector_index, 
             assert (answer.matched, answer.postings) == (alone.matched, alone.postings)
             assert (answer.query_terms, answer.cut) == (alone.query_terms, alone.cut)
             assert answer.missing_shards == ()
+
+
+async def test_parts_rank_by_the_idf_of_the_whole(
+    idf_index, vector_index, settings, random_queries
+):
+    chosen = settings(idf_index, scoring__threads=1)
+    async with opened(chosen) as handles:
+        deployments = [DeploymentClient(f"shard {i}", handle) for i, handle in enumerate(handles)]
+        backend = RayBackend(chosen, Metrics(), None, deployments)
+        await backend.refresh()
+        plain = Index.open(vector_index, threads=1)
+        with Index.open(idf_index, threads=1) as index, plain:
+            for weights in random_queries[:10]:
+                vector = SparseBatch.from_rows([(list(weights), list(weights.values()))])
+                (alone,) = Collection(index).search(vector, 40, explain=True)
+                answer = await backend.search(query(weights, 40, explain=True), soon())
+                assert [one.contributions for one in answer.hits] == [
+                    one.contributions for one in alone.hits
+                ]
+                (unmodified,) = Collection(plain).search(vector, 40)
+                assert [hit.integer_score for hit in unmodified.hits] != [
+                    hit.integer_score for hit in answer.hits
+                ]
 
 
 async def test_documents_of_few_hits_come_with_the_ranking_those_of_many_after_it(
