@@ -179,7 +179,7 @@ def test_serve_refuses_what_does_not_fit_with_the_numbers(fails, built, monkeypa
     monkeypatch.setattr(memory, "available_memory", lambda: 200 * 2**20)
     said = fails("serve", built, "--port", 0, "--no-metrics")
     assert said.startswith(
-        f"{built} needs 0.30 GiB of memory (segments 0.00, process 0.29), 0.20 GiB are free"
+        f"{built}: needs 0.30 GiB of memory (segments 0.00, process 0.29), 0.20 GiB are free"
     )
 
 
