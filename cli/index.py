@@ -165,6 +165,48 @@ def build(
 
 
 @app.command()
+def export(
+    index: Directory,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .jsonl for Anserini's vectors, .ciff for CIFF.")
+    ],
+    terms: Annotated[
+        Literal["tokens", "ids"],
+        typer.Option(help="Write terms as token strings, if the index has them, or as ids."),
+    ] = "tokens",
+) -> None:
+    """Write the live documents of an index for other engines.
+
+    Weights are impacts, whole numbers. CIFF has ids and postings, no texts.
+    """
+    from ..core.files import require_new
+    from ..engine.collection import Collection
+    from ..ingest.encode import name_terms
+    from ..ingest.export import export_index
+
+    if out.suffix not in (".jsonl", ".ciff"):
+        raise typer.BadParameter("must end in .jsonl or .ciff", param_hint="--out")
+    require_new(out)
+    with Collection.open(index, with_encoder=terms == "tokens") as collection:
+        names = collection.index.manifest.vocabulary
+        if terms == "tokens" and names is not None:
+            name_term = names.__getitem__
+        elif terms == "tokens" and collection.encoder is not None:
+            name_term = name_terms(collection.encoder, terms)
+        else:
+            name_term = str
+        with progress_bars("docs") as show:
+            count = export_index(
+                collection.index,
+                out,
+                "ciff" if out.suffix == ".ciff" else "jsonl",
+                name_term,
+                lambda done, total: show("documents", done, total),
+            )
+    typer.echo(f"{out}: {count:,} documents")
+
+
+@app.command()
 def info(
     index: Directory,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +25,9 @@ from .index import Directory
 
 if TYPE_CHECKING:
     from ..core.results import Answer, Hit
+
+Hits = list[tuple[str, float]]  # document ids and scores, best first
+Join = Callable[[str, Hits], Hits]  # of a query's id and hits
 
 SNIPPET_CHARACTERS = 100  # of a document, in the table
 TERMS_SHOWN = 6  # per hit, in the table
@@ -60,6 +65,23 @@ def search(
         bool, typer.Option("--integer-scores", help="In the run: exact int32 scores.")
     ] = False,
     tag: Annotated[str, typer.Option(help="In the run: its name, last in each line.")] = "csplade",
+    fuse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Join the hits with those of this TREC run, of a second system."
+        ),
+    ] = None,
+    fusion: Annotated[
+        Literal["rrf", "sum"],
+        typer.Option(
+            help="How --fuse joins: rrf, reciprocal ranks with k = 60; sum, the weighted sum of "
+            "scores, each query's moved to 0 to 1."
+        ),
+    ] = "rrf",
+    fuse_weight: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="With --fusion sum: weight of RUN; ours has the rest."),
+    ] = 0.5,
     model: Annotated[
         str | None, typer.Option(help="Encoder; default: the one of the index.")
     ] = None,
@@ -82,6 +104,12 @@ def search(
         raise typer.BadParameter("needs --queries or --vectors", param_hint="--integer-scores")
     if vectors is None and terms != "auto":
         raise typer.BadParameter("needs --vectors", param_hint="--terms")
+    if fuse is not None and (text is not None or integer_scores):
+        raise typer.BadParameter(
+            "needs --queries or --vectors, goes without --integer-scores", param_hint="--fuse"
+        )
+    if fusion != "sum" and fuse_weight != 0.5:
+        raise typer.BadParameter("needs --fusion sum", param_hint="--fuse-weight")
     from ..core.beir import read_queries
     from ..engine.bulk import answer_texts, answer_vectors
     from ..engine.collection import Collection
@@ -93,6 +121,7 @@ def search(
     manifest = IndexManifest.open(index)
     if output is not None:
         check_run_place(output, tag)
+    join = None if fuse is None else _joiner(fuse, fusion, fuse_weight, k)
     texts = {} if queries is None else read_queries(queries)
     lines = [] if vectors is None else read_query_vectors(vectors)
     keys = None if terms == "auto" else terms
@@ -119,11 +148,36 @@ def search(
                 if vectors
                 else answer_texts(texts, engine, k)
             )
-            _write(answers, len(lines) or len(texts), output, tag, integer_scores)
+            _write(answers, len(lines) or len(texts), output, tag, integer_scores, join)
+
+
+def _joiner(path: Path, fusion: str, weight: float, k: int) -> Join:
+    """Read a run of a second system; returns what joins a query's hits with its ranking there."""
+    from ..core.errors import InputError
+    from ..core.fusion import reciprocal_rank_fusion, weighted_sum
+    from ..ingest.trec import read_run
+
+    run = read_run(path)
+    if fusion == "sum" and not all(map(math.isfinite, chain.from_iterable(run.scores.values()))):
+        raise InputError(f"{path}: has an infinite score; use --fusion rrf")
+
+    def join(query: str, hits: Hits) -> Hits:
+        theirs = run.rankings.get(query, [])
+        if fusion == "rrf":
+            return reciprocal_rank_fusion([[one for one, _ in hits], theirs])[:k]
+        scores = dict(zip(theirs, run.scores.get(query, []), strict=True))
+        return weighted_sum([dict(hits), scores], [1 - weight, weight])[:k]
+
+    return join
 
 
 def _write(
-    answers: Iterable[tuple[str, Answer]], total: int, output: Path, tag: str, integer_scores: bool
+    answers: Iterable[tuple[str, Answer]],
+    total: int,
+    output: Path,
+    tag: str,
+    integer_scores: bool,
+    join: Join | None,
 ) -> None:
     from ..ingest.trec import write_run
 
@@ -139,13 +193,10 @@ def _write(
     with progress_bars("queries") as progress, write_run(output, tag) as run:
         progress("queries", 0, total)
         for done, (query, answer) in enumerate(answers, 1):
-            run.write(
-                query,
-                (
-                    (hit.id, hit.integer_score if integer_scores else hit.score)
-                    for hit in answer.hits
-                ),
-            )
+            hits: Hits = [
+                (hit.id, hit.integer_score if integer_scores else hit.score) for hit in answer.hits
+            ]
+            run.write(query, join(query, hits) if join else hits)
             cuts = (not answer.hits, answer.cut.tokens, answer.cut.terms, answer.cut.impacts)
             counts = {
                 what: count + cut for (what, count), cut in zip(counts.items(), cuts, strict=True)

@@ -128,7 +128,7 @@ def plain_suffix(path: Path) -> str:
 
 
 def _lines_of(path: Path, on_bad: OnBad | None) -> Iterator[Line]:
-    with _opened(path) as file:
+    with open_decompressed(path) as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
@@ -146,8 +146,14 @@ def _lines_of(path: Path, on_bad: OnBad | None) -> Iterator[Line]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedIOBase]:
-    """Open a file, decompressed as its first bytes say."""
+def open_decompressed(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a file for reading bytes, decompressed as its first bytes say.
+
+    Raises:
+        InputError: the name says another compression than the content, the content is UTF-16 text;
+            within the block, the file is incomplete or damaged.
+        UnavailableError: a ``.zst`` file, and backports.zstd is not installed.
+    """
     with open(path, "rb") as plain:
         start = plain.peek(4)[:4]
         named = _COMPRESSED.get(path.suffix)

@@ -117,7 +117,7 @@ def encode_file(
     if is_finished(output, finished, whole):
         report.finished = True
         return report
-    name = _namer(encoder, keys)
+    name = name_terms(encoder, keys)
     documents = read_corpus(source, on_bad=on_bad and (lambda error: None))
     with _part(output, made_with, finished, whole) as part:
         report.resumed = _keep_whole_lines(part)
@@ -223,7 +223,7 @@ def _lines(
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-def _namer(encoder: Encoder, keys: Keys) -> Callable[[int], str]:
+def name_terms(encoder: Encoder, keys: Keys) -> Callable[[int], str]:
     """Return how terms are written; a token string must lead back to its term.
 
     Raises:

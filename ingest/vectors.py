@@ -2,7 +2,7 @@
 
 A vector is ``{term: weight}`` as Anserini and Pyserini write it, where a term is a token string or
 an integer id in decimal, or ``{"indices": [...], "values": [...]}`` with integer ids as Qdrant,
-Milvus and Pinecone write it.
+Milvus and Pinecone write it. Files of the Common Index File Format are read too (:mod:`.ciff`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from ..core.corpus import read_records
 from ..core.document import Document, parse_id
 from ..core.errors import InputError
-from ..core.lines import Line, OnBad, files_of, is_tab_separated, located, read_lines
+from ..core.lines import Line, OnBad, files_of, is_tab_separated, located, plain_suffix, read_lines
 from ..core.vectors import (
     MAX_QUERY_TERMS,
     SparseBatch,
 )
+from .ciff import SUFFIX as CIFF_SUFFIX
+from .ciff import read_ciff
+from .vector_line import VectorLine
 
 Keys = Literal["ids", "tokens"]
 Lookup = Callable[[str], int | None]
@@ -37,32 +40,14 @@ _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float3
 _PAIR = {"indices", "values"}
 
 
-@dataclass(frozen=True)
-class VectorLine:
-    """One text with its vector.
-
-    Attributes:
-        line: where it stands.
-        document: id and text, title and metadata if there.
-        terms: terms of the vector, none repeated.
-        weights: float32 [len(terms)], finite and > 0.
-        has_ids: whether the line itself says that its terms are integer ids, by ``indices``.
-    """
-
-    line: Line
-    document: Document
-    terms: list[str]
-    weights: NDArray[np.float32]
-    has_ids: bool
-
-
 def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[VectorLine]:
     """Yield the vectors of a file or folder; see :mod:`.vectors`.
 
     A weight of zero means that the term is absent.
 
     Args:
-        path: see :func:`csplade.core.corpus.read_records`; the text may be left out.
+        path: see :func:`csplade.core.corpus.read_records`, the text may be left out; or a file that
+            ends in ``.ciff``, see :mod:`.ciff`.
         on_bad: see :data:`csplade.core.lines.OnBad`.
 
     Raises:
@@ -70,6 +55,9 @@ def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[V
             is not a number, not finite, negative or outside float32, an id that is not an integer
             from 0 to ``MAX_TERM`` or is repeated, or lists of different lengths.
     """
+    if plain_suffix(Path(path)) == CIFF_SUFFIX:
+        yield from read_ciff(Path(path))
+        return
     for line, document, values in read_records(
         path, text_needed=False, reserved=("vector", *_PAIR), on_bad=on_bad
     ):

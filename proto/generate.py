@@ -14,20 +14,21 @@ ROOT = Path(__file__).resolve().parent
 
 
 def generate(output: Path) -> None:
-    """Write ``csplade/v1/*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` below ``output``."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csplade/**/*.proto"))
+    """Write ``csplade/v1/*_pb2.py``, ``*_pb2.pyi`` and, of services, ``*_pb2_grpc.py``."""
     output.mkdir(parents=True, exist_ok=True)
-    status = protoc.main([
-        "protoc",
-        f"--proto_path={ROOT}",
-        f"--proto_path={files('grpc_tools') / '_proto'}",
-        f"--python_out={output}",
-        f"--pyi_out={output}",
-        f"--grpc_python_out={output}",
-        *sources,
-    ])  # fmt: skip
-    if status:
-        sys.exit(status)
+    for source in sorted(ROOT.glob("csplade/**/*.proto")):
+        serves = "\nservice " in source.read_text(encoding="utf-8")
+        status = protoc.main([
+            "protoc",
+            f"--proto_path={ROOT}",
+            f"--proto_path={files('grpc_tools') / '_proto'}",
+            f"--python_out={output}",
+            f"--pyi_out={output}",
+            *([f"--grpc_python_out={output}"] if serves else []),
+            str(source.relative_to(ROOT)),
+        ])  # fmt: skip
+        if status:
+            sys.exit(status)
 
 
 if __name__ == "__main__":

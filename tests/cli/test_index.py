@@ -455,3 +455,31 @@ def test_a_folder_and_indices_with_values(cli, tmp_path):
         stored = index.vectors([0, 0, 0], [0, 1, 2])
     assert stored.indptr.tolist() == [0, 1, 3, 3]
     assert stored.terms.tolist() == [4, 4, 9]
+
+
+def test_export_and_build_again(cli, fails, tmp_path, many_vectors):
+    index = tmp_path / "index"
+    assert cli("index", "build", "--vectors", many_vectors, "--out", index, "--shards", 2).code == 0
+    ours = json.loads(cli("index", "info", index, "--json").out)
+    for name in ("x.ciff", "x.jsonl"):
+        outcome = cli("index", "export", index, "--out", tmp_path / name)
+        assert outcome.code == 0, outcome
+        assert "2,500 documents" in outcome.out
+        again = tmp_path / f"{name}.index"
+        assert cli("index", "build", "--vectors", tmp_path / name, "--out", again).code == 0
+        theirs = json.loads(cli("index", "info", again, "--json").out)
+        for key in ("documents", "postings", "terms", "vocabulary_size"):
+            assert theirs[key] == ours[key]
+        assert "exists already" in fails("index", "export", index, "--out", tmp_path / name)
+    outcome = cli("index", "export", index, "--out", tmp_path / "ids.jsonl", "--terms", "ids")
+    assert outcome.code == 0
+    line = json.loads((tmp_path / "ids.jsonl").read_text().splitlines()[1])
+    assert all(term.isdecimal() for term in line["vector"])
+    assert cli("index", "export", index, "--out", tmp_path / "x.parquet").code == 2
+
+
+def test_an_index_of_an_encoder_is_exported_by_its_tokens(cli, small_index, tmp_path):
+    assert cli("index", "export", small_index, "--out", tmp_path / "x.jsonl").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"d{i}" for i in range(300)]
+    assert lines[5]["metadata"] == {"year": 1905}

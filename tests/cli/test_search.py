@@ -219,3 +219,35 @@ def test_usage_errors(cli, small_index, tmp_path):
     assert cli("search", small_index, "tea", "-k", 0).code == 2
     assert cli("search", small_index, "tea", "-k", 10_001).code == 2
     assert cli("search").code == 2
+
+
+def test_hits_are_fused_with_a_second_run(cli, lines, string_index, tmp_path):
+    queries = lines("q.jsonl", {"id": "a", "vector": {"tea": 2}}, {"id": "b", "vector": {"sky": 1}})
+    command = ("search", string_index, "--vectors", queries, "-k", 3, "--output")
+    assert cli(*command, tmp_path / "own").code == 0
+    own = read_run(tmp_path / "own")
+    first, second, third = own.rankings["a"]
+    other = tmp_path / "other.trec"
+    other.write_text(f"a Q0 {second} 1 9.0 dense\na Q0 elsewhere 2 8.0 dense\n")
+    assert cli(*command, tmp_path / "rrf", "--fuse", other).code == 0
+    fused = read_run(tmp_path / "rrf")
+    assert fused.rankings["a"] == [second, first, "elsewhere"]
+    assert fused.scores["a"] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
+    assert fused.rankings["b"] == own.rankings["b"]
+    weighed = (*command, tmp_path / "sum", "--fuse", other, "--fusion", "sum", "--fuse-weight", 1)
+    assert cli(*weighed).code == 0
+    assert read_run(tmp_path / "sum").rankings["a"][0] == second
+    assert third not in fused.rankings["a"]
+
+
+def test_fusion_is_checked_first(cli, fails, lines, string_index, tmp_path):
+    queries = lines("q.jsonl", {"id": "a", "vector": {"tea": 2}})
+    command = ("search", string_index, "--vectors", queries, "--output", tmp_path / "run")
+    other = tmp_path / "other.trec"
+    other.write_text("a Q0 d1 1 inf dense\n")
+    assert "has an infinite score" in fails(*command, "--fuse", other, "--fusion", "sum")
+    other.write_text("a Q0 d1 1\n")
+    assert "other.trec:1: a run line is" in fails(*command, "--fuse", other)
+    assert cli("search", string_index, "tea", "--fuse", other).code == 2
+    assert cli(*command, "--fuse", other, "--integer-scores").code == 2
+    assert cli(*command, "--fuse", other, "--fuse-weight", 0.2).code == 2

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 PROTO = Path(__file__).parents[2] / "proto"
-MODULES = ["retrieval_pb2.py", "retrieval_pb2.pyi", "retrieval_pb2_grpc.py"]
+MODULES = [
+    "ciff_pb2.py",
+    "ciff_pb2.pyi",
+    "retrieval_pb2.py",
+    "retrieval_pb2.pyi",
+    "retrieval_pb2_grpc.py",
+]
 
 
 def test_committed_modules_are_what_the_generator_writes(tmp_path):
