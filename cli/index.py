@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -189,12 +190,11 @@ def export(
     require_new(out)
     with Collection.open(index, with_encoder=terms == "tokens") as collection:
         names = collection.index.manifest.vocabulary
+        name_term: Callable[[int], str] = str
         if terms == "tokens" and names is not None:
             name_term = names.__getitem__
         elif terms == "tokens" and collection.encoder is not None:
             name_term = name_terms(collection.encoder, terms)
-        else:
-            name_term = str
         with progress_bars("docs") as show:
             count = export_index(
                 collection.index,

@@ -1,6 +1,4 @@
-"""``csplade quantize-report``: what each precision of encoder and impacts costs in quality and
-saves in time and memory.
-"""
+"""``csplade quantize-report``: quality, time and memory of each precision."""
 
 from __future__ import annotations
 
@@ -22,25 +20,27 @@ def quantize_report(
     documents: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Pool: the judged documents and a sample of the others; default all."
+            min=1,
+            help="Size of the pool, judged documents and a sample of the others; default: all.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of rows finished so far; deleted at the end. Default quantize-report.work."
+            help="Folder of finished rows, deleted at the end; default: quantize-report.work."
         ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures there as JSON.")
+        Path | None, typer.Option("--json", help="JSON file to write, with all figures.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw a plot there: .svg or .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot to draw, .svg or .png.")] = None,
 ) -> None:
-    """Measure encoder precision x impact precision on a collection. Run again after a kill, it goes
-    on where it was.
+    """Measure each precision of encoder and impacts on a collection.
+
+    A run that was interrupted resumes when it is started again.
     """
     from ..core.beir import load_dataset
     from ..core.files import require_new, write_aside

@@ -13,12 +13,12 @@ from .console import note
 
 def study(
     work: Annotated[
-        Path, typer.Option(help="Directory for models and logs; a stopped study goes on there.")
+        Path, typer.Option(help="Directory for models and logs; a stopped study resumes from it.")
     ],
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="BEIR folder with train and dev judgments; may be repeated; default the example "
+            help="BEIR folder with train and dev judgments; repeatable; default: the example "
             "collection.",
             exists=True,
             file_okay=False,
@@ -27,12 +27,12 @@ def study(
     scale: Annotated[
         Literal["toy", "full"], typer.Option(help="toy: minutes; full: two hours of two cores.")
     ] = "toy",
-    tables: Annotated[str, typer.Option(help="Which tables, by letter.")] = "abcde",
+    tables: Annotated[str, typer.Option(help="Letters of the tables to make.")] = "abcde",
     teacher: Annotated[
         list[str] | None,
-        typer.Option(help="As for csplade train mine; may be repeated; default bm25."),
+        typer.Option(help="Teacher, as for csplade train mine; repeatable; default: bm25."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
 ) -> None:
     """Train small models and print what adaptation, attention, losses, size, regularizers and caps
     do to them.

@@ -8,7 +8,8 @@ from itertools import islice
 
 from ..core.errors import IncompatibleError
 from ..core.results import Answer
-from ..ingest.vectors import ID, Keys, Lookup, VectorLine, ids_below, positions, to_batch
+from ..ingest.vector_line import VectorLine
+from ..ingest.vectors import ID, Keys, Lookup, ids_below, positions, to_batch
 from .collection import Collection
 
 BATCH = 64

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.stages import STAGES
 from .measures import MEASURES
 
-STAGES = ("queue", "tokenize", "encode", "sparsify", "score", "select", "merge", "fetch", "total")
+COLUMNS = (*STAGES, "total")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def quality_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def latency_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return headers and cells: median milliseconds of each stage, a row for each system."""
-    stages = [stage for stage in STAGES if any(stage in row.milliseconds for row in rows)]
+    stages = [stage for stage in COLUMNS if any(stage in row.milliseconds for row in rows)]
     timed = [row for row in rows if len(row.milliseconds) > 1]
     return ["p50 ms", *stages], [
         [row.name, *(_cell(row.milliseconds.get(stage), ".3f") for stage in stages)]

@@ -108,10 +108,10 @@ class StudyModels:
     Args:
         folders: BEIR folders with ``train`` and ``dev`` judgments.
         work: directory for models, mined files and logs; kept.
-        scale: how much.
+        scale: steps, layers and samples.
         teachers: makes the teachers, anew for every collection.
-        seed: of everything drawn.
-        progress: told what is about to happen.
+        seed: of all random choices.
+        progress: called with what is trained next.
 
     Raises:
         InputError: ``work`` holds something that no study made.

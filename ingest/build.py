@@ -137,7 +137,6 @@ def build_from_corpus(
         chunks.TEXTS,
         progress,
         report,
-        ready_vectors=True,
     )
 
 
@@ -318,7 +317,7 @@ def _check_place(out: Path, resume: bool) -> None:
             f"{out}: holds an unfinished build; go on with --resume, or build elsewhere"
         )
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is no directory")
+        raise InputError(f"{out}: is not a directory")
     # killed while it wrote its first file, a build leaves nothing but a torn copy of that file
     torn = out / f"{BUILDING_FILE}.part"
     if resume and torn.exists() and list(out.iterdir()) == [torn]:

@@ -56,8 +56,8 @@ def export_index(
     for documents, impacts in chunks:
         ids += [document.id for document in documents]
         batches += list(impacts)
-    joined = ImpactBatch.join(batches, index.manifest.document_scale)
-    write_ciff(out, name, ids, joined, f"csplade impacts, scale {joined.scale:.9g}")
+    step = index.manifest.step
+    write_ciff(out, name, ids, ImpactBatch.join(batches, step), f"csplade impacts of {step:.9g}")
     return len(ids)
 
 

@@ -113,3 +113,32 @@ def test_the_scale_fits_the_weights_of_a_file(written, tmp_path, weights, scale,
     if impacts is not None:
         assert stored.impacts.tolist() == impacts
     np.testing.assert_allclose(stored.impacts * stored.scales, weights, rtol=0.01)
+
+
+def test_a_resumed_build_encodes_no_text_twice(written, tmp_path, tiny_model, monkeypatch):
+    from csplade.index import IndexBuilder
+    from csplade.model import Encoder
+
+    monkeypatch.setattr(indexing.chunks, "TEXTS", 4)
+    corpus = written("c.jsonl", [{"_id": str(i), "text": f"tea {i}"} for i in range(12)])
+    encoder, add, calls = Encoder.from_pretrained(tiny_model), IndexBuilder.add, []
+
+    def stop(self, documents, vectors):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(documents))
+        add(self, documents, vectors)
+
+    monkeypatch.setattr(IndexBuilder, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_from_corpus(corpus, tmp_path / "index", encoder)
+    monkeypatch.setattr(IndexBuilder, "add", add)
+    encode, texts = encoder.encode, []
+
+    def count(batch, *arguments, **options):
+        texts.extend(batch)
+        return encode(batch, *arguments, **options)
+
+    monkeypatch.setattr(encoder, "encode", count)
+    report = build_from_corpus(corpus, tmp_path / "index", encoder, resume=True)
+    assert (report.resumed, texts) == (8, ["tea 8", "tea 9", "tea 10", "tea 11"])

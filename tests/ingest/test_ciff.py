@@ -121,7 +121,7 @@ def built(tmp_path):
     ]  # fmt: skip
     path = tmp_path / "v.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    build_from_vectors(path, tmp_path / "index", shards=3, document_scale=1.0, query_scale=1.0)
+    build_from_vectors(path, tmp_path / "index", shards=3, document_scale=1.0)
     return tmp_path / "index", rows
 
 
@@ -141,7 +141,7 @@ def test_round_trip(built, tmp_path):
     }  # fmt: skip
     for name in ("x.ciff", "x.jsonl"):
         again = tmp_path / f"again-{name}"
-        build_from_vectors(tmp_path / name, again, shards=2, document_scale=1.0, query_scale=1.0)
+        build_from_vectors(tmp_path / name, again, shards=2, document_scale=1.0)
         with Index.open(index) as one, Index.open(again) as other:
             assert one.manifest.postings == other.manifest.postings
             for i in range(40):
