@@ -304,7 +304,8 @@ def _show_fidelity(manifest: IndexManifest) -> None:
     if not measured.enough:
         note(
             f"csplade: rounding changes rankings: {measured.overlap:.2%} of the top 10 agree with "
-            f"float32, 99 % should; build again with --document-scale {manifest.step / 4:.3g}"
+            "float32, 99 % should; build again with a smaller --document-scale, or with none to "
+            "fit it to the weights"
         )
 
 

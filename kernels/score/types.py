@@ -94,13 +94,16 @@ class Block:
         if self.indptr[-1] > len(self.locals) or len(self.locals) != len(self.impacts):
             raise InputError("block: indptr, locals and impacts do not agree in length")
         rows = slice(self.indptr[0], self.indptr[-1])
-        owners = np.repeat(np.arange(len(self.terms)), np.diff(self.indptr))
-        places = owners * (MAX_BLOCK_DOCUMENTS << 2) + self.locals[rows]
-        if (np.diff(places) <= 0).any():
+        locals_, impacts = self.locals[rows], self.impacts[rows]
+        # Each local number is above the one before it, or begins a row.
+        rising = locals_[1:] > locals_[:-1]
+        begins = self.indptr[1:-1] - self.indptr[0]
+        rising[begins[(begins > 0) & (begins < len(locals_))] - 1] = True
+        if not rising.all():
             raise InputError("block: locals must ascend strictly inside a term")
-        if (self.locals[rows] >= self.documents).any():
+        if len(locals_) and locals_.max() >= self.documents:
             raise InputError(f"block: a local number is >= the block's {self.documents} documents")
-        if (self.impacts[rows] == 0).any():
+        if not impacts.all():
             raise InputError("block: an impact is 0; allowed 1 to 255")
 
 
