@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..kernels.score.types import DENSE_DOCUMENTS, DENSE_SHARE, MAX_DENSE, UNIT_POSTINGS
+from ..kernels.score.types import (
+    COLUMN_SHARE,
+    DENSE_DOCUMENTS,
+    DENSE_SHARE,
+    MAX_DENSE,
+    UNIT_POSTINGS,
+)
 from ..service.memory import ENCODER_BYTES, PROCESS_BYTES
 from . import published_times as published
 from .distribution import probabilities
@@ -186,6 +192,15 @@ def _padded_postings(means: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(means < grid[-1], np.interp(means, grid, places, left=0.0), beyond)
 
 
+def column_bytes(documents: int, mean_terms: float, vocabulary: int) -> int:
+    """Return the bytes of the CPU scorer's columns, see :mod:`..kernels.score.columns`.
+
+    Arguments as for :func:`index_bytes`.
+    """
+    frequent = document_chances(mean_terms, vocabulary) >= COLUMN_SHARE
+    return int(frequent.sum()) * -(-documents // BLOCK_DOCUMENTS) * BLOCK_DOCUMENTS
+
+
 def block_terms(documents: int, mean_terms: float, vocabulary: int) -> float:
     """Return the expected number of distinct terms in a block."""
     chances = document_chances(mean_terms, vocabulary)
@@ -278,7 +293,10 @@ def make_plan(question: Question) -> CapacityPlan:
     model = model_shape(question.model)
     vocabulary = 30_522 if model is None else model.vocabulary
     size_of = device_bytes if question.gpu_memory else index_bytes
-    index = size_of(question.documents, question.mean_terms, vocabulary)
+    size = question.documents, question.mean_terms, vocabulary
+    index = size_of(*size)
+    if not question.gpu_memory:
+        index["columns"] = column_bytes(*size)
     encoder = 0
     parts = dict(index)
     # One byte per document says whether it is live, from the first deletion on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,8 @@ def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
                 continue
             problems += [
                 f"{path}: {name} differs from what the document store gives"
-                for name, stored in vars(one.segment).items()
-                if not np.array_equal(stored, getattr(derived, name))
+                for name in (field.name for field in fields(one.segment))
+                if not np.array_equal(getattr(one.segment, name), getattr(derived, name))
             ]
     try:
         sampled, mismatches = _sample(index, sample, seed)

@@ -43,6 +43,15 @@ class CpuSearcher:
         self._workspace = Workspace()
         self._pool = ThreadPoolExecutor(threads, "csplade-score") if threads > 1 else None
 
+    def prepare(self) -> int:
+        """Make the columns of frequent terms, so that no search waits for them.
+
+        Returns:
+            Their bytes, on top of those of the segments.
+        """
+        segments = [one.segment for shard in self._shards.values() for one in shard.segments]
+        return sum(one.columns.impacts.nbytes for one in segments)
+
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:

@@ -94,7 +94,9 @@ class Index:
             raise
         index = cls(path, manifest, opened, threads)
         try:
-            if device != "cpu":
+            if device == "cpu":
+                index.cpu.prepare()
+            else:
                 index.to(device)
         except BaseException:
             index.close()

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from .documents import DocumentStore, Rows
 from .files import read_plain_file
 from .manifest import FORMAT_VERSION, IndexManifest, SegmentManifest
 from .wide import split_documents
+
+if TYPE_CHECKING:
+    from ...kernels.score.columns import Columns
 
 # Tensors start on this boundary of the file, so that they can be read with aligned loads.
 ALIGNMENT = 64
@@ -62,6 +66,13 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.block_documents)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of frequent terms, made on first use; the CPU scorer alone reads them."""
+        from ...kernels.score.columns import Columns  # numba, which other readers do not need
+
+        return Columns.of(self)
 
     def block(self, number: int) -> Block:
         """Return one block (views)."""

@@ -1,8 +1,8 @@
 """Score on the CPU with numba: term at a time inside one block at a time, selection fused, exact.
 
 The int32 sums of a block (64 KB) stay in the cache of one core while its postings stream by, and
-the k-th best score so far decides which documents are looked at again. Kernels release the GIL and
-share no state.
+the k-th best score so far decides which documents are looked at again. Frequent terms are added
+from dense columns, see :mod:`.columns`. Kernels release the GIL and share no state.
 
 A candidate is one int64 key that sorts as hits rank: the score above 32 bits that hold 2^32 - 1
 minus the arrival number (ordinal * shards + shard), so equal scores are ordered by ordinal, then by
@@ -28,6 +28,10 @@ from .types import HostPostings
 # Documents whose maximum decides whether a scan looks closer, first at a chunk, then at a piece.
 CHUNK_DOCUMENTS = 64
 PIECE_DOCUMENTS = 8
+# Documents whose sums stay in the first-level cache while columns are added, and columns that are
+# added at once: sums are then loaded and stored once for all of them.
+TILE = 1024
+COLUMNS_AT_ONCE = 4
 # Buckets of the histogram that finds the k-th best score.
 BUCKETS = 2048
 # Postings of the next term that are prefetched while those of one term are added, and postings per
@@ -108,22 +112,23 @@ def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
 @compiled(
     "void(int64, int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], "
     "uint16[::1],"
-    " uint8[::1], int32[::1], int32[::1], int64, uint8[::1],"
-    " int32[::1], int64[:, ::1], int64[::1], int64[::1])"
+    " uint8[::1], int32[::1], uint8[:, ::1], int32[::1], int32[::1], int64, uint8[::1],"
+    " int32[::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[::1])"
 )
 def score_blocks(  # type: ignore[no-untyped-def]
     first_block, last_block, block_size, first_key, key_step,
-    block_documents, block_term_indptr, terms, indptr, locals_, impacts,
+    block_documents, block_term_indptr, terms, indptr, locals_, impacts, places, columns,
     query_terms, query_impacts, k, mask,
-    sums, runs, keys, state,
+    sums, runs, chosen, keys, state,
 ):  # fmt: skip
     """Score one query against some blocks of a segment; add to ``keys`` and ``state``.
 
     ``first_key`` is the low half of the key of the first document of the segment, ``key_step`` less
-    with each next one. ``sums`` is all zero on entry and on return. ``mask`` is empty or has a byte
-    per document of the segment. ``runs`` holds every query term, ``keys`` 2 k + block_size
-    candidates; ``state`` is count, threshold, matched, postings. Only scores above the threshold
-    become candidates: an equal one arrives later and loses the tie.
+    with each next one. ``places`` and ``columns`` are those of the segment, see :mod:`.columns`.
+    ``sums`` is all zero on entry and on return. ``mask`` is empty or has a byte per document of the
+    segment. ``runs`` and ``chosen`` hold every query term, ``keys`` 2 k + block_size candidates;
+    ``state`` is count, threshold, matched, postings. Only scores above the threshold become
+    candidates: an equal one arrives later and loses the tie.
     """
     count, threshold, matched, postings = (
         state[COUNT],
@@ -133,7 +138,7 @@ def score_blocks(  # type: ignore[no-untyped-def]
     )
     for block in range(first_block, last_block):
         row, last_row = block_term_indptr[block], block_term_indptr[block + 1]
-        found = 0
+        found = dense = 0
         for q in range(len(query_terms)):
             term = query_terms[q]
             end = last_row
@@ -146,13 +151,18 @@ def score_blocks(  # type: ignore[no-untyped-def]
             if row == last_row:
                 break
             if terms[row] == term:
-                runs[found, 0], runs[found, 1], runs[found, 2] = (
-                    indptr[row],
-                    indptr[row + 1],
-                    query_impacts[q],
-                )
-                found += 1
-        if not found:
+                postings += indptr[row + 1] - indptr[row]
+                if places[row] >= 0:
+                    chosen[dense, 0], chosen[dense, 1] = places[row], query_impacts[q]
+                    dense += 1
+                else:
+                    runs[found, 0], runs[found, 1], runs[found, 2] = (
+                        indptr[row],
+                        indptr[row + 1],
+                        query_impacts[q],
+                    )
+                    found += 1
+        if not found and not dense:
             continue
         for run in range(found):
             if run + 1 < found:
@@ -163,13 +173,32 @@ def score_blocks(  # type: ignore[no-untyped-def]
                     prefetch(locals_, p)  # type: ignore[call-arg]
                     prefetch(impacts, p)
             impact = np.int32(runs[run, 2])
-            places = locals_[runs[run, 0] : runs[run, 1]]
+            owners = locals_[runs[run, 0] : runs[run, 1]]
             values = impacts[runs[run, 0] : runs[run, 1]]
-            for p in range(len(places)):
-                sums[places[p]] += impact * np.int32(values[p])
-            postings += len(places)
+            for p in range(len(owners)):
+                sums[owners[p]] += impact * np.int32(values[p])
 
         documents = np.int64(block_documents[block])
+        while dense % COLUMNS_AT_ONCE:  # fill up with a column that adds nothing
+            chosen[dense, 0], chosen[dense, 1] = chosen[0, 0], 0
+            dense += 1
+        for start in range(0, documents if dense else 0, TILE):
+            tile = sums[start : start + TILE]
+            for first in range(0, dense, COLUMNS_AT_ONCE):
+                one = columns[chosen[first, 0], start : start + TILE]
+                two = columns[chosen[first + 1, 0], start : start + TILE]
+                three = columns[chosen[first + 2, 0], start : start + TILE]
+                four = columns[chosen[first + 3, 0], start : start + TILE]
+                by_one, by_two = np.int32(chosen[first, 1]), np.int32(chosen[first + 1, 1])
+                by_three, by_four = np.int32(chosen[first + 2, 1]), np.int32(chosen[first + 3, 1])
+                # numba widens products to int64 unless each step is an int32.
+                for d in range(TILE):
+                    left = np.int32(tile[d] + np.int32(by_one * np.int32(one[d])))
+                    left = np.int32(left + np.int32(by_two * np.int32(two[d])))
+                    right = np.int32(by_three * np.int32(three[d]))
+                    tile[d] = np.int32(
+                        left + np.int32(right + np.int32(by_four * np.int32(four[d])))
+                    )
         if len(mask):
             for d in range(documents):
                 sums[d] *= np.int32(mask[block * block_size + d] != 0)
@@ -211,12 +240,13 @@ class Workspace(threading.local):
         self.sums = np.zeros(0, dtype=np.int32)
         # An index with impacts of two bytes asks two terms for each of the query.
         self.runs = np.empty((2 * MAX_QUERY_TERMS, 3), dtype=np.int64)
+        self.chosen = np.empty((2 * MAX_QUERY_TERMS + COLUMNS_AT_ONCE, 2), dtype=np.int64)
         self.keys = np.empty(0, dtype=np.int64)
         self.state = np.zeros(4, dtype=np.int64)
 
     def prepare(self, block_size: int, k: int) -> None:
         """Grow the buffers for blocks of this size and this k, and start a new query."""
-        width = -(-block_size // CHUNK_DOCUMENTS) * CHUNK_DOCUMENTS
+        width = -(-block_size // TILE) * TILE
         if len(self.sums) < width:
             self.sums = np.zeros(width, dtype=np.int32)
         if len(self.keys) < 2 * k + width:
@@ -254,9 +284,9 @@ def score_segments(
         score_blocks(
             first, last, block_size, LAST_ARRIVAL - (first_ordinal * shards + shard), shards,
             segment.block_documents, segment.block_term_indptr, segment.terms, segment.indptr,
-            segment.locals, segment.impacts,
+            segment.locals, segment.impacts, segment.columns.places, segment.columns.impacts,
             terms, impacts, k, mask,
-            workspace.sums, workspace.runs, workspace.keys, workspace.state,
+            workspace.sums, workspace.runs, workspace.chosen, workspace.keys, workspace.state,
         )  # fmt: skip
     count, _, matched, postings = workspace.state.tolist()
     return workspace.keys[:count].copy(), matched, postings

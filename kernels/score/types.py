@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .columns import Columns
+
 # Documents of a block at most; local numbers are uint16 and a block's sums fit in shared memory.
 MAX_BLOCK_DOCUMENTS = 1 << 14
 # Documents whose best score is kept together (a tile): selection looks at tiles first.
@@ -40,6 +42,8 @@ DENSE_DOCUMENTS = 2_000_000
 SLOT_TERMS = 16
 # Blocks that one launch takes: the limit of a grid in its second dimension.
 MAX_BLOCKS = 65_535
+# Share of the documents of a block from which a term gets a column in the CPU scorer.
+COLUMN_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,10 @@ class HostPostings(Protocol):
     @property
     def impacts(self) -> NDArray[np.uint8]:
         """uint8 [P], 1 to 255."""
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of frequent terms, derived from the arrays above."""
 
 
 def padded_width(block_size: int) -> int:

@@ -28,9 +28,12 @@ def built(tmp_path_factory):
 def test_index_bytes_are_those_of_a_built_one_within_a_thousandth(built):
     with Index.open(built, threads=1) as index:
         manifest = index.manifest
-    predicted = capacity.index_bytes(20_000, manifest.postings / 20_000, manifest.vocabulary_size)
+        columns = index.cpu.prepare()
+    size = 20_000, manifest.postings / 20_000, manifest.vocabulary_size
+    predicted = capacity.index_bytes(*size)
     assert predicted["postings"] == 3 * manifest.postings
     assert sum(predicted.values()) == pytest.approx(manifest.bytes, rel=1e-3)
+    assert capacity.column_bytes(*size) == pytest.approx(columns, rel=0.25)
 
 
 @pytest.mark.parametrize("dense_documents", [0, 10**9])
