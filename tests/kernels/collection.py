@@ -3,6 +3,7 @@
 import numpy as np
 
 from csplade.core.vectors import ImpactBatch
+from csplade.index.storage.documents import Rows
 from csplade.index.storage.segment import Segment, make_block
 from csplade.kernels.score.layout import Layout
 from csplade.kernels.score.types import Postings
@@ -51,11 +52,9 @@ class Collection:
         for start in range(first, last, self.block_size):
             bounds = batch.indptr[start : min(start + self.block_size, last) + 1]
             rows = slice(bounds[0], bounds[-1])
-            blocks.append(
-                make_block(
-                    bounds - bounds[0], batch.terms[rows], batch.impacts[rows].astype(np.uint8)
-                )
-            )
+            impacts = batch.impacts[rows].astype(np.uint16)
+            vectors = Rows(bounds - bounds[0], batch.terms[rows], impacts)
+            blocks.append(make_block(vectors, int(self.names[-1]) + 1))
         return Segment.from_blocks(blocks)
 
     def postings(
