@@ -178,7 +178,7 @@ def test_the_yaml_of_a_cluster_is_taken_by_ray_and_by_the_application(model):
     assert RayArguments(**application.args).index == Path("/data/index")
 
 
-def test_serve_refuses_what_does_not_fit_with_the_numbers(fails, built, monkeypatch):
+def test_serve_rejects_what_does_not_fit_with_the_numbers(fails, built, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 200 * 2**20)
     said = fails("serve", built, "--port", 0, "--no-metrics")
     assert said.startswith(
