@@ -56,7 +56,8 @@ class Target:
     @cached_property
     def info(self) -> pb.InfoResponse:
         """What the server serves; raises UnavailableError if it does not answer."""
-        return self.call("Info", pb.InfoRequest())
+        info: pb.InfoResponse = self.call("Info", pb.InfoRequest())
+        return info
 
     def call(self, method: str, request: Any) -> Any:
         """Call a method, outside the load.

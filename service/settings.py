@@ -257,7 +257,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _one_line(
-    error: ValidationError, file: Path | str | None, from_file: dict, from_flags: dict
+    error: ValidationError,
+    file: Path | str | None,
+    from_file: dict[str, Any],
+    from_flags: dict[str, Any],
 ) -> str:
     """The first complaint, with where the value came from."""
     first = error.errors()[0]

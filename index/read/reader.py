@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .device import DeviceSearcher
 
 T = TypeVar("T")
+Numbers = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class Index:
@@ -162,9 +163,7 @@ class Index:
         self._check(queries, k, mask)
         return self._oracle.search(queries, k, mask)
 
-    def fetch(
-        self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
-    ) -> list[Document]:
+    def fetch(self, shards: Numbers, ordinals: Numbers) -> list[Document]:
         """Return the stored documents, in the order given.
 
         Raises:
@@ -172,7 +171,7 @@ class Index:
         """
         return self._gather(shards, ordinals, DocumentStore.documents)
 
-    def ids(self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray) -> list[str]:
+    def ids(self, shards: Numbers, ordinals: Numbers) -> list[str]:
         """Return the documents' own ids, in the order given, without reading their texts.
 
         Raises:
@@ -182,8 +181,8 @@ class Index:
 
     def _gather(
         self,
-        shards: Sequence[int] | NDArray,
-        ordinals: Sequence[int] | NDArray,
+        shards: Numbers,
+        ordinals: Numbers,
         read: Callable[[DocumentStore, Sequence[int]], list[T]],
     ) -> list[T]:
         """Return what ``read`` gives for each place, with one read per store."""
@@ -198,9 +197,7 @@ class Index:
         }
         return [found[place] for place in places]
 
-    def vectors(
-        self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
-    ) -> ImpactBatch:
+    def vectors(self, shards: Numbers, ordinals: Numbers) -> ImpactBatch:
         """Return the stored document vectors as impacts, in the order given.
 
         Raises:
@@ -220,9 +217,7 @@ class Index:
                     first = one.manifest.first_ordinal + number * self.manifest.block_size
                     yield shard.number, first, one.segment.block(number)
 
-    def _places(
-        self, shards: Sequence[int] | NDArray, ordinals: Sequence[int] | NDArray
-    ) -> list[tuple[int, int]]:
+    def _places(self, shards: Numbers, ordinals: Numbers) -> list[tuple[int, int]]:
         places = [
             (int(shard), int(ordinal)) for shard, ordinal in zip(shards, ordinals, strict=True)
         ]

@@ -71,7 +71,8 @@ def head(
         hidden = hidden[pooled]
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), pooled.cpu().cumsum(0)])
         offsets = kept[offsets].tolist()
-    return TiledHead.apply(hidden, weight, bias, offsets, scale, shift)
+    best: torch.Tensor = TiledHead.apply(hidden, weight, bias, offsets, scale, shift)  # type: ignore[no-untyped-call]
+    return best
 
 
 def warm_up(weight: Tensor, bias: Tensor | None = None) -> None:

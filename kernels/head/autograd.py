@@ -37,7 +37,8 @@ def fused_head(
     )
     inputs = (hidden, weight, bias)
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs):
-        return _FusedHead.apply(*inputs, owners, texts, scale, shift)
+        fused: torch.Tensor = _FusedHead.apply(*inputs, owners, texts, scale, shift)  # type: ignore[no-untyped-call]
+        return fused
     best = torch.zeros(texts, len(weight), dtype=torch.int32, device=hidden.device)
     pool(*inputs, owners, best, scale, shift)
     return best.view(torch.float32).log1p_()

@@ -90,7 +90,8 @@ def calibrate(
     # Tokens that are not kept (row -1) count towards a text's length; what is asked of them is
     # never looked at.
     def by_idf(found: NDArray[np.int64]) -> NDArray[np.float64]:
-        return peak * np.sqrt(idf / idf.max())[found]
+        weights: NDArray[np.float64] = peak * np.sqrt(idf / idf.max())[found]
+        return weights
 
     def by_bm25(found: NDArray[np.int64]) -> NDArray[np.float64]:
         frequency = np.bincount(found + 1)[found + 1]

@@ -30,7 +30,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def is_serving(self, service: str) -> bool:
         """Whether the status of a service is SERVING."""
-        return self._statuses.get(service) == SERVING
+        return bool(self._statuses.get(service) == SERVING)
 
     async def Check(
         self, request: HealthCheckRequest, context: grpc.aio.ServicerContext

@@ -173,7 +173,8 @@ class Fanout:
         assert self._texts is not None
         self._check_room([self._texts, *self._searches])
         request = _request(deadline, [query.text], "query")
-        (encoding,), queued = await self._texts.submit(request)
+        encodings, queued = await self._texts.submit(request)
+        encoding: Encoding = encodings[0]
         timings = self._with_queue(encoding.timings, queued)
         return replace(encoding, timings=timings)
 

@@ -112,14 +112,14 @@ def _side(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-def _timed(behaviour: Callable) -> Callable:
+def _timed(behaviour: Callable[..., Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
         return await behaviour(request, _Timed(context))
 
     return call
 
 
-def _timed_stream(behaviour: Callable) -> Callable:
+def _timed_stream(behaviour: Callable[..., Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
         async for response in behaviour(request, _Timed(context)):
             yield response
@@ -177,13 +177,15 @@ class RayContext:
 
     def peer(self) -> str:
         """Return the address of the caller; behind HAProxy, that of HAProxy."""
-        return self._context.peer()
+        return str(self._context.peer())
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Set the metadata that end the call."""
         self._context.set_trailing_metadata(list(metadata))
 
-    async def abort(self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple]) -> None:
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple[str, Any]]
+    ) -> None:
         """Set the status of the call and raise AbortedError."""
         self._context.set_code(code)
         self._context.set_details(details)
