@@ -19,6 +19,8 @@ from .observer import NullObserver
 from .plan import Plan, SearchTask
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..model import Encoder
 
 log = logging.getLogger(__name__)
@@ -150,14 +152,27 @@ class Collection:
 
     @property
     def on_one_device(self) -> bool:
-        """Whether encoder and index share a torch device, so that a search need not leave it.
-
-        A query modifier is applied on the host.
-        """
-        if self.encoder is None or self.index.tensors is None or self.info.statistics is not None:
+        """Whether encoder and index share a torch device, so that a search need not leave it."""
+        if self.encoder is None or self.index.tensors is None:
             return False
         name, device = self.encoder.device, self.index.tensors.device
         return name == str(device) or (name == device.type and device.index in (None, 0))
+
+    @cached_property
+    def device_factors(self) -> Tensor | None:
+        """Factors of the query modifier on the index's device; None where there is none."""
+        from torch import from_numpy
+
+        if self.index.tensors is None or not self._modifies:
+            return None
+        assert self.info.statistics is not None
+        return from_numpy(self.info.statistics.factors).to(self.index.tensors.device)
+
+    @property
+    def _modifies(self) -> bool:
+        """Whether queries are weighed here: who fans out to parts of an index has done so."""
+        whole = len(self.index.shards) == self.index.manifest.shard_count
+        return whole and self.info.statistics is not None
 
     def search(
         self,
@@ -197,12 +212,8 @@ class Collection:
         return [plan.answer(task) for task in tasks]
 
     def quantize(self, vectors: SparseBatch) -> ImpactBatch:
-        """Return queries as impacts, each at a scale of its own.
-
-        The query modifier is applied where all shards are open; who fans out to parts of an index
-        has applied it.
-        """
-        if len(self.index.shards) == self.index.manifest.shard_count:
+        """Return queries as impacts, after the query modifier, each at a scale of its own."""
+        if self._modifies:
             vectors = self.info.modify(vectors)
         return vectors.quantize_queries(self.index.manifest.max_impact)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..core.document import TextKind
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult
@@ -32,7 +34,14 @@ class Ranked:
     result: SearchResult
 
 
-def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: TextKind, k: int) -> Ranked:
+def rank(
+    encoder: Encoder,
+    index: Index,
+    tokens: Tokens,
+    kind: TextKind,
+    k: int,
+    factors: Tensor | None = None,
+) -> Ranked:
     """Encode texts and find the ``k`` best documents of each; the same as doing so one after the
     other.
 
@@ -42,6 +51,7 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: TextKind, k: int)
         tokens: of the texts.
         kind: which side the texts stand on.
         k: 1 to 10,000.
+        factors: of the query modifier, float32 [V] on the device; None where there is none.
 
     Raises:
         InputError: ``k`` out of range.
@@ -50,7 +60,10 @@ def rank(encoder: Encoder, index: Index, tokens: Tokens, kind: TextKind, k: int)
     check_k(k)
     made = encoder.encode_tensors(tokens, kind)
     clock = Clock(index.tensors.device)
-    asked, steps = quantize_queries(made.weights, index.manifest.max_impact)
+    weighed = made.weights
+    if factors is not None:
+        weighed = weighed * factors[made.terms.clamp(min=0)]  # padding has weight 0
+    asked, steps = quantize_queries(weighed, index.manifest.max_impact)
     rows = index.tensors.queries_from_rows(made.terms, asked, made.counts)
     found = index.tensors.search_tensors(rows, k, clock)
     (

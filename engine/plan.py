@@ -236,7 +236,8 @@ class Plan:
 
         collection, k = self._collection, max(task.query.k for task in tasks)
         encoder = collection.require_encoder()
-        ranked = rank(encoder, collection.index, _tokens(tasks), kind, k)
+        factors = collection.device_factors
+        ranked = rank(encoder, collection.index, _tokens(tasks), kind, k, factors)
         self._encoded(tasks, ranked.encoded)
         self._ranked(tasks, ranked.queries, ranked.result)
 

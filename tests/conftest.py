@@ -132,17 +132,28 @@ def encoder(tiny_model):
 
 
 @pytest.fixture(scope="session")
-def text_index(encoder, tiny_model, tmp_path_factory) -> Path:
+def text_index(text_index_of) -> Path:
     """48 texts in two shards, encoded by the tiny model."""
-    path = tmp_path_factory.mktemp("text-index") / "index"
-    identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
-    builder = IndexBuilder.create(path, BuildOptions(encoder.vocabulary_size, identity, shards=2))
-    documents = [
-        Document(f"d{i}", text, f"Title {i}", {"number": i}) for i, text in enumerate(TEXTS)
-    ]
-    builder.add(documents, encoder.encode_document(TEXTS))
-    builder.finish()
-    return path
+    return text_index_of()
+
+
+@pytest.fixture(scope="session")
+def text_index_of(encoder, tiny_model, tmp_path_factory) -> Callable[..., Path]:
+    """Makes ``text_index`` with build options of one's own."""
+
+    def make(**values: object) -> Path:
+        path = tmp_path_factory.mktemp("text-index") / "index"
+        identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
+        options = BuildOptions(encoder.vocabulary_size, identity, shards=2, **values)
+        builder = IndexBuilder.create(path, options)
+        documents = [
+            Document(f"d{i}", text, f"Title {i}", {"number": i}) for i, text in enumerate(TEXTS)
+        ]
+        builder.add(documents, encoder.encode_document(TEXTS))
+        builder.finish()
+        return path
+
+    return make
 
 
 def random_rows(count: int, terms: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

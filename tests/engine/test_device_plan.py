@@ -47,6 +47,17 @@ def test_only_what_shares_a_device_is_chained(plain, together, text_index):
         assert not Collection(index).on_one_device
 
 
+def test_the_query_modifier_is_applied_alike(text_index_of, encoder):
+    path = text_index_of(query_modifier="idf")
+    with Index.open(path, threads=1) as apart, Index.open(path, threads=1) as index:
+        index.to("cpu")
+        together, plain = Collection(index, encoder), Collection(apart, encoder)
+        assert together.on_one_device
+        found = together.search(TEXTS, 20, explain=True)
+        assert without_times(found) == without_times(plain.search(TEXTS, 20, explain=True))
+        assert found[0].hits
+
+
 @pytest.mark.parametrize("k", [1, 7, 10_000])
 def test_answers_are_the_same_as_apart(plain, together, k):
     found = together.search(TEXTS, k, explain=True)
