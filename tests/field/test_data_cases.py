@@ -7,11 +7,9 @@ repository. The same forms are tested one by one in tests/core, tests/ingest and
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +21,8 @@ from csplade.ingest.trec import read_run
 from csplade.ingest.vectors import read_vectors
 from csplade.model.training.data import Collection
 
-BESIDE = Path(__file__).parents[2].parent / "shared" / "cases"
-CASES = Path(os.environ.get("CSPLADE_CASES", BESIDE))
+from .conftest import CASES
+
 SERVING, ENCODER = CASES / "serving", CASES / "encoder"
 
 pytestmark = pytest.mark.skipif(
