@@ -107,7 +107,8 @@ def files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: no such file")
+        problem = "is neither a file nor a folder" if path.exists() else "no such file"
+        raise InputError(f"{path}: {problem}")
     files = sorted(one for one in path.iterdir() if one.name[0] not in "._")
     for file in files:
         if not file.is_file():

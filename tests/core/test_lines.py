@@ -160,3 +160,11 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
 def test_tab_separated_files_are_told_by_their_names(tmp_path):
     names = ["q.tsv", "q.TSV.gz", "q.txt.zst", "q.jsonl", "q", "q.tsv.jsonl.gz"]
     assert [is_tab_separated(tmp_path / name) for name in names] == [True] * 3 + [False] * 3
+
+
+def test_a_pipe_is_named_and_never_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is neither a file nor a folder"):
+        values(tmp_path / "pipe")
