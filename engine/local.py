@@ -142,8 +142,8 @@ class _Job:
         query, index, encoder = task.query, self._collection.index, self._collection.encoder
         if index.tensors is not None or index.manifest.postings > INLINE_POSTINGS:
             return False
-        if not query.k or not self.finishes_inline(task):
-            return False
+        if not query.k or query.with_document or not self.finishes_inline(task):
+            return False  # documents come from the store, which may be slow
         return query.text is None or (
             encoder is not None and encoder.looks_up(task.kind) and len(query.text) <= INLINE_TEXT
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import CorruptError
 from ..storage.documents import DocumentStore
+from ..storage.ids import ResidentIds
 from ..storage.manifest import IndexManifest, SegmentManifest, ShardManifest
 from ..storage.segment import Segment, read_segment
 from ..storage.tombstones import live_documents
@@ -47,6 +48,7 @@ class Shard:
     directory: Path
     store: DocumentStore
     segments: tuple[OpenSegment, ...]
+    ids: ResidentIds
 
     @classmethod
     def open(cls, root: Path, manifest: IndexManifest, shard: ShardManifest) -> Shard:
@@ -63,7 +65,7 @@ class Shard:
                     f"{store.path}: {store.count()} documents, the manifest says "
                     f"{shard.documents}; restore the file or build the index again"
                 )
-            deleted = store.deleted()
+            deleted, ids = store.deleted(), ResidentIds(store.ids())
             segments = tuple(
                 OpenSegment(
                     read_segment(directory, one, manifest),
@@ -75,7 +77,7 @@ class Shard:
         except BaseException:
             store.close()
             raise
-        return cls(shard.shard, directory, store, segments)
+        return cls(shard.shard, directory, store, segments, ids)
 
     @property
     def blocks(self) -> int:

@@ -22,6 +22,7 @@ from ...core.vectors import offsets
 from .files import require_plain_file
 
 STORE_FILE = "documents.sqlite"
+IDS_CHUNK = 65_536  # rows read together
 # SQLite's names of errors of the disk or of another process, which leave the file as it was.
 OUT_OF_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
 OUTSIDE = (
@@ -232,7 +233,7 @@ class DocumentStore:
 
     def delete(self, ordinals: Sequence[int]) -> None:
         """Mark documents as deleted, durably."""
-        ids = self.ids(ordinals)
+        ids = [one for (one,) in self._columns("id", ordinals)]
         with self.transaction():
             self._connection.executemany(
                 "UPDATE documents SET deleted = 1, id_checksum = ? WHERE ordinal = ?",
@@ -311,18 +312,23 @@ class DocumentStore:
             found.append(Document(identity, text, title, json.loads(metadata)))
         return found
 
-    def ids(self, ordinals: Sequence[int]) -> list[str]:
-        """Return the documents' own ids, in the order given, without reading their texts.
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all documents by ordinal, those of deleted ones included.
 
         Raises:
             CorruptError: a row that is missing or whose checksum differs.
         """
-        found = []
-        columns = self._columns("id, deleted, id_checksum", ordinals)
-        for ordinal, (identity, deleted, stored) in zip(ordinals, columns, strict=True):
-            self._compare(ordinal, stored, identity, deleted)
-            found.append(identity)
-        return found
+        for first in range(0, self.count(), IDS_CHUNK):
+            rows = self._read(
+                "SELECT ordinal, id, deleted, id_checksum FROM documents "
+                "WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal",
+                (first, first + IDS_CHUNK),
+            )
+            for expected, (ordinal, identity, deleted, stored) in enumerate(rows, first):
+                if ordinal != expected:
+                    raise self._corrupt(f"the row of ordinal {expected} is missing")
+                self._compare(ordinal, stored, identity, deleted)
+                yield identity
 
     def _compare(self, ordinal: int, stored: bytes, *content: object) -> None:
         if checksum(ordinal, *content) != stored:

@@ -62,7 +62,9 @@ async def test_a_search_of_a_small_index_is_done_on_the_event_loop(done_here, ve
     assert not await done_here(vectors, vector=VECTOR, k=INLINE_HITS)
 
 
-@pytest.mark.parametrize("more", [{"k": INLINE_HITS + 1}, {"k": 1, "explain": True}])
+@pytest.mark.parametrize(
+    "more", [{"k": INLINE_HITS + 1}, {"k": 1, "explain": True}, {"k": 1, "with_document": True}]
+)
 async def test_long_answers_are_made_elsewhere(done_here, vectors, more):
     assert not await done_here(vectors, vector=VECTOR, **more)
 
