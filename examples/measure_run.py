@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent
 def main(run: str = "run.trec", folder: str | Path = EXAMPLES) -> None:
     """Print nDCG@10 and other measures; ``search_many.py`` writes such a run."""
     dataset = load_dataset(folder)
-    values = measure(dataset.qrels, read_run(run))
+    values = measure(dataset.qrels, read_run(run).rankings)
     print(", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
 

@@ -62,6 +62,6 @@ def test_a_look_up_search_loads_no_network_and_no_transport(lookup_index, lines,
     assert "tea" in done.stdout or (tmp_path / "run.trec").read_text()
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "numba" in loaded
-    unneeded = {"accelerate", "bitsandbytes", "google", "grpc", "huggingface_hub", "matplotlib"}
+    unneeded = {"accelerate", "bitsandbytes", "grpc", "huggingface_hub", "matplotlib"}
     unneeded |= {"pandas", "peft", "ray", "torch", "transformers"}
     assert not loaded & unneeded

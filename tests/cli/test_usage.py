@@ -11,8 +11,8 @@ import pytest
             "'--document-scale': 0 is out of range; must be finite and > 0",
         ),
         (
-            ("index", "build", "--vectors", "{lines}", "--query-scale", "inf"),
-            "'--query-scale': inf is out of range; must be finite and > 0",
+            ("index", "build", "--vectors", "{lines}", "--document-scale", "inf"),
+            "'--document-scale': inf is out of range; must be finite and > 0",
         ),
         (("index", "build", "--vectors", "{lines}", "--terms", "words"), "'words' is not one of"),
         (("search", "nowhere", " "), "'TEXT': it is blank; must have at least one word"),
