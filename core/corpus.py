@@ -70,7 +70,7 @@ def read_records(
             before = seen.setdefault(document.id, now)
             if (before ^ now) & _HASH_BITS:
                 raise InputError(
-                    f"id {document.id!r} is on line {before >> 64} already, with other content"
+                    f"id {document.id!r} is on line {before >> 64} already, and the lines differ"
                 )
         except InputError as error:
             bad = line.error(error)

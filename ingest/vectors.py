@@ -1,8 +1,8 @@
 """Ready vectors as JSON lines: an id, perhaps a text, and ``vector``.
 
 A vector is ``{term: weight}`` as Anserini and Pyserini write it, where a term is a token string or
-an integer id in decimal, or ``{"indices": [...], "values": [...]}`` with integer ids as Qdrant,
-Milvus and Pinecone write it. Files of the Common Index File Format are read too (:mod:`.ciff`).
+an integer id in decimal, or ``{"indices": [...], "values": [...]}`` with integer ids as Qdrant
+writes it. Files of the Common Index File Format are read too (:mod:`.ciff`).
 """
 
 from __future__ import annotations
@@ -93,16 +93,17 @@ def read_query_vectors(path: Path | str) -> list[VectorLine]:
         lines = list(read_vectors(path))
     if not lines:
         raise InputError(f"{path}: no queries in it")
-    seen: set[str] = set()
+    seen: dict[str, VectorLine] = {}
     for one in lines:
-        if one.document.id in seen:
-            raise one.line.error(f"query {one.document.id!r} is there already")
+        if seen.setdefault(one.document.id, one).line.text != one.line.text:
+            raise one.line.error(
+                f"query {one.document.id!r} is there already, and the lines differ"
+            )
         if len(one.terms) > MAX_QUERY_TERMS:
             raise one.line.error(
                 f"query {one.document.id!r} has {len(one.terms)} terms, at most {MAX_QUERY_TERMS}"
             )
-        seen.add(one.document.id)
-    return lines
+    return list(seen.values())
 
 
 def _topic(line: Line) -> VectorLine:

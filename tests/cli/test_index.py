@@ -278,7 +278,7 @@ def test_skip_bad_counts_and_reports(cli, lines, tmp_path):
     assert [line for line in built.err.splitlines() if line.startswith("skipped: ")] == [
         f"skipped: {path}:2: broken JSON line: Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)",
-        f"skipped: {path}:3: id 'a' is on line 1 already, with other content",
+        f"skipped: {path}:3: id 'a' is on line 1 already, and the lines differ",
         f"skipped: {path}:4: weight of term 't' is -1, must be 0 or more and finite in float32",
     ]
     with Index.open(tmp_path / "index") as index:

@@ -56,7 +56,7 @@ def test_every_other_key_is_metadata(corpus):
         ('{"_id": "a", "text": "x", "year": 1e999}', "metadata: has a number beyond float64"),
         ('{"_id": "a", "text": "x", "metadata": {"y": -1e999}}', "metadata: has a number beyond"),
         ({"_id": "a", "text": "x", "n": 1, "metadata": {"n": 2}}, "'n' is there twice, as 1 and"),
-        ({"_id": "good", "text": "other"}, "id 'good' is on line 1 already, with other content"),
+        ({"_id": "good", "text": "other"}, "id 'good' is on line 1 already, and the lines differ"),
     ],
 )
 def test_a_bad_line_is_named_and_may_be_skipped(corpus, row, message):

@@ -162,6 +162,8 @@ def test_topics_are_bags_of_tokens(tmp_path):
         "3", ["[101]", "cat", "dog"], [1.0, 2.0, 1.0],
     )  # fmt: skip
     assert four.terms == []
+    path.write_text("3\tcat\n3\tcat\n")
+    assert len(read_query_vectors(path)) == 1
     for text, message in (
         ("3 cat\n", ":1: needs query id, tab and tokens"),
         ('3\t{"cat": 1}\n', ":1: needs query id, tab and tokens"),
