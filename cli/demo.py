@@ -45,6 +45,9 @@ def demo(
     keep_serving: Annotated[
         bool, typer.Option("--keep-serving", help="Keep serving at the end, until Ctrl-C.")
     ] = False,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Keep serving, with the explorer for a browser.")
+    ] = False,
 ) -> None:
     """Index the example corpus, answer questions over gRPC, and show the terms of each hit."""
     for text in question or ():
@@ -60,7 +63,15 @@ def demo(
     dataset = load_dataset(EXAMPLES)
     encoder = _load(model)
     index = _build(dataset, encoder)
-    flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
+    flags = {
+        "index": index,
+        "server.port": 0,
+        "http.enabled": explore,
+        "http.explorer": explore,
+        "http.port": 0,
+        "metrics.enabled": False,
+        "logging.requests": False,
+    }
     # The server of `csplade serve`, in a thread; it shares the encoder that built the index.
     with (
         running(
@@ -73,7 +84,9 @@ def demo(
         _print_latency(answers)
         _print_expansion(encoder, question or QUESTIONS)
         _measure(client, dataset)
-        if keep_serving:
+        if explore:
+            typer.echo(f"\nThe explorer: http://{server.http_address}/explore")
+        if keep_serving or explore:
             _wait(server.address)
 
 

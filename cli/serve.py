@@ -36,6 +36,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Serve HTTP/JSON too, at this port; 0 takes a free one.")
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Port of /metrics; 0 takes a free one.")
     ] = None,
@@ -75,6 +78,8 @@ def serve(
         "scoring.threads": threads,
         "server.host": host,
         "server.port": port,
+        "http.port": http_port,
+        "http.enabled": None if http_port is None else True,
         "metrics.port": metrics_port,
         "metrics.enabled": False if no_metrics else None,
         "security.keys_file": keys_file,

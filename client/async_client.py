@@ -8,7 +8,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from ..core.results import Answer, Encoding, Verification
+from ..core.results import Answer, Encoding, Explanation, Verification
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import requests, results
@@ -95,6 +95,18 @@ class AsyncClient:
         if failure is not None:
             raise failure
         order.check_complete(sent)
+
+    async def explain(
+        self,
+        query: Query,
+        ids: Sequence[str],
+        *,
+        with_document: bool = False,
+        timeout: float | None = None,
+    ) -> list[Explanation]:
+        """See :meth:`.client.Client.explain`."""
+        request = requests.explain_request(query, ids, with_document)
+        return results.explanations(await self._call(self._stub.Explain, request, timeout))
 
     async def encode(
         self,

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import grpc
 
-from ..core.results import Answer, Encoding, Verification
+from ..core.results import Answer, Encoding, Explanation, Verification
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import requests, results
@@ -130,6 +130,29 @@ class Client:
         if failure is not None:
             raise failure
         order.check_complete(sent)
+
+    def explain(
+        self,
+        query: Query,
+        ids: Sequence[str],
+        *,
+        with_document: bool = False,
+        timeout: float | None = None,
+    ) -> list[Explanation]:
+        """Return score, contributions and place of documents for one query, ranked or not.
+
+        Args:
+            query: See :meth:`search`.
+            ids: Ids of documents.
+            with_document: Add title, text and metadata.
+            timeout: Seconds, instead of the client's.
+
+        Raises:
+            InputError: an argument that no service accepts.
+            ServiceError: the service rejected the query, failed, or is not there.
+        """
+        request = requests.explain_request(query, ids, with_document)
+        return results.explanations(self._call(self._stub.Explain, request, timeout))
 
     def encode(
         self,

@@ -35,6 +35,14 @@ def verify_request(query: Query, k: int) -> pb.VerifyRequest:
     return pb.VerifyRequest(query=_query(query), k=check_k(k))
 
 
+def explain_request(query: Query, ids: Sequence[str], with_document: bool) -> pb.ExplainRequest:
+    """Return the message of an Explain; raises as :func:`search_request`."""
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"ids: {_shown(ids)} is not a list; a list of document ids is needed")
+    ids = [_text(f"ids[{number}]", id) for number, id in enumerate(ids)]
+    return pb.ExplainRequest(query=_query(query), ids=ids, with_document=with_document)
+
+
 def encode_request(texts: Sequence[str], kind: str, decode: bool) -> pb.EncodeRequest:
     """Return the message of an Encode; raises as :func:`search_request`."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):

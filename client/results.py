@@ -16,6 +16,7 @@ from ..core.results import (
     Cut,
     Difference,
     Encoding,
+    Explanation,
     Hit,
     Verification,
 )
@@ -52,6 +53,18 @@ def answer(message: pb.SearchResponse) -> Answer:
         score_scale=message.score_scale,
         missing_shards=tuple(message.missing_shards),
     )
+
+
+def explanations(message: pb.ExplainResponse) -> list[Explanation]:
+    """Return the explanations of an Explain."""
+    return [
+        Explanation(
+            one.id,
+            _hit(one.hit, message.score_scale) if one.HasField("hit") else None,
+            one.rank if one.HasField("rank") else None,
+        )
+        for one in message.explanations
+    ]
 
 
 def encodings(message: pb.EncodeResponse) -> list[Encoding]:

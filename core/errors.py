@@ -48,6 +48,12 @@ class UnavailableError(CspladeError):
     code = "UNAVAILABLE"
 
 
+class NotFoundError(CspladeError):
+    """What a request names does not exist."""
+
+    code = "NOT_FOUND"
+
+
 class OverloadedError(CspladeError):
     """The queue is full, or the only place of its kind is taken.
 

@@ -118,6 +118,30 @@ class Answer:
         return len(self.hits)
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Score and place of one document for a query.
+
+    Attributes:
+        id: As requested.
+        hit: With its contributions; None if no document has the id. The scores are 0 if it shares
+            no term with the query.
+        rank: Place in the ranking, from 1; None if the document is not in it, or too far behind.
+    """
+
+    id: str
+    hit: Hit | None
+    rank: int | None
+
+    @classmethod
+    def place(
+        cls, ids: Sequence[str], hits: Mapping[str, Hit], answer: Answer
+    ) -> tuple[Explanation, ...]:
+        """Return the explanation of each id, given the documents found and the ranking."""
+        ranks = {hit.id: rank for rank, hit in enumerate(answer, 1)}
+        return tuple(cls(id, hits.get(id), ranks.get(id)) for id in ids)
+
+
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """The sparse vector of one text.
@@ -127,6 +151,9 @@ class Encoding:
         weights: Weight of each term. A float32 array inside the service.
         tokens: The terms as token strings, if requested.
         tokens_read: Tokens of the text that were encoded.
+        text_tokens: Those tokens as term ids, if attribution was requested.
+        sources: Position in ``text_tokens`` of the token that gave each term its weight, if
+            attribution was requested.
         cut: What was removed from the text.
         timings: Nanoseconds by stage.
     """
@@ -135,6 +162,8 @@ class Encoding:
     weights: Sequence[float]
     tokens: tuple[str, ...] = ()
     tokens_read: int = 0
+    text_tokens: Sequence[int] = ()
+    sources: Sequence[int] = ()
     cut: Cut = Cut()
     timings: Timings = field(default_factory=dict)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.document import TextKind
 from ..core.errors import IncompatibleError
-from ..core.results import Answer, Encoding, Verification
+from ..core.results import Answer, Encoding, Explanation, Verification
 from ..core.vectors import SparseBatch
 from ..index import IndexManifest, TermStatistics
 from .deadline import Deadline
@@ -147,9 +147,19 @@ class SearchBackend(Protocol):
         """Rank the documents of the collection for one query."""
 
     async def encode(
-        self, texts: Sequence[str], kind: TextKind, deadline: Deadline
+        self,
+        texts: Sequence[str],
+        kind: TextKind,
+        deadline: Deadline,
+        *,
+        attribution: bool = False,
     ) -> list[Encoding]:
-        """Encode texts to sparse vectors."""
+        """Encode texts to sparse vectors; with attribution, tell which token made each term."""
+
+    async def explain(
+        self, query: Query, ids: Sequence[str], deadline: Deadline
+    ) -> tuple[Answer, tuple[Explanation, ...]]:
+        """Return the ranking of one query, without documents, and the explanation of each id."""
 
     async def verify(self, query: Query, deadline: Deadline) -> Verification:
         """Compare the answer of one query with that of the exhaustive reference.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ..core.document import TextKind
 from ..core.errors import OverloadedError
-from ..core.results import Answer, Encoding, Verification
+from ..core.results import Answer, Encoding, Explanation, Verification
 from .backend import CollectionInfo, Query
 from .batching import Batcher, BatchOptions
 from .collection import Collection
@@ -37,14 +38,14 @@ class LocalBackend:
         job = _Job(collection, self._plan)
         self._search_worker: Batcher[SearchTask, SearchTask] = Batcher(job, options, observer)
         self._encode_worker: Batcher[SearchTask, SearchTask] = Batcher(job, options, observer)
-        self._reference_pool = ThreadPoolExecutor(1, "csplade-verify")
+        self._single_pool = ThreadPoolExecutor(1, "csplade-single")
         self._verifying: asyncio.Future[tuple[Answer, int]] | None = None
 
     def close(self) -> None:
         """Finish what is queued, end the threads, close the collection. Blocks."""
         self._encode_worker.close()
         self._search_worker.close()
-        self._reference_pool.shutdown()
+        self._single_pool.shutdown()
         self.collection.close()
 
     @property
@@ -57,13 +58,34 @@ class LocalBackend:
         return _answer(await self._search(query, deadline))
 
     async def encode(
-        self, texts: Sequence[str], kind: TextKind, deadline: Deadline
+        self,
+        texts: Sequence[str],
+        kind: TextKind,
+        deadline: Deadline,
+        *,
+        attribution: bool = False,
     ) -> list[Encoding]:
         """See :meth:`.backend.SearchBackend.encode`."""
         self.info.require_encoder()
         tasks = [SearchTask(Query(text=text, k=0), kind, deadline) for text in texts]
         await self._run(tasks, deadline)
+        if attribution:
+            loop = asyncio.get_running_loop()
+            async with deadline.enforced():
+                return await loop.run_in_executor(self._single_pool, self._plan.attributed, tasks)
         return [self._plan.encoding(task) for task in tasks]
+
+    async def explain(
+        self, query: Query, ids: Sequence[str], deadline: Deadline
+    ) -> tuple[Answer, tuple[Explanation, ...]]:
+        """See :meth:`.backend.SearchBackend.explain`."""
+        task = await self._search(replace(query, with_document=False), deadline)
+        async with deadline.enforced():
+            hits = await asyncio.to_thread(
+                self._plan.explain, task, ids, with_document=query.with_document
+            )
+        answer = _answer(task)
+        return answer, Explanation.place(ids, hits, answer)
 
     async def verify(self, query: Query, deadline: Deadline) -> Verification:
         """See :meth:`.backend.SearchBackend.verify`."""
@@ -79,7 +101,7 @@ class LocalBackend:
         if self._verifying is not None and not self._verifying.done():
             raise OverloadedError("Verify: 1 in progress, at most 1 is allowed; retry later", 1.0)
         loop = asyncio.get_running_loop()
-        self._verifying = loop.run_in_executor(self._reference_pool, self._plan.reference, task)
+        self._verifying = loop.run_in_executor(self._single_pool, self._plan.reference, task)
         async with deadline.enforced():
             # A caller that leaves does not stop the thread: its place stays taken until it ends.
             reference, nanoseconds = await asyncio.shield(self._verifying)

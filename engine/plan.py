@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,6 +151,16 @@ class Plan:
             timings=task.timings,
         )
 
+    def attributed(self, tasks: Sequence[SearchTask]) -> list[Encoding]:
+        """Return the vectors of encoded texts of one kind, and the token that made each term."""
+        encoder, tokens = self._collection.require_encoder(), _tokens(tasks)
+        vectors = SparseBatch.join([task.vector for task in tasks if task.vector is not None])
+        sources = encoder.sources(tokens, tasks[0].kind, vectors)
+        return [
+            replace(self.encoding(task), text_tokens=ids.tolist(), sources=one.tolist())
+            for task, ids, one in zip(tasks, tokens.ids, sources, strict=True)
+        ]
+
     def reference(self, task: SearchTask) -> tuple[Answer, int]:
         """Rank a task's query again by the exhaustive reference.
 
@@ -204,6 +214,26 @@ class Plan:
                 ids, *columns, documents, reasons, strict=True
             )
         )
+
+    def explain(
+        self, task: SearchTask, ids: Sequence[str], *, with_document: bool
+    ) -> dict[str, Hit]:
+        """Score the documents of these ids for a quantized query, whether or not it ranks them."""
+        assert task.impacts is not None
+        index = self._collection.index
+        places = index.find(ids)
+        shards, ordinals = zip(*places.values(), strict=True) if places else ((), ())
+        documents: Sequence[Document | None] = [None] * len(places)
+        if with_document:
+            documents = index.fetch(shards, ordinals)
+        scale = self._score_scale(task)
+        stored, asked = index.vectors(shards, ordinals), task.impacts.row(task.row)
+        hits = {}
+        for row, (id, (shard, ordinal)) in enumerate(places.items()):
+            why = self._contributions(*asked, *stored.row(row), scale)
+            score = sum(one.product for one in why)
+            hits[id] = Hit(id, score * scale, score, shard, ordinal, documents[row], why)
+        return hits
 
     def _contributions(
         self,

@@ -285,6 +285,26 @@ class Encoder:
         made = self.encode_tensors(tokens, kind, batch_tokens=batch_tokens, progress=progress)
         return made.fetch(tokens)
 
+    def sources(self, tokens: Tokens, kind: Kind, vectors: SparseBatch) -> list[NDArray[np.int32]]:
+        """Return for each text which of its tokens gave each term its weight.
+
+        In a table it is the first token that stands for the term, in a network the token whose
+        logit is the maximum that was pooled.
+
+        Args:
+            tokens: Of the texts.
+            kind: The side that the texts are on.
+            vectors: What :meth:`encode_tokens` made of them.
+
+        Returns:
+            int32 [terms of the vector] for each text: positions in its tokens, from 0.
+        """
+        table = self._table if self.looks_up(kind) else None
+        find = self.network.sources if table is None else table.sources
+        pairs = zip(tokens.ids, vectors, strict=True)
+        none = np.empty(0, dtype=np.int32)
+        return [find(ids, terms) if len(terms) else none for ids, (terms, _) in pairs]
+
     def encode_tensors(
         self,
         tokens: Tokens,

@@ -80,6 +80,11 @@ class QueryTable:
             indptr, terms, np.concatenate([*values, np.empty(0)]).astype(np.float32)
         ), positive
 
+    def sources(self, ids: NDArray[np.int32], terms: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the position of the first token that stands for each term."""
+        found, first = np.unique(self.folded[ids], return_index=True)
+        return first[np.searchsorted(found, terms)].astype(np.int32)
+
     def encode(self, tokens: Tokens) -> Encoded:
         """Return the vectors of queries, all of the time as "sparsify"."""
         started = time.perf_counter_ns()

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -147,6 +149,22 @@ class SparseNetwork(nn.Module):
         # The host knows the places; a mask of truth values on a GPU would have to be waited for.
         places = here.flatten().nonzero().squeeze(1).to(hidden.device, non_blocking=True)
         return hidden.flatten(0, 1).index_select(0, places), cu_seqlens
+
+    @torch.inference_mode()
+    def sources(self, ids: NDArray[np.int32], terms: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the position of the token of a text whose logit of each term is the largest.
+
+        The body runs once more; of the head, only the rows of the terms.
+        """
+        device = self.terms.device
+        inputs = torch.from_numpy(ids.astype(np.int64)).to(device)
+        hidden, _ = self.pooled(inputs[None], torch.tensor([len(ids)]))
+        rows = torch.searchsorted(self.terms, torch.from_numpy(terms).to(device))
+        weight = self.weight if self.packed is None else self.packed()
+        rows = rows.clamp(max=len(weight) - 1)
+        logits = hidden.to(weight.dtype) @ weight.index_select(0, rows).T
+        positions: NDArray[np.int32] = logits.argmax(0).to(torch.int32).cpu().numpy()
+        return positions
 
     def hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Return hidden states [B, S, H] of a right-padded batch; those of padding mean nothing."""

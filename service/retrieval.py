@@ -131,6 +131,25 @@ class Retrieval:
                 "the server is shutting down; what was read is answered, retry the rest"
             )
 
+    async def explain(self, request: pb.ExplainRequest, deadline: Deadline) -> pb.ExplainResponse:
+        """Score documents by their ids."""
+        started = time.perf_counter_ns()
+        backend = self._ready()
+        query, ids = requests.explain_query(request, self._settings.limits, backend.info)
+        self._log_text("query", query.text)
+        answer, explanations = await backend.explain(query, ids, deadline)
+
+        def reply() -> pb.ExplainResponse:
+            total = time.perf_counter_ns() - started
+            return self._sendable(
+                replies.explain_reply(answer, explanations, total=total),
+                "name fewer ids, or ask without documents",
+            )
+
+        message = await asyncio.to_thread(reply)
+        tracing.stages(message.timings)
+        return message
+
     async def encode(self, request: pb.EncodeRequest, deadline: Deadline) -> pb.EncodeResponse:
         """Encode texts to vectors."""
         started = time.perf_counter_ns()
@@ -138,7 +157,7 @@ class Retrieval:
         texts, kind = requests.encode_texts(request, self._settings.limits)
         for text in texts:
             self._log_text(kind, text)
-        encodings = await backend.encode(texts, kind, deadline)
+        encodings = await backend.encode(texts, kind, deadline, attribution=request.attribution)
 
         def reply() -> pb.EncodeResponse:
             total = time.perf_counter_ns() - started

@@ -189,6 +189,14 @@ class Index:
         self._places([number, number], [ordinals.min(), ordinals.max()])
         return self.shards[number]
 
+    def find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return shard and ordinal of each id that a live document of the open shards has."""
+        return {
+            id: (number, ordinal)
+            for number, shard in self.shards.items()
+            for id, ordinal in shard.store.find(ids).items()
+        }
+
     def _gather(
         self,
         shards: Numbers,

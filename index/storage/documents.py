@@ -298,6 +298,16 @@ class DocumentStore:
         )
         return [one for (one,) in found]
 
+    def find(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the ordinal of each id that a live document has."""
+        return dict(
+            self._read(
+                "SELECT id, ordinal FROM documents WHERE deleted = 0 AND id IN "
+                "(SELECT value FROM json_each(?))",
+                (json.dumps(list(ids)),),
+            )
+        )
+
     def count(self) -> int:
         """Return how many ordinals were given out, deleted documents included."""
         return int(self._read("SELECT coalesce(max(ordinal) + 1, 0) FROM documents")[0][0])

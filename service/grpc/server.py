@@ -39,7 +39,11 @@ from .interceptor import AdmissionInterceptor
 from .servicer import RetrievalServicer
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from ..http.server import HttpServer
+    from ..http.temporary import TemporaryCollections
+    from ..http.transcode import Transcoder
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class Server:
         self.metrics = Metrics()
         self.address = self.http_address = self.metrics_address = ""
         self._http: HttpServer | None = None
+        self._uploads: TemporaryCollections | None = None
         self._backend: LocalBackend | None = None
         self._local: grpc.aio.Server | None = None
 
@@ -156,10 +161,21 @@ class Server:
             self._retrieval,
             self._admission,
             lambda: self._health.is_serving(SERVICE_NAME),
+            self._explorer() if self._settings.http.explorer else None,
         )
         self._http = HttpServer(self._settings, app)
         self._http.start()
         self.http_address = self._http.address
+
+    def _explorer(self) -> Callable[[Transcoder], list[BaseRoute]]:
+        from ..http.explorer import explorer_routes
+        from ..http.temporary import TemporaryCollections
+
+        uploads = TemporaryCollections(self._settings, self.metrics, self._retrieval)
+        self._uploads = uploads
+        return lambda transcoder: explorer_routes(
+            transcoder, uploads, self._admission, lambda: self.address
+        )
 
     def _start_metrics(self) -> None:
         settings = self._settings.metrics
@@ -227,6 +243,7 @@ class Server:
         if self._http is not None:
             await self._http.stop()
         await self._grpc.stop(FLUSH_SECONDS)
+        await self.remove_uploads()
         if self._local is not None:
             await self._local.stop(None)
         if self._backend is not None:
@@ -235,6 +252,11 @@ class Server:
             await asyncio.to_thread(self._metrics_server.close)
         await self.flush()
         log.info("stopped")
+
+    async def remove_uploads(self) -> None:
+        """Delete the collections of the explorer."""
+        if self._uploads is not None:
+            await self._uploads.remove_old(everything=True)
 
     async def flush(self) -> None:
         """Export the remaining spans."""
@@ -285,6 +307,7 @@ async def serve(
         raise
     await server.drain()
     await asyncio.sleep(FLUSH_SECONDS)
+    await server.remove_uploads()
     await server.flush()
     log.info("stopped")
     _exit(0)

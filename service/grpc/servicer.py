@@ -49,6 +49,13 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
                 self._admission.lifecycle.draining,
             )
 
+    async def Explain(
+        self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ExplainResponse:
+        """Score documents by their ids."""
+        async with self._call("Explain", context, request) as deadline:
+            return await self._retrieval.explain(request, deadline)
+
     async def Encode(
         self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> pb.EncodeResponse:

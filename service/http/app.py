@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -30,7 +30,11 @@ EXPOSED_HEADERS = ("x-request-id", "retry-after")
 
 
 def build_app(
-    settings: Settings, retrieval: Retrieval, admission: Admission, is_ready: Callable[[], bool]
+    settings: Settings,
+    retrieval: Retrieval,
+    admission: Admission,
+    is_ready: Callable[[], bool],
+    explorer: Callable[[Transcoder], Sequence[BaseRoute]] | None = None,
 ) -> ASGIApp:
     """Return the application.
 
@@ -39,6 +43,7 @@ def build_app(
         retrieval: Answers the messages.
         admission: Admits the requests.
         is_ready: Whether load balancers may send requests here.
+        explorer: Makes the explorer's routes; None for none.
     """
     transcoder = Transcoder(retrieval, admission, settings.server.receive_bytes)
     routes: list[BaseRoute] = []
@@ -53,6 +58,8 @@ def build_app(
         Route("/readyz", _readyz(is_ready)),
         Route("/openapi.json", _openapi),
     ]
+    if explorer is not None:
+        routes += explorer(transcoder)
     return Starlette(
         routes=routes,
         middleware=_middleware(settings.http),

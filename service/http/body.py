@@ -42,8 +42,13 @@ def body_kind(request: Request, *allowed: str) -> str:
     return kind
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, rule: str = "server.receive_bytes") -> bytes:
     """Return the body.
+
+    Args:
+        request: Whose body is not read yet.
+        limit: Bytes at most.
+        rule: What sets the limit, for the error.
 
     Raises:
         BodyError: more than ``limit`` bytes; a length that says so is not read at all.
@@ -51,12 +56,12 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > limit:
-        raise _too_large("body", limit)
+        raise _too_large("body", limit, rule)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise _too_large("body", limit)
+            raise _too_large("body", limit, rule)
     return bytes(body)
 
 
@@ -71,7 +76,7 @@ async def read_lines(request: Request, limit: int) -> AsyncIterator[tuple[int, b
     async for chunk in request.stream():
         *lines, rest = (rest + chunk).split(b"\n")
         if max(map(len, (*lines, rest))) > limit:
-            raise _too_large(f"line {number + 1} or later", limit)
+            raise _too_large(f"line {number + 1} or later", limit, "server.receive_bytes")
         for line in lines:
             number += 1
             if line.strip():
@@ -146,5 +151,5 @@ def _json(tree: Mapping[str, Any]) -> bytes:
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _too_large(what: str, limit: int) -> BodyError:
-    return BodyError(413, f"{what}: more than {limit} bytes; server.receive_bytes allows {limit}")
+def _too_large(what: str, limit: int, rule: str) -> BodyError:
+    return BodyError(413, f"{what}: more than {limit} bytes; {rule} allows {limit}")

@@ -52,6 +52,7 @@ class Rpc:
 
 UNARY = (
     Rpc("Search", pb.SearchRequest),
+    Rpc("Explain", pb.ExplainRequest),
     Rpc("Encode", pb.EncodeRequest),
     Rpc("Info", pb.InfoRequest),
     Rpc("Verify", pb.VerifyRequest),
@@ -71,8 +72,15 @@ class Transcoder:
         self._retrieval, self._admission = retrieval, admission
         self._receive_bytes = receive_bytes
 
-    def unary(self, rpc: Rpc) -> Callable[[Request], Awaitable[Response]]:
-        """Return the endpoint of a unary rpc."""
+    def unary(
+        self, rpc: Rpc, find: Callable[[Request], Retrieval] | None = None
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return the endpoint of a unary rpc.
+
+        Args:
+            rpc: Which one.
+            find: Returns what answers a request; by default it is what is served.
+        """
 
         async def endpoint(request: Request) -> Response:
             context, problem = context_of(rpc.name, request)
@@ -84,7 +92,8 @@ class Transcoder:
                         raise problem
                     kind, message = await self._message(request, rpc, deadline)
                     watch.start()
-                    reply = await rpc.answer(self._retrieval, message, deadline)
+                    retrieval = self._retrieval if find is None else find(request)
+                    reply = await rpc.answer(retrieval, message, deadline)
                     content = await _apart_if_large(reply.ByteSize(), lambda: write(reply, kind))
             except CspladeError as error:
                 return error_response(error, headers)

@@ -11,7 +11,7 @@ import grpc
 
 from ... import __version__
 from ...core.errors import CspladeError, OverloadedError
-from ...core.results import Answer, Cut, Encoding, Hit, Timings, Verification
+from ...core.results import Answer, Cut, Encoding, Explanation, Hit, Timings, Verification
 from ...core.stages import STAGES
 from ...engine.backend import CollectionInfo
 from ...v1 import retrieval_pb2 as pb
@@ -39,6 +39,24 @@ def search_reply(answer: Answer, *, total: int) -> pb.SearchResponse:
     )
 
 
+def explain_reply(
+    answer: Answer, explanations: Sequence[Explanation], *, total: int
+) -> pb.ExplainResponse:
+    """Return the reply to Explain; ``total`` in nanoseconds."""
+    return pb.ExplainResponse(
+        explanations=[
+            pb.Explanation(id=one.id, hit=None if one.hit is None else _hit(one.hit), rank=one.rank)
+            for one in explanations
+        ],
+        matched_documents=answer.matched,
+        query_terms=answer.query_terms,
+        cut=_cut(answer.cut),
+        timings=_timings(answer.timings, total),
+        generation=answer.generation,
+        score_scale=answer.score_scale,
+    )
+
+
 def encode_reply(
     encodings: Sequence[Encoding], info: CollectionInfo, *, decode: bool, total: int
 ) -> pb.EncodeResponse:
@@ -59,6 +77,8 @@ def encode_reply(
                 ),
                 tokens=one.tokens_read,
                 cut=_cut(one.cut),
+                text_tokens=[encoder.tokens[term] for term in one.text_tokens],
+                sources=one.sources,
             )
             for one in encodings
         ],

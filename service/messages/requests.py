@@ -35,6 +35,16 @@ def search_query(request: pb.SearchRequest, limits: Limits, info: CollectionInfo
     )
 
 
+def explain_query(
+    request: pb.ExplainRequest, limits: Limits, info: CollectionInfo
+) -> tuple[Query, list[str]]:
+    """Return the query of an Explain, as deep as allowed, and the ids; raises alike."""
+    if not 1 <= len(request.ids) <= limits.explain_k:
+        raise InputError(f"ids: {len(request.ids)} ids; 1 to {limits.explain_k} allowed")
+    query = _query(request.query, limits, info, k=limits.k, with_document=request.with_document)
+    return query, list(request.ids)
+
+
 def verify_query(request: pb.VerifyRequest, limits: Limits, info: CollectionInfo) -> Query:
     """Return the query of a Verify; raises as :func:`search_query`."""
     return _query(request.query, limits, info, k=_k(request, limits))

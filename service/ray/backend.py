@@ -12,7 +12,7 @@ from operator import add
 from typing import TypeVar
 
 from ...core.document import TextKind
-from ...core.results import Answer, Encoding, Verification
+from ...core.results import Answer, Encoding, Explanation, Verification
 from ...engine.backend import CollectionInfo, Query
 from ...engine.deadline import Deadline
 from ..settings import Settings
@@ -67,10 +67,23 @@ class RayBackend:
         return await self._follow(lambda fanout: fanout.search(query, deadline), deadline)
 
     async def encode(
-        self, texts: Sequence[str], kind: TextKind, deadline: Deadline
+        self,
+        texts: Sequence[str],
+        kind: TextKind,
+        deadline: Deadline,
+        *,
+        attribution: bool = False,
     ) -> list[Encoding]:
         """See :meth:`csplade.engine.backend.SearchBackend.encode`."""
-        return await self._follow(lambda fanout: fanout.encode(texts, kind, deadline), deadline)
+        return await self._follow(
+            lambda fanout: fanout.encode(texts, kind, deadline, attribution), deadline
+        )
+
+    async def explain(
+        self, query: Query, ids: Sequence[str], deadline: Deadline
+    ) -> tuple[Answer, tuple[Explanation, ...]]:
+        """See :meth:`csplade.engine.backend.SearchBackend.explain`."""
+        return await self._follow(lambda fanout: fanout.explain(query, ids, deadline), deadline)
 
     async def verify(self, query: Query, deadline: Deadline) -> Verification:
         """See :meth:`csplade.engine.backend.SearchBackend.verify`."""

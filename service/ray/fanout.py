@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.document import TextKind
 from ...core.errors import InternalError, UnavailableError
-from ...core.results import Answer, Contribution, Cut, Encoding, Hit, Verification
+from ...core.results import Answer, Contribution, Cut, Encoding, Explanation, Hit, Verification
 from ...core.vectors import SparseBatch
 from ...engine.backend import CollectionInfo, Query
 from ...engine.deadline import Deadline
@@ -96,7 +96,7 @@ class Fanout:
             return await self._merge(query, encoding, rankings, deadline)
 
     async def encode(
-        self, texts: Sequence[str], kind: TextKind, deadline: Deadline
+        self, texts: Sequence[str], kind: TextKind, deadline: Deadline, attribution: bool
     ) -> list[Encoding]:
         """Encode texts."""
         self.info.require_encoder()
@@ -104,12 +104,46 @@ class Fanout:
         async with deadline.enforced():
             # Not in a shared message: texts that take seconds would delay the queries behind them.
             (encodings,) = await self._send(
-                self._encoder, "encode", [_request(deadline, list(texts), kind)]
+                self._encoder, "encode", [_request(deadline, list(texts), kind, attribution)]
             )
         if isinstance(encodings, Exception):
             raise encodings
         result: list[Encoding] = encodings
         return result
+
+    async def explain(
+        self, query: Query, ids: Sequence[str], deadline: Deadline
+    ) -> tuple[Answer, tuple[Explanation, ...]]:
+        """Rank, and let every shard score those of the documents that it holds."""
+        async with deadline.enforced():
+            encoding = await self._encoding(query, deadline)
+            ranked = replace(
+                query,
+                text=None,
+                vector=(encoding.terms, encoding.weights),  # type: ignore[arg-type]
+                with_document=False,
+            )
+            answer = await self.search(ranked, deadline)
+            asked = self._modified(encoding)
+            call = _call(self.version, _request(deadline))
+            message = ShardQuery(
+                asked.terms,  # type: ignore[arg-type]
+                asked.weights,  # type: ignore[arg-type]
+                query.k,
+                with_document=query.with_document,
+            )
+            found: list[dict[str, Hit]] = await asyncio.gather(
+                *(shard.call("explain", call, message, list(ids)) for shard in self._shards)
+            )
+            hits = {
+                id: replace(hit, contributions=self._named(hit.contributions))
+                for some in found
+                for id, hit in some.items()
+            }
+            timings = {**answer.timings, **encoding.timings}
+            cut = replace(answer.cut, tokens=encoding.cut.tokens)
+            answer = replace(answer, timings=timings, cut=cut)
+            return answer, Explanation.place(ids, hits, answer)
 
     async def verify(self, query: Query, deadline: Deadline) -> Verification:
         """Compare with the reference of every shard; the time is that of the slowest."""
@@ -172,7 +206,7 @@ class Fanout:
         self.info.require_encoder()
         assert self._texts is not None
         self._check_room([self._texts, *self._searches])
-        request = _request(deadline, [query.text], "query")
+        request = _request(deadline, [query.text], "query", False)
         encodings, queued = await self._texts.submit(request)
         encoding: Encoding = encodings[0]
         timings = self._with_queue(encoding.timings, queued)

@@ -77,6 +77,10 @@ class ServiceReplica:
         """Rank for one query."""
         return await self._unary(self._servicer.Search, request, grpc_context, pb.SearchResponse)
 
+    async def Explain(self, request: pb.ExplainRequest, grpc_context: Any) -> pb.ExplainResponse:
+        """Score documents by their ids."""
+        return await self._unary(self._servicer.Explain, request, grpc_context, pb.ExplainResponse)
+
     async def Encode(self, request: pb.EncodeRequest, grpc_context: Any) -> pb.EncodeResponse:
         """Encode texts to vectors."""
         return await self._unary(self._servicer.Encode, request, grpc_context, pb.EncodeResponse)

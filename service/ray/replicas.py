@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.document import TextKind
 from ...core.errors import CspladeError, InternalError
-from ...core.results import Encoding
+from ...core.results import Encoding, Hit
 from ...core.vectors import SparseBatch
 from ...engine.backend import CollectionInfo, Query
 from ...engine.collection import Collection
@@ -88,16 +88,18 @@ class EncoderReplica(_Replica):
         return compose.backend(collection, settings, self._metrics)
 
     async def encode(
-        self, requests: list[tuple[Call, list[str], TextKind]]
+        self, requests: list[tuple[Call, list[str], TextKind, bool]]
     ) -> list[list[Encoding] | CspladeError]:
         """Encode the texts of each request."""
         return list(await asyncio.gather(*(self._encode(*one) for one in requests)))
 
     async def _encode(
-        self, call: Call, texts: list[str], kind: TextKind
+        self, call: Call, texts: list[str], kind: TextKind, attribution: bool
     ) -> list[Encoding] | CspladeError:
         deadline = Deadline.after(call.remaining)
-        return await self._answer(call, lambda backend: backend.encode(texts, kind, deadline))
+        return await self._answer(
+            call, lambda backend: backend.encode(texts, kind, deadline, attribution=attribution)
+        )
 
 
 class ShardReplica(_Replica):
@@ -143,6 +145,22 @@ class ShardReplica(_Replica):
             return ShardRanking.of(answer), ShardRanking.of(reference), nanoseconds
 
         return await self._answer(call, verify)
+
+    async def explain(
+        self, call: Call, query: ShardQuery, ids: list[str]
+    ) -> dict[str, Hit] | CspladeError:
+        """Score those of the documents that this shard holds."""
+
+        def score(collection: Collection) -> dict[str, Hit]:
+            task = SearchTask(_query(query))
+            task.impacts = collection.quantize(SparseBatch.join([(query.terms, query.weights)]))
+            plan = Plan(collection, NullObserver())
+            return plan.explain(task, ids, with_document=query.with_document)
+
+        async def explain(backend: LocalBackend) -> dict[str, Hit]:
+            return await asyncio.to_thread(score, backend.collection)
+
+        return await self._answer(call, explain)
 
     async def details(
         self,

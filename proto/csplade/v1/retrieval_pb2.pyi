@@ -174,15 +174,55 @@ class Error(_message.Message):
     retry_after_ms: int
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("query", "ids", "with_document")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    WITH_DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    query: Query
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    with_document: bool
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., ids: _Optional[_Iterable[str]] = ..., with_document: _Optional[bool] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("explanations", "matched_documents", "query_terms", "cut", "timings", "generation", "score_scale")
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    MATCHED_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    QUERY_TERMS_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SCORE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    matched_documents: int
+    query_terms: int
+    cut: Cut
+    timings: Timings
+    generation: int
+    score_scale: float
+    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., matched_documents: _Optional[int] = ..., query_terms: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., generation: _Optional[int] = ..., score_scale: _Optional[float] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("id", "hit", "rank")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HIT_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    hit: Hit
+    rank: int
+    def __init__(self, id: _Optional[str] = ..., hit: _Optional[_Union[Hit, _Mapping]] = ..., rank: _Optional[int] = ...) -> None: ...
+
 class EncodeRequest(_message.Message):
-    __slots__ = ("texts", "kind", "decode")
+    __slots__ = ("texts", "kind", "decode", "attribution")
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
     kind: TextKind
     decode: bool
-    def __init__(self, texts: _Optional[_Iterable[str]] = ..., kind: _Optional[_Union[TextKind, str]] = ..., decode: _Optional[bool] = ...) -> None: ...
+    attribution: bool
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., kind: _Optional[_Union[TextKind, str]] = ..., decode: _Optional[bool] = ..., attribution: _Optional[bool] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
     __slots__ = ("encodings", "timings", "model_fingerprint")
@@ -195,14 +235,18 @@ class EncodeResponse(_message.Message):
     def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., model_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Encoding(_message.Message):
-    __slots__ = ("vector", "tokens", "cut")
+    __slots__ = ("vector", "tokens", "cut", "text_tokens", "sources")
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     vector: SparseVector
     tokens: int
     cut: Cut
-    def __init__(self, vector: _Optional[_Union[SparseVector, _Mapping]] = ..., tokens: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ...) -> None: ...
+    text_tokens: _containers.RepeatedScalarFieldContainer[str]
+    sources: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, vector: _Optional[_Union[SparseVector, _Mapping]] = ..., tokens: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., text_tokens: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ()

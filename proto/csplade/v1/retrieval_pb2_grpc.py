@@ -47,6 +47,11 @@ class RetrievalServiceStub:
                 request_serializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamRequest.SerializeToString,
                 response_deserializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/csplade.v1.RetrievalService/Explain',
+                request_serializer=csplade_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=csplade_dot_v1_dot_retrieval__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/csplade.v1.RetrievalService/Encode',
                 request_serializer=csplade_dot_v1_dot_retrieval__pb2.EncodeRequest.SerializeToString,
@@ -80,6 +85,13 @@ class RetrievalServiceServicer:
     def SearchStream(self, request_iterator, context):
         """Answer many queries over one stream. Answers are sent when they are ready, not in order: match
         them by sequence. A query that fails is answered with its error, and the stream continues.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Score documents by their ids for one query, ranked or not, and report their places.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +132,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.SearchStream,
                     request_deserializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamRequest.FromString,
                     response_serializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=csplade_dot_v1_dot_retrieval__pb2.ExplainRequest.FromString,
+                    response_serializer=csplade_dot_v1_dot_retrieval__pb2.ExplainResponse.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
@@ -194,6 +211,33 @@ class RetrievalService:
             '/csplade.v1.RetrievalService/SearchStream',
             csplade_dot_v1_dot_retrieval__pb2.SearchStreamRequest.SerializeToString,
             csplade_dot_v1_dot_retrieval__pb2.SearchStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/csplade.v1.RetrievalService/Explain',
+            csplade_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
+            csplade_dot_v1_dot_retrieval__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

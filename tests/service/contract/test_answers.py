@@ -68,6 +68,26 @@ def test_a_text_is_answered_as_the_oracle_answers(client, engine):
     assert answer.timings["total"] >= sum(answer.timings.values()) - answer.timings["total"]
 
 
+def test_documents_are_explained_ranked_or_not(client, engine):
+    query = "rivers in winter"
+    ranked = client.search(query, k=48, explain=True, with_document=True)
+    ids = [hit.id for hit in ranked]
+    found = client.explain(query, [*reversed(ids), "missing"], with_document=True)
+    assert [one.id for one in found] == [*reversed(ids), "missing"]
+    assert found[-1].hit is None
+    for rank, (hit, one) in enumerate(zip(ranked, reversed(found[:-1]), strict=True), 1):
+        assert (one.rank, one.hit) == (rank, hit)
+    matched = {hit.id for hit in client.search({3: 1.0}, k=48)}
+    for one in client.explain({3: 1.0}, [f"d{i}" for i in range(48)]):
+        assert (one.rank is not None) == (one.hit.integer_score > 0) == (one.id in matched)
+        assert bool(one.hit.contributions) == (one.id in matched)
+        assert one.hit.document is None
+    assert 0 < len(matched) < 48
+    for bad in ([], ["a"] * 1001):
+        with pytest.raises(ServiceError, match=r"ids: .* allowed"):
+            client.explain(query, bad)
+
+
 def test_vectors_are_answered_as_the_oracle_answers(vector_client, vector_index, random_queries):
     with Collection.open(vector_index) as engine:
         for query in random_queries[:10]:

@@ -1,0 +1,41 @@
+// The collection view: what is served.
+
+import { call } from './api.js';
+import { element, failure, number } from './dom.js';
+
+function list(pairs) {
+  return element('dl', {}, pairs.map(([name, value]) => [element('dt', {}, name), element('dd', {}, String(value))]));
+}
+
+export function aboutView(section) {
+  const result = section.querySelector('.result');
+  return async () => {
+    try {
+      const info = await call('info', {});
+      const { index, model, limits } = info;
+      const parts = [
+        element('h2', {}, 'Index'),
+        list([
+          ['Documents', number(index.documents)],
+          ['Postings', number(index.postings)],
+          ['Bytes', number(index.bytes)],
+          ['Generation', index.generation],
+          ['Vocabulary', number(index.vocabularySize)],
+          ['Shards', index.shards.map((shard) => number(shard.documents)).join(' + ')],
+          ['Document scale', index.documentScale],
+          ['Query scale', index.queryScale],
+        ]),
+      ];
+      if (model) {
+        parts.push(element('h2', {}, 'Encoder'), list([['Name', model.name], ['Fingerprint', model.fingerprint]]),
+          element('details', {}, element('summary', {}, 'Manifest'),
+            element('pre', { tabindex: '0' }, JSON.stringify(JSON.parse(model.manifestJson), null, 2))));
+      }
+      parts.push(element('h2', {}, 'Limits'), list(Object.entries(limits)),
+        element('h2', {}, 'Versions'), list([['csplade', info.version], ...Object.entries(info.versions)]));
+      result.replaceChildren(...parts);
+    } catch (error) {
+      result.replaceChildren(failure(error));
+    }
+  };
+}

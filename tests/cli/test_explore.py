@@ -1,0 +1,28 @@
+"""``csplade explore`` as a process: it prints the address of the page, and ends on SIGTERM."""
+
+import signal
+import subprocess
+import sys
+import urllib.request
+
+COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "explore"]
+
+
+def test_it_prints_the_address_of_the_page(text_index):
+    arguments = [str(text_index), "--port", "0", "--device", "cpu"]
+    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().strip()
+            with urllib.request.urlopen(address, timeout=30) as response:
+                assert b"csplade explorer" in response.read()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_an_index_that_is_not_there_is_one_line(tmp_path):
+    done = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("csplade: ")
+    assert done.stderr.count("\n") == 1

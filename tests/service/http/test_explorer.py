@@ -1,0 +1,316 @@
+"""The explorer in a real browser: every view with real data, hostile documents, failures."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from csplade.core.document import Document
+from csplade.index import BuildOptions, IndexBuilder
+
+from .conftest import call
+
+AXE = Path(__file__).parent / "axe" / "axe.min.js"  # MPL-2.0, beside its licence
+WIDTHS = [320, 1400]
+VIEWS = ["search", "compare", "encode", "upload", "about"]
+HOSTILE = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+WAIT = 30
+
+
+@pytest.fixture(scope="module")
+def browser():
+    selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("chromium and chromium-driver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    assert selenium
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(programs[1]))
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The explorer, as its user sees it."""
+
+    def __init__(self, browser, server):
+        self.browser = browser
+        browser.get(f"http://{server.http_address}/explore")
+        self.wait(lambda: self.script("return document.body.dataset.ready"))
+
+    def script(self, code, *arguments):
+        return self.browser.execute_script(code, *arguments)
+
+    def wait(self, condition):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.browser, WAIT, 0.05).until(lambda _: condition())
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def one(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def resize(self, width):
+        self.browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+        )
+
+    def dark(self, on):
+        value = "dark" if on else "light"
+        self.browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": value}]},
+        )
+
+    def open(self, view):
+        self.one(f"#tab-{view}").click()
+
+    def submit(self, view, **fields):
+        """Fill the view's form, send it, and return its result once it is there."""
+        for name, value in fields.items():
+            self.script(
+                "const one = document.querySelector(arguments[0]); one.value = arguments[1];",
+                f"#{view} form.query [name={name}]",
+                value,
+            )
+        result = self.one(f"#{view} > .result")
+        self.script("arguments[0].replaceChildren()", result)
+        self.one(f"#{view} > form button").click()
+        self.wait(lambda: self.script("return arguments[0].children.length", result))
+        return result
+
+    def problems(self):
+        """What axe-core finds wrong with the page as it is."""
+        self.script(AXE.read_text(encoding="utf-8"))
+        found = self.browser.execute_async_script(
+            "const done = arguments[0];"
+            "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'best-practice']})"
+            ".then((r) => done(r.violations.map((v) => v.id + ': ' + v.nodes[0].html)))"
+        )
+        return found
+
+    def overflow(self):
+        return self.script(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+
+
+@pytest.fixture
+def page(browser, text_server):
+    page = Page(browser, text_server)
+    page.dark(False)
+    page.resize(1400)
+    return page
+
+
+def fill(page):
+    """Give every view a result."""
+    page.submit("search", text="rivers in winter")
+    page.script("document.querySelector('#search [name=id]').value = 'd40'")
+    page.one("form[name=why] button").click()
+    page.wait(lambda: page.all("form[name=why] + .result > *"))
+    for view in ("compare", "encode"):
+        page.open(view)
+        page.submit(view, text="rivers in winter")
+    page.open("upload")
+    page.submit("upload", lines='{"_id": "a", "text": "iron"}\n{"_id": "b", "text": "rivers"}')
+    page.open("about")
+    page.wait(lambda: page.all("#about dl"))
+
+
+def test_a_search_shows_what_the_service_answers(page, text_server):
+    page.submit("search", text="rivers in winter", k="7")
+    request = {"query": {"text": "rivers in winter"}, "k": 7, "explain": True}
+    answer = call(text_server.http_address, "/v1/search", request).body
+    assert [one.text for one in page.all("#search .hits .id")] == [
+        hit["id"] for hit in answer["hits"]
+    ]
+    sums = [
+        int(page.script("return arguments[0].dataset.sum", one))
+        for one in page.all("#search .hits [data-sum]")
+    ]
+    assert sums == [hit["integerScore"] for hit in answer["hits"]]
+    captions = [one.get_attribute("textContent") for one in page.all("#search .hits caption")]
+    assert all(caption.endswith("exactly the score") for caption in captions)
+    assert page.all("#search .hits mark")
+    expansion = page.all("#search .columns > div:first-child tr.expansion")
+    own = page.all("#search .columns > div:first-child tbody tr:not(.expansion)")
+    assert expansion
+    assert own
+    assert page.all("#search td.from")[0].text
+    code = page.one("#search pre").get_attribute("textContent")
+    assert f"http://{text_server.http_address}/v1/search" in code
+
+
+def test_a_document_that_did_not_rank_is_explained(page, text_server):
+    page.submit("search", text="rivers in winter", k="1")
+    ranked = call(
+        text_server.http_address, "/v1/search", {"query": {"text": "rivers in winter"}, "k": 48}
+    ).body["hits"]
+    for id, words in [(ranked[5]["id"], "Rank 6 of"), ("nothing", "No document has the id")]:
+        page.script("document.querySelector('#search [name=id]').value = arguments[0]", id)
+        page.one("form[name=why] button").click()
+        page.wait(lambda words=words: words in page.one("form[name=why] + .result").text)
+    page.script("document.querySelector('#search [name=id]').value = arguments[0]", "d1")
+
+
+def test_two_ways_are_compared(page):
+    result = page.submit("compare", text="rivers") if page.open("compare") is None else None
+    lists = [len(one.find_elements("css selector", "li")) for one in page.all("#compare ol")]
+    assert lists == [20, 20]
+    assert "terms in common" in result.text
+    assert page.all("#compare .move")
+
+
+def test_a_pasted_text_becomes_its_terms(page, text_server):
+    page.open("encode")
+    result = page.submit("encode", text="iron and energy")
+    given = {"texts": ["iron and energy"], "kind": "TEXT_KIND_DOCUMENT"}
+    (encoding,) = call(text_server.http_address, "/v1/encode", given).body["encodings"]
+    assert f"became {len(encoding['vector']['indices'])} terms" in result.text
+    assert page.all("#encode .tokens mark")
+
+
+def test_an_upload_is_searched(page, text_server):
+    page.open("upload")
+    result = page.submit(
+        "upload", lines='{"_id": "a", "text": "iron ore"}\n{"_id": "b", "text": "a river"}'
+    )
+    name = page.one("[data-collection]").get_attribute("data-collection")
+    assert "2 documents are indexed" in result.text
+    page.open("search")
+    page.submit("search", text="river", collection=name)
+    assert {one.text for one in page.all("#search .hits .id")} <= {"a", "b"}
+    assert call(text_server.http_address, f"/explore/collections/{name}/info", {}).status == 200
+    page.open("upload")
+    assert (
+        "invalid_argument: upload:2"
+        in page.submit("upload", lines='{"_id":"a","text":"b"}\n{').text
+    )
+
+
+def test_the_collection_page_tells_what_is_served(page):
+    page.open("about")
+    page.wait(lambda: page.all("#about dl"))
+    assert "48" in page.one("#about dl").text
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_view_is_usable_by_all(page, width, dark):
+    fill(page)
+    page.resize(width)
+    page.dark(dark)
+    for view in VIEWS:
+        page.open(view)
+        assert page.problems() == [], view
+        assert page.overflow() <= 0, view
+
+
+def test_tabs_follow_the_keyboard(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.script("document.querySelector('#tab-search').focus()")
+    for view in (*VIEWS[1:], VIEWS[0]):
+        page.browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+        assert page.one(f"#tab-{view}").get_attribute("aria-selected") == "true"
+        assert page.one(f"#{view}").is_displayed()
+
+
+def test_hostile_documents_are_text(browser, serve, encoder, tiny_model, tmp_path):
+    index = tmp_path / "index"
+    identity = {"fingerprint": encoder.fingerprint, "model": str(tiny_model), "manifest": {}}
+    builder = IndexBuilder.create(index, BuildOptions(encoder.vocabulary_size, identity))
+    text = f"iron {HOSTILE}"
+    document = Document("<b>id</b>", text, f"title {HOSTILE}", {})
+    builder.add([document], encoder.encode_document([text]))
+    builder.finish()
+    with serve(index, http__explorer=True) as server:
+        page = Page(browser, server)
+        page.submit("search", text=f"iron {HOSTILE}")
+        assert page.one("#search .hits h3").text == f"1. title {HOSTILE}"
+        assert page.one("#search .hits .passage").text == text
+        assert not page.all("#search img, #search script, #search b")
+        assert page.browser.title == "csplade explorer"
+
+
+def test_scripts_of_others_do_not_run(page):
+    for markup in ("<img src=x onerror=document.title='owned'>",):
+        with pytest.raises(Exception, match="TrustedHTML"):
+            page.script("document.querySelector('#summary').innerHTML = arguments[0]", markup)
+    policy = call(page.browser.current_url.split("/")[2], "/explore").headers[
+        "content-security-policy"
+    ]
+    assert "'unsafe" not in policy
+
+
+def test_a_wrong_key_is_told_and_a_right_one_used(browser, serve, text_index, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("open-sesame\n")
+    with serve(text_index, http__explorer=True, security__keys_file=keys) as server:
+        page = Page(browser, server)
+        assert "unauthenticated" in page.one("#summary").text
+        assert "unauthenticated" in page.submit("search", text="iron").text
+        for key, words in [("wrong", "permission_denied"), ("open-sesame", "48 documents")]:
+            page.one("#key").clear()
+            page.one("#key").send_keys(key)
+            page.one("#key-form button").click()
+            page.wait(lambda words=words: words in page.one("#summary").text)
+        page.submit("search", text="iron")
+        assert page.all("#search .hits li")
+
+
+def test_a_server_that_left_is_told(browser, serve, text_index):
+    with serve(text_index, http__explorer=True) as server:
+        page = Page(browser, server)
+    assert "cannot be reached" in page.submit("search", text="iron").text
+
+
+def test_it_is_off_unless_set(vector_server):
+    assert call(vector_server.http_address, "/explore").status == 404
+
+
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="no folder in SCREENSHOTS")
+def test_screenshots(browser, serve):
+    """SCREENSHOTS=docs/explorer SCREENSHOTS_INDEX=DIR of the example corpus."""
+    folder = Path(os.environ["SCREENSHOTS"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with serve(Path(os.environ["SCREENSHOTS_INDEX"]), http__explorer=True) as server:
+        page = Page(browser, server)
+        page.resize(1280)
+
+        def shoot(name, height):
+            page.browser.execute_cdp_cmd(
+                "Emulation.setDeviceMetricsOverride",
+                {"width": 1280, "height": height, "deviceScaleFactor": 1, "mobile": False},
+            )
+            page.browser.get_screenshot_as_file(str(folder / f"{name}.png"))
+
+        for _ in range(20):  # the first requests take longer
+            call(server.http_address, "/v1/search", {"query": {"text": "bags"}, "explain": True})
+        page.submit("search", text="airline lost my bags", k="5")
+        page.script("document.querySelector('#search [name=id]').value = 'rainbow'")
+        page.one("form[name=why] button").click()
+        page.wait(lambda: page.all("form[name=why] + .result > *"))
+        shoot("search", 1150)
+        page.dark(True)
+        page.open("compare")
+        page.submit("compare", text="airline lost my bags")
+        shoot("compare", 900)
+        page.dark(False)
+        page.open("encode")
+        page.submit(
+            "encode", text="Cats purr when they are content, and also when they are in pain."
+        )
+        shoot("encode", 900)
