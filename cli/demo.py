@@ -108,10 +108,12 @@ def _load(model: str) -> Encoder:
 def _build(dataset: Dataset, encoder: Encoder) -> Path:
     """Return the index of the examples, built once and kept in the cache."""
     from ..index import IndexManifest
+    from ..index.storage.manifest import FORMAT_VERSION
     from ..ingest.build import build_from_corpus
     from ..model.checkpoint import base
 
-    key = f"{encoder.fingerprint[:16]}-{file_sha256(dataset.corpus)[:16]}-{__version__}"
+    corpus = file_sha256(dataset.corpus)
+    key = f"{encoder.fingerprint[:16]}-{corpus[:16]}-{__version__}-{FORMAT_VERSION}"
     index = base.cache_directory() / "demo" / key
     if (index / "index.json").is_file():
         manifest, took = (

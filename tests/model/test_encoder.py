@@ -254,8 +254,8 @@ def test_weights_that_are_not_finite_are_an_error_not_an_empty_vector(tiny_model
     encoder = Encoder.from_pretrained(tiny_model)
     forward = type(encoder.network).forward
 
-    def overflow(self, *args):
-        weights = forward(self, *args)
+    def overflow(self, *args, **options):
+        weights = forward(self, *args, **options)
         weights[0, :3] = torch.tensor([torch.nan, torch.inf, 1.0])
         return weights
 
