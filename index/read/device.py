@@ -21,7 +21,7 @@ from ...core.errors import UnavailableError
 from ...core.vectors import ImpactBatch
 from ...kernels.runtime.transfer import Clock, fetch, upload
 from ...kernels.score.layout import Layout
-from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks
+from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks, warm_up
 from ...kernels.score.types import SLOT_TERMS, Postings, Queries
 from ...kernels.select.api import merge_keys
 from ..storage.manifest import IndexManifest
@@ -125,6 +125,9 @@ class DeviceSearcher:
             )
             for (number, run), layout in zip(runs, layouts, strict=True)
         ]
+        if place.type == "cuda":
+            for run in loaded:
+                warm_up(run.postings)
         return cls(place, loaded, nbytes, index, workspace)
 
     def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:

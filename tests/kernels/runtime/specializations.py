@@ -55,4 +55,14 @@ for one in (postings, small):
             )
     search.search_blocks(queries(9, 9), one, 10, workspace=10**7)
     search.search_blocks(queries(9, 9), one, 10, mask=mask.expand(9, -1).contiguous(), workspace=1)
-print(json.dumps({"warmed": warmed, "later": recorder.take(), "launched": recorder.launched}))
+later, launched = recorder.take(), recorder.launched
+# A search is so many launches, however many queries, blocks and documents it covers.
+recorder.launched, per_search = [], []
+for one in (collection(900, 5.0, VOCABULARY, 1, CPU), postings):
+    for count in (1, 64):
+        search.search_blocks(queries(count, 9), one, 1000)
+        per_search.append(recorder.launched)
+        recorder.launched = []
+print(
+    json.dumps({"per_search": per_search, "warmed": warmed, "later": later, "launched": launched})
+)

@@ -70,6 +70,8 @@ def test_no_kernel_is_compiled_after_the_warm_up():
     found = json.loads(done.stdout)
     assert found["later"] == []
     assert len(found["launched"]) > 1000
+    search = ["plan_kernel", "score_kernel", "collect_kernel", "pick_kernel", "expand_kernel"]
+    assert found["per_search"] == [[*search, "pick_kernel"]] * 4
     kernels = Counter(found["warmed"])
     assert set(kernels) == set(found["launched"])
 
