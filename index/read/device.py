@@ -126,8 +126,8 @@ class DeviceSearcher:
             for (number, run), layout in zip(runs, layouts, strict=True)
         ]
         if place.type == "cuda":
-            for run in loaded:
-                warm_up(run.postings)
+            for one in loaded:
+                warm_up(one.postings)
         return cls(place, loaded, nbytes, index, workspace)
 
     def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
