@@ -230,6 +230,11 @@ def _show(task: Task, rows: list[Row], as_json: bool) -> None:
             )
         if not any(row.measures.values()):
             note(f"{row.name}: no judged document was found; does it belong to {dataset.name}?")
+    if own := sum(grades.get(query, 0) > 0 for query, grades in dataset.qrels.items()):
+        note(
+            f"{own:,} queries have a relevant document of their own id: where ids of queries and "
+            "documents coincide by chance, give --keep-self"
+        )
     if empty := sum(max(grades.values()) <= 0 for grades in dataset.qrels.values()):
         note(f"{empty:,} of {len(dataset.queries):,} judged queries have no relevant document")
 

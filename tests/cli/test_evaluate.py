@@ -172,6 +172,14 @@ def test_a_hit_with_the_querys_own_id_is_left_out_unless_kept(cli, own_documents
     assert "own id" not in kept.err
 
 
+def test_ids_that_coincide_by_chance_are_told(cli, own_documents):
+    folder, run = own_documents
+    assert "coincide by chance" not in cli("evaluate", folder, "--run", run).err
+    (folder / "qrels" / "test.tsv").write_text("d0 0 d0 1\nd1 0 d2 1\n")
+    outcome = cli("evaluate", folder, "--run", run)
+    assert "1 queries have a relevant document of their own id" in outcome.err
+
+
 def test_one_more_hit_is_asked_for_the_one_that_is_left_out(cli, own_documents, tmp_path):
     folder, _ = own_documents
     outcome = cli("evaluate", folder, "--bm25", "-k", 1, "--json")
