@@ -200,10 +200,11 @@ def test_a_dense_twin_learns(tiny_model, collection, tmp_path):
 
 
 def test_adaptation_revives_a_model_whose_vectors_are_all_zero(tiny_model_of, collection, tmp_path):
-    dead = tiny_model_of(logit_shift=-2.0)
+    dead = tiny_model_of()
+    replace(Manifest.load(dead), logit_shift=-2.0, golden=()).save(dead)
     texts = list(collection.passages.values()) * 20
     source = source_of(collection, tmp_path)
-    schedule = Schedule(steps=30, rate=4e-3, batch=8, rank=4)
+    schedule = Schedule(steps=30, rate=4e-3, batch=8, rank=4, save_every=10)
     still_dead, adapted, alive = (tmp_path / name for name in ("still-dead", "adapted", "alive"))
 
     with pytest.raises(TrainingError, match="every vector is empty: the model collapsed"):
