@@ -103,6 +103,8 @@ class _HostCheck:
         self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
         given = next((value for name, value in scope["headers"] if name == b"host"), b"")
         name, colon, port = given.decode("latin-1").lower().rpartition(":")
         host = name if colon and port.isdigit() else given.decode("latin-1").lower()

@@ -17,7 +17,7 @@ from ...core.errors import InputError
 from ...index import IndexManifest
 from .. import settings as config
 from ..settings import Settings
-from .ingress import Ingress, Single
+from .ingress import Ingress, ServiceReplica, Single
 from .replicas import EncoderReplica, ShardReplica
 from .versions import Target
 
@@ -94,7 +94,7 @@ def build(args: RayArguments) -> Application:
         whole = serve.deployment(
             name="ingress", ray_actor_options=_resources(1, manifest.bytes), **told
         )
-        return whole(Single).bind(settings)
+        return whole(_with_http(Single, settings)).bind(settings)
     shards = []
     for one in manifest.shards:
         shard = serve.deployment(
@@ -109,7 +109,12 @@ def build(args: RayArguments) -> Application:
         encoders = serve.deployment(name="encoder", ray_actor_options=_resources(1, 0), **told)
         encoder = encoders(EncoderReplica).bind(settings)
     ingress = serve.deployment(name="ingress", ray_actor_options=_resources(1, 0), **common)
-    return ingress(Ingress).bind(settings, shards, encoder)
+    return ingress(_with_http(Ingress, settings)).bind(settings, shards, encoder)
+
+
+def _with_http(deployment: type[ServiceReplica], settings: Settings) -> Any:
+    """Return the deployment with its HTTP application, if HTTP is enabled."""
+    return serve.ingress()(deployment) if settings.http.enabled else deployment
 
 
 def _resources(cpus: float, held: int) -> dict[str, Any]:

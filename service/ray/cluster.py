@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ...core.errors import InputError, UnavailableError
 from ...core.machine import cores
 from ...v1 import retrieval_pb2 as pb
-from ..settings import MetricsEndpoint, Server, Settings
+from ..settings import Http, MetricsEndpoint, Server, Settings
 from . import stale
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,10 @@ def prepare(scratch: Path) -> list[str]:
 
 @contextmanager
 def cluster(
-    server: Server, metrics: MetricsEndpoint | None = None, **ray_options: Any
+    server: Server,
+    metrics: MetricsEndpoint | None = None,
+    http: Http | None = None,
+    **ray_options: Any,
 ) -> Iterator[str]:
     """Start Ray with Serve, and stop it at the end of the block.
 
@@ -101,6 +104,7 @@ def cluster(
         server: Where to listen.
         metrics: Where Ray's agent on this machine serves ``/metrics``, on all interfaces; by
             default at any free port.
+        http: Where to listen for HTTP, if it is enabled.
         ray_options: Options of ``ray.init`` that replace those chosen here.
 
     Yields:
@@ -143,13 +147,18 @@ def cluster(
             _check_free(metrics.host, metrics.port, "metrics")
             chosen["_metrics_export_port"] = metrics.port
         stack.callback(_shut_ray_down)
+        where: dict[str, Any] = {"host": server.host, "port": free_port()}
+        if http is not None and http.enabled:
+            where = {"host": http.host, "port": http.port or where["port"]}
+            _check_free(http.host, where["port"], "http")
+            log.info("HTTP", extra=where)
         try:
             ray.init(**chosen | ray_options)
             stack.callback(serve.shutdown)
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             serve.start(
                 proxy_location="HeadOnly",
-                http_options={"host": server.host, "port": free_port()},
+                http_options=where,
                 grpc_options={
                     "port": port,
                     "grpc_servicer_functions": SERVICER_FUNCTIONS,
@@ -190,7 +199,9 @@ def run(
         settings=settings.model_dump(mode="json"), apart=apart, version=version
     )
     try:
-        serve.run(build(arguments), name=name, route_prefix=f"/{name}")
+        serve.run(
+            build(arguments), name=name, route_prefix="/" if name == APPLICATION else f"/{name}"
+        )
     except RuntimeError as error:
         raise UnavailableError(f"Ray cannot run the application: {error}") from None
     wait_until_serving(address, name, START_SECONDS)
@@ -217,7 +228,10 @@ def serve_on_ray(
     output = sys.stdout
     try:
         # Ray writes to the driver's standard output, on which callers read the address.
-        with redirect_stdout(sys.stderr), cluster(settings.server, settings.metrics) as address:
+        with (
+            redirect_stdout(sys.stderr),
+            cluster(settings.server, settings.metrics, settings.http) as address,
+        ):
             run(settings, address, apart=apart)
             log.info("serving on Ray", extra={"address": address})
             for number in before:  # ray.init set handlers that end the process at once

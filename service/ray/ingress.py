@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -34,6 +34,9 @@ from .deployment import DeploymentClient
 from .grpc_context import AbortedError, RayContext
 from .metrics import RayInstruments
 from .versions import Target, Versions
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +64,10 @@ class ServiceReplica:
         self._metrics = Metrics(RayInstruments())
         self._tracer = tracer(settings.tracing)
         self._lifecycle = Lifecycle()
-        admission = compose.admission(settings, self._lifecycle, self._metrics, self._tracer)
+        self._admission = compose.admission(settings, self._lifecycle, self._metrics, self._tracer)
         self._retrieval = Retrieval(settings, self._metrics)
-        self._servicer = RetrievalServicer(self._retrieval, admission)
-        grpc_context.admit_with(admission, SERVICE_NAME)
+        self._servicer = RetrievalServicer(self._retrieval, self._admission)
+        grpc_context.admit_with(self._admission, SERVICE_NAME)
         self._lifecycle.loaded()
         self._refreshing = asyncio.create_task(self._refresh_forever())
 
@@ -72,6 +75,15 @@ class ServiceReplica:
         """Export the remaining spans. Ray calls this when it ends the replica, perhaps twice."""
         if (tracer := vars(self).pop("_tracer", None)) is not None:
             tracer.close()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the HTTP application. Ray calls it once, if HTTP is enabled."""
+        from ..http.app import build_app
+
+        def is_ready() -> bool:
+            return self._is_ready() and not self._lifecycle.draining.is_set()
+
+        return build_app(self._settings, self._retrieval, self._admission, is_ready)
 
     async def Search(self, request: pb.SearchRequest, grpc_context: Any) -> pb.SearchResponse:
         """Rank for one query."""
