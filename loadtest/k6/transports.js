@@ -1,6 +1,6 @@
-// The same searches over gRPC and over HTTP/JSON, in turns, one connection each: what HTTP adds.
+// The same searches over gRPC and over HTTP/JSON, in turns: what HTTP adds.
 //
-// k6 run -e GRPC=127.0.0.1:50051 -e HTTP=127.0.0.1:8080 -e PROTO=proto/csplade/v1 \
+// k6 run -e GRPC=127.0.0.1:50051 -e HTTP=127.0.0.1:8080 -e PROTO=$PWD/proto/csplade/v1 \
 //   [-e TEXT='a query'] [-e RATE=50] [-e SECONDS=10] loadtest/k6/transports.js
 
 import { check } from 'k6';
