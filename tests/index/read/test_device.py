@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_segments_with_a_gap_between_them_are_runs_of_their_own(collection):
         truth = index.search(queries, 50)
         segments = index.shards[0].segments
         apart = (*segments[1:], segments[0])
-        index.shards[0] = type(index.shards[0])(0, path, index.shards[0].store, apart)
+        index.shards[0] = replace(index.shards[0], segments=apart)
         index.to("cpu")
         assert len(index.tensors._runs) == 3
         helpers.assert_same(index.search(queries, 50), truth)
