@@ -61,6 +61,7 @@ WORKDIR /data
 ENV CSPLADE_INDEX=/data/index \
     CSPLADE_SERVER__HOST=0.0.0.0 \
     CSPLADE_SERVER__HEALTH_SOCKET=/dev/shm/csplade-health.sock \
+    CSPLADE_HTTP__HOST=0.0.0.0 \
     CSPLADE_METRICS__HOST=0.0.0.0 \
     CSPLADE_CACHE=/cache/csplade \
     HF_HOME=/cache/huggingface \
@@ -70,8 +71,8 @@ ENV CSPLADE_INDEX=/data/index \
     TRITON_CACHE_DIR=/cache/triton
 # Models, and what is compiled for this machine: a second start finds them here.
 VOLUME /cache
-# gRPC, and /metrics.
-EXPOSE 50051 9464
+# gRPC, HTTP (http.enabled) and /metrics.
+EXPOSE 50051 8080 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-m", "csplade.service.grpc.probe"]

@@ -200,6 +200,7 @@ def test_the_environment_of_the_image_is_a_valid_configuration(monkeypatch):
     assert str(settings.index) == "/data/index"
     assert (settings.server.host, settings.metrics.host) == ("0.0.0.0", "0.0.0.0")
     assert sorted(map(int, FINAL.all("EXPOSE")[0].split())) == [
+        settings.http.port,
         settings.metrics.port,
         settings.server.port,
     ]
