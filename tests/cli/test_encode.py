@@ -105,7 +105,9 @@ def test_an_index_of_the_vectors_is_the_index_of_the_corpus(
 ):
     vectors = tmp_path / "vectors.jsonl"
     vectors.write_bytes(whole)
-    build = ("index", "build", "--vectors", vectors, "--shards", 2)
+    # A corpus and a file of vectors fit the scale to samples of their own.
+    scale = repr(IndexManifest.open(small_index).document_scale)
+    build = ("index", "build", "--vectors", vectors, "--shards", 2, "--document-scale", scale)
     assert cli(*build, "--out", tmp_path / "index", "--model", tiny_model).code == 0
     for segment in (
         "shard-0000/segment-000000.safetensors",
