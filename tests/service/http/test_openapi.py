@@ -29,7 +29,7 @@ def test_every_message_and_field_is_described():
     for name, schema in schemas.items():
         assert schema["description"], name
     search = schemas["SearchRequest"]
-    assert search["properties"]["k"]["description"].startswith("How many hits at most")
+    assert "1 to limits.k" in search["properties"]["k"]["description"]
     assert "required" not in search
     assert "matchedDocuments" in schemas["SearchResponse"]["required"]
 
