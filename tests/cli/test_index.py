@@ -405,7 +405,7 @@ def test_missing_files(fails, tmp_path):
     assert "absent or an empty" in fails(
         "index", "build", "--corpus", "a", "--out", tmp_path / "full"
     )
-    assert "is no directory" in fails(
+    assert "is not a directory" in fails(
         "index", "build", "--corpus", "a", "--out", tmp_path / "full" / "something"
     )
 

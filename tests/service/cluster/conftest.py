@@ -58,9 +58,9 @@ def second(tiny_model_of, tmp_path_factory) -> Version:
 
 def truth_of(path: Path, encoder) -> dict[str, list[tuple[str, int]]]:
     with Index.open(path, threads=1) as index:
-        answers = Collection(index, encoder).search(QUERIES, 10, fetch=False)
+        answers = Collection(index, encoder).search(QUERIES, 10, with_document=False)
     return {
-        query: [(hit.id, hit.score_int) for hit in answer.hits]
+        query: [(hit.id, hit.integer_score) for hit in answer.hits]
         for query, answer in zip(QUERIES, answers, strict=True)
     }
 

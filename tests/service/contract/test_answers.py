@@ -308,6 +308,7 @@ def test_reflection_describes_the_service(service):
         "Encode",
         "Info",
         "Verify",
+        "Explain",
     ]
 
 

@@ -4,6 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+
+# Here and not in the test: CPython may fail to parse its modules deep in the stack.
+try:
+    import schemathesis.specs.openapi.schemas
+except ModuleNotFoundError:
+    schemathesis = None
 from hypothesis import HealthCheck, given, settings
 
 from .conftest import call
@@ -36,7 +42,8 @@ def test_every_message_and_field_is_described():
 
 @pytest.mark.parametrize("path", json.loads(COMMITTED.read_text(encoding="utf-8"))["paths"])
 def test_no_request_breaks_the_contract(path, text_server):
-    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    if schemathesis is None:
+        pytest.skip("schemathesis is not installed")
     from schemathesis.specs.openapi import checks
 
     schemathesis.serializer.alias("application/x-ndjson", "text/plain")

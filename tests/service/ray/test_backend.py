@@ -356,7 +356,7 @@ async def test_texts_are_encoded_by_the_encoders_replica(text_index, encoder, se
     info = await replica.info(Call("1", "", 10.0))
     assert info.encoder.fingerprint == encoder.fingerprint
     assert info.encoder.tokens == [encoder.token(term) for term in range(encoder.vocabulary_size)]
-    ((encoding,),) = await replica.encode([(Call("1", "", 10.0), ["birds at sea"], "query")])
+    ((encoding,),) = await replica.encode([(Call("1", "", 10.0), ["birds at sea"], "query", False)])
     terms, weights = encoder.encode_query(["birds at sea"]).row(0)
     np.testing.assert_array_equal(encoding.terms, terms)
     np.testing.assert_array_equal(encoding.weights, weights)
