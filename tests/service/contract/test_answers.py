@@ -305,10 +305,10 @@ def test_reflection_describes_the_service(service):
     assert [method.name for method in described.method] == [
         "Search",
         "SearchStream",
+        "Explain",
         "Encode",
         "Info",
         "Verify",
-        "Explain",
     ]
 
 
