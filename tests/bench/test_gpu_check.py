@@ -59,7 +59,11 @@ def machine(tmp_path_factory):
     assert {"pydantic", "grpc", "grpc_health", "prometheus_client", "ray"} <= blocked
     (folder / "sitecustomize.py").write_text(f"BLOCKED = {blocked!r}\n{BLOCKER}")
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_timeout"}
+    plugins = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "pytest_timeout",
+        "HYPOTHESIS_NO_PLUGINS": "1",
+    }
     return kept | plugins | {"PYTHONPATH": str(folder)}
 
 
