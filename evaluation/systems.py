@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.beir import Dataset
 from ..core.corpus import read_corpus
 from ..core.errors import InputError
+from ..core.results import Answer
 from ..ingest.trec import Run
 from . import bm25
 from .measures import Rankings, judge
@@ -87,20 +88,7 @@ def evaluate_index(
     for query, text in _told(task.dataset.queries.items(), progress):
         started = time.perf_counter_ns()
         answer = engine.search([text], task.asked, with_document=False)[0]
-        timings = {**answer.timings, "total": time.perf_counter_ns() - started}
-        cut = {
-            "tokens": answer.cut.tokens,
-            "terms": answer.cut.terms,
-            "impacts": answer.cut.impacts,
-        }
-        tally.add(
-            query,
-            [hit.id for hit in answer.hits],
-            answer.postings,
-            answer.query_terms,
-            timings,
-            cut,
-        )
+        tally.add_answer(query, answer, time.perf_counter_ns() - started)
     manifest = engine.index.manifest
     texts = [document.full_text for document in islice(read_corpus(task.dataset.corpus), sample)]
     started = time.perf_counter_ns()
@@ -131,20 +119,7 @@ def evaluate_target(
             continue
         started = time.perf_counter_ns()
         answer = client.search(text, task.asked)
-        timings = {**answer.timings, "total": time.perf_counter_ns() - started}
-        cut = {
-            "tokens": answer.cut.tokens,
-            "terms": answer.cut.terms,
-            "impacts": answer.cut.impacts,
-        }
-        tally.add(
-            query,
-            [hit.id for hit in answer.hits],
-            answer.postings,
-            answer.query_terms,
-            timings,
-            cut,
-        )
+        tally.add_answer(query, answer, time.perf_counter_ns() - started)
     return tally.row(index["documents"], index["postings"], index["bytes"], None)
 
 
@@ -199,6 +174,17 @@ class _Tally:
         self._cut.update(cut)
         for stage, spent in timings.items():
             self._timings[stage].append(spent)
+
+    def add_answer(self, query: str, answer: Answer, total: int) -> None:
+        """Add an answer and the nanoseconds that the caller waited for it."""
+        self.add(
+            query,
+            [hit.id for hit in answer.hits],
+            answer.postings,
+            answer.query_terms,
+            {**answer.timings, "total": total},
+            asdict(answer.cut),
+        )
 
     def row(
         self, documents: int, postings: int, size: int, documents_per_second: float | None
