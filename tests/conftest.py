@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +34,15 @@ WORDS = [
     "bread rises when yeast turns sugar into gas, and the oven sets the dough",
     "the term weights of a text are kept as integers, one impact for each posting in a block",
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_server_left() -> Iterator[None]:
+    """Fail a test that leaves its server running: gRPC would hang when it is collected."""
+    before = set(threading.enumerate())
+    yield
+    left = [one for one in threading.enumerate() if one.name == "csplade-batching"]
+    assert set(left) <= before, "close the server or the backend that this test has started"
 
 
 @pytest.fixture(scope="session")

@@ -115,14 +115,12 @@ class Server:
                 self._start_http()
             if settings.metrics.enabled:
                 self._start_metrics()
-        except UnavailableError:
-            if self._http is not None and self.http_address:
-                await self._http.stop()
-            await self._grpc.stop(0)
+            await self._grpc.start()
+            if self._local is not None:
+                await self._local.start()
+        except BaseException:
+            await self.stop()
             raise
-        await self._grpc.start()
-        if self._local is not None:
-            await self._local.start()
 
     def _bind(self, credentials: grpc.ServerCredentials | None) -> None:
         host = self._settings.server.host
@@ -163,9 +161,9 @@ class Server:
             lambda: self._health.is_serving(SERVICE_NAME),
             self._explorer() if self._settings.http.explorer else None,
         )
-        self._http = HttpServer(self._settings, app)
-        self._http.start()
-        self.http_address = self._http.address
+        server = HttpServer(self._settings, app)
+        server.start()
+        self._http, self.http_address = server, server.address
 
     def _explorer(self) -> Callable[[Transcoder], list[BaseRoute]]:
         from ..http.explorer import explorer_routes

@@ -240,6 +240,7 @@ async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest(
             await stream.read()
         watch.cancel()
     await drain
+    await server.stop()
 
 
 async def test_draining_does_not_wait_for_ever(held, settings, random_queries):

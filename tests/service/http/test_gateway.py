@@ -274,17 +274,22 @@ async def test_loading_and_draining_are_unavailable(settings, held, vector_index
 
     held.index.release.set()
     server = Server(settings(vector_index, http__enabled=True, http__port=0), held.opener)
+
+    async def get(path):
+        return await asyncio.to_thread(call, server.http_address, path)
+
+    async def check_unavailable():
+        for path in ("/readyz", "/v1/info"):
+            reply = await get(path)
+            assert (reply.status, reply.body["code"]) == (503, "unavailable")
+        assert (await get("/healthz")).status == 200
+
     await server.start()
     try:
-        for _ in range(2):
-            ready = await asyncio.to_thread(call, server.http_address, "/readyz")
-            assert (ready.status, ready.body["code"]) == (503, "unavailable")
-            info = await asyncio.to_thread(call, server.http_address, "/v1/info")
-            assert (info.status, info.body["code"]) == (503, "unavailable")
-            assert (await asyncio.to_thread(call, server.http_address, "/healthz")).status == 200
-            await server.load()
-            ready = await asyncio.to_thread(call, server.http_address, "/readyz")
-            assert ready.status == 200
-            await server.drain()
+        await check_unavailable()
+        await server.load()
+        assert (await get("/readyz")).status == 200
+        await server.drain()
+        await check_unavailable()
     finally:
         await server.stop()
