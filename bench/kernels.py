@@ -8,6 +8,7 @@ every timed run.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -327,4 +328,8 @@ class _ByTerm:
         )
         shape = (self.count, len(counts))
         values = self.impacts[order].float()
-        return torch.sparse_csr_tensor(rows, terms[order], values, shape, check_invariants=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            return torch.sparse_csr_tensor(
+                rows, terms[order], values, shape, check_invariants=False
+            )
