@@ -32,6 +32,7 @@ BLOCK_DOCUMENTS = 2**14
 POSTING_BYTES = 3
 TERM_BYTES = 12  # int32 term and int64 offset
 ROW_BYTES = 6  # on a GPU: int32 start and int16 length of a term in a block
+ARRIVAL_BYTES = 4  # on a GPU: of each document
 BLOCK_BYTES = 12  # int32 document count and int64 offset
 WORKSPACE_BYTES = 2 * 2**30  # of a search on a GPU, as in kernels/score/search.py
 CUDA_BYTES = 2**30  # assumed: context, libraries and fragmentation of the allocator
@@ -176,6 +177,7 @@ def device_bytes(documents: int, mean_terms: float, vocabulary: int) -> dict[str
         "postings": round(POSTING_BYTES * postings),
         "columns": int(often.sum()) * blocks * BLOCK_DOCUMENTS,
         "rows": round(ROW_BYTES * rows * blocks) + 4 * vocabulary,
+        "arrivals": ARRIVAL_BYTES * blocks * (BLOCK_DOCUMENTS + 1),
     }
 
 

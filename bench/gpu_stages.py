@@ -159,7 +159,7 @@ def scores(rehearse: bool) -> Iterator[Row]:
             found = work()
             read = int(found.postings.sum())
             floor = ceilings.copy_ms(3 * read)
-            chosen = milliseconds(partial(select_blocks, found, int(sizes["k"])), place)
+            chosen = milliseconds(partial(select_blocks, found, postings, int(sizes["k"])), place)
             yield {
                 "queries": len(group),
                 "backend": backend,
@@ -230,7 +230,7 @@ def exercise(op: str, rehearse: bool) -> None:
         else:
             found = score_blocks(queries, postings)
             if op == "select":
-                select_blocks(found, 100)
+                select_blocks(found, postings, 100)
 
 
 def _search(sizes: dict[str, Any], rehearse: bool) -> Iterator[Row]:

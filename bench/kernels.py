@@ -273,7 +273,7 @@ def _select_cases(device: torch.device, sizes: Sizes, ceilings: Ceilings) -> Ite
             ceilings.copy_ms(4 * count * sizes.documents),
             {
                 # The scorer has left each tile's best score, so that not all scores are read again.
-                "csplade (with the scorer's tiles)": partial(select_blocks, scores, k),
+                "csplade (with the scorer's tiles)": partial(select_blocks, scores, postings, k),
                 "torch.topk (any tie)": partial(torch.topk, flat, k),
             },
         )

@@ -48,7 +48,8 @@ def collection(
         documents,
         block_size,
     )
-    return layout.fill(device, lambda block: blocks[block][2:])
+    arrivals = np.split(np.arange(documents), range(block_size, documents, block_size))
+    return layout.fill(device, lambda block: blocks[block][2:], arrivals)
 
 
 def _block(

@@ -1,4 +1,4 @@
-"""The one parser of device settings: auto, cpu, cuda, cuda:N."""
+"""The one parser of device settings: auto, cpu, cuda, cuda:N, and lists of GPUs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def find_device(name: str, setting: str = "device") -> str:
         return "cpu"
     match = re.fullmatch(r"auto|cuda(?::([0-9]+))?", name)
     if match is None:
-        raise InputError(f"{setting}: {name!r} is unknown; allowed auto, cpu, cuda or cuda:N")
+        raise InputError(
+            f"{setting}: {name!r} is unknown; allowed auto, cpu, cuda, cuda:N, for an index also "
+            "cuda:all and cuda:N,cuda:M"
+        )
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -39,6 +42,33 @@ def find_device(name: str, setting: str = "device") -> str:
             "allowed auto, cpu or a device that exists; use cpu"
         )
     return f"cuda:{number}"
+
+
+def find_devices(names: str, setting: str = "device") -> tuple[str, ...]:
+    """Return the canonical names of one or several devices of this machine.
+
+    Args:
+        names: as for :func:`find_device`, or several GPUs: "cuda:0,cuda:2", or "cuda:all".
+        setting: what the user calls this setting, for errors.
+
+    Raises:
+        InputError: another name, a GPU that this machine does not have or that is named twice, or
+            "cpu" or "auto" in a list.
+    """
+    if names == "cuda:all":
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        names = ",".join(f"cuda:{number}" for number in range(count)) or "cuda"
+    if "," not in names:
+        return (find_device(names, setting),)
+    listed = [name.strip() for name in names.split(",")]
+    if any(not name.startswith("cuda") for name in listed):
+        raise InputError(f"{setting}: {names!r} is unknown; a list names only GPUs, cuda:N")
+    found = tuple(find_device(name, setting) for name in listed)
+    if len(set(found)) < len(found):
+        raise InputError(f"{setting}: {names!r} names a GPU twice; name each once")
+    return found
 
 
 def _has_driver() -> bool:

@@ -38,7 +38,8 @@ class OpenOptions:
         query_encoder: "lexical", "model" or "both", where the model holds both; "auto" for its own.
         encoder_threads: CPU threads of the encoder; None for all cores.
         index_threads: CPU threads of the scorer; None for all cores.
-        index_device: Where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU if present.
+        index_device: Where to score: "cpu", "cuda", "cuda:1" ..., "auto" for a GPU if present, or
+            several GPUs: "cuda:0,cuda:1", "cuda:all".
         shards: Numbers of the shards to open; None for all.
     """
 

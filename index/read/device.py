@@ -1,29 +1,28 @@
-"""Search on a torch device: the segments' own arrays, copied as they are, exact as on the CPU.
+"""Search on torch devices: the segments' own arrays, copied as they are, exact as on the CPU.
 
-Segments of a shard whose ordinals follow on each other become one run of blocks, so a batch of
-queries costs a few launches per shard however many segments there are. Nothing is converted; only
-offsets into joined arrays are moved up. Answers of runs and shards merge as ranking keys on the
-device, and everything returns to the host in one copy.
+A shard is one table of blocks, whatever its segments, their gaps and their short blocks, so a batch
+of queries costs a few launches per shard. Shards may lie on several devices: all of them search at
+the same time, and the first one merges. Answers merge as ranking keys on the device, and everything
+returns to the host in one copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.device import find_device
 from ...core.errors import UnavailableError
-from ...core.vectors import ImpactBatch
+from ...core.vectors import ImpactBatch, offsets
 from ...kernels.runtime.transfer import Clock, fetch, upload
 from ...kernels.score.layout import Layout
 from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks, warm_up
 from ...kernels.score.types import SLOT_TERMS, Postings, Queries
-from ...kernels.select.api import merge_keys
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
 from .searcher import Mask, SearchResult
@@ -31,104 +30,103 @@ from .snapshot import OpenSegment, Shard
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Segments with consecutive ordinals.
+class _Part:
+    """One shard on its device.
 
     Attributes:
-        postings: their blocks.
+        shard: its number.
+        postings: its blocks.
+        counts: documents of each block.
         live: uint8 [blocks * block_size], 1 where a document is live; None if nothing is deleted.
-        first_ordinal: ordinal of the first block's first document.
-        shard: the shard's number.
     """
 
-    postings: Postings
-    live: Tensor | None
-    first_ordinal: int
     shard: int
+    postings: Postings
+    counts: NDArray[np.int32]
+    live: Tensor | None
 
 
 class DeviceSearcher:
-    """Shards of one index on one device. Safe to use from many threads at once.
+    """Shards of one index on one or several devices. Safe to use from many threads at once.
 
     Attributes:
-        device: where they are.
-        nbytes: device memory in bytes of each part: "postings", "columns", "rows", "live".
+        device: the first device: there queries come in and answers are merged.
+        devices: all of them, in the order given.
+        nbytes: device memory in bytes of each part: "postings", "columns", "rows", "arrivals",
+            "live".
         shard_count: how many shards the index has, open here or not.
     """
 
     def __init__(
         self,
-        device: torch.device,
-        runs: Sequence[_Run],
+        devices: Sequence[torch.device],
+        parts: Sequence[_Part],
         nbytes: dict[str, int],
         index: IndexManifest,
         workspace: int,
     ) -> None:
-        self.device, self.nbytes, self.shard_count = device, nbytes, index.shard_count
+        self.device, self.devices = devices[0], tuple(devices)
+        self.nbytes, self.shard_count = nbytes, index.shard_count
         self._index = index
-        self._runs, self._workspace = tuple(runs), workspace
+        self._parts, self._workspace = tuple(parts), workspace
+        # Whoever enqueues a search takes the workspace; the next search on the stream reuses it.
+        self._enqueueing = Lock()
 
     @classmethod
     def load(
         cls,
         shards: Sequence[Shard],
         index: IndexManifest,
-        device: str,
+        devices: Sequence[str],
         *,
         workspace: int = WORKSPACE_BYTES,
-        free: int | None = None,
+        free: Sequence[int] | None = None,
     ) -> DeviceSearcher:
-        """Copy shards to a device, if they fit.
+        """Copy shards to devices, if they fit: the largest first, each to the least filled device.
 
         Args:
             shards: open shards; the copy does not need them afterwards.
             index: that the shards belong to.
-            device: "cuda", "cuda:1" ..., or "cpu" for the plain torch scorer.
-            workspace: bytes that a search may take for sums and candidates.
-            free: free bytes of device memory; None asks the device.
+            devices: canonical names, "cuda:0" ..., or "cpu" for the plain torch scorer.
+            workspace: bytes that a search may take on each device for sums and candidates.
+            free: free bytes of memory of each device; None asks the devices.
 
         Raises:
-            InputError: no such device.
             UnavailableError: more bytes than are free.
         """
-        place, block_size = torch.device(find_device(device)), index.block_size
-        runs = [
-            (shard.number, run)
-            for shard in shards
-            for run in _consecutive(shard.segments, block_size)
-        ]
-        layouts = [Layout.of_segments([one.segment for one in run], block_size) for _, run in runs]
-        nbytes = {"postings": 0, "columns": 0, "rows": 0, "live": 0}
-        for (_, run), layout in zip(runs, layouts, strict=True):
-            for part, size in layout.nbytes.items():
-                nbytes[part] += size
-            if any(len(one.live) for one in run):
-                nbytes["live"] += sum(len(one.segment) for one in run) * block_size
-        if free is None and place.type == "cuda":
-            free = torch.cuda.mem_get_info(place)[0]
-        needed = sum(nbytes.values()) + workspace
-        if free is not None and needed > free:
-            parts = ", ".join(
-                f"{name} {_gib(size)}" for name, size in {**nbytes, "workspace": workspace}.items()
-            )
-            raise UnavailableError(
-                f"the index needs {_gib(needed)} GiB on {place} ({parts}), {_gib(free)} GiB are "
-                "free; serve fewer shards per device, build it with fewer documents or terms, or "
-                "score on the CPU"
-            )
-        loaded = [
-            _Run(
-                layout.load([one.segment for one in run], place),
-                _live(run, block_size, place),
-                run[0].manifest.first_ordinal,
+        places = [torch.device(name) for name in devices]
+        held = {shard.number: segments for shard in shards if (segments := _filled(shard))}
+        layouts = {
+            number: Layout.of_segments([one.segment for one in segments], index.block_size)
+            for number, segments in held.items()
+        }
+        sizes = {
+            number: {**layout.nbytes, "live": _live_bytes(held[number], index.block_size)}
+            for number, layout in layouts.items()
+        }
+        homes = _spread({number: sum(parts.values()) for number, parts in sizes.items()}, places)
+        for turn, place in enumerate(places):
+            here = [sizes[number] for number, home in homes.items() if home == turn]
+            room = free[turn] if free is not None else _free_bytes(place)
+            _check_fits(place, {**_sum(here), "workspace": workspace}, room)
+        parts = [
+            _Part(
                 number,
+                layout.load(
+                    [one.segment for one in held[number]],
+                    np.concatenate([one.ordinals for one in held[number]]) * index.shard_count
+                    + number,
+                    places[homes[number]],
+                ),
+                _counts(held[number]),
+                _live(held[number], index.block_size, places[homes[number]]),
             )
-            for (number, run), layout in zip(runs, layouts, strict=True)
+            for number, layout in layouts.items()
         ]
-        if place.type == "cuda":
-            for one in loaded:
-                warm_up(one.postings)
-        return cls(place, loaded, nbytes, index, workspace)
+        for part in parts:
+            if part.postings.device.type == "cuda":
+                warm_up(part.postings)
+        return cls(places, parts, _sum(list(sizes.values())), index, workspace)
 
     def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
@@ -143,37 +141,30 @@ class DeviceSearcher:
     def search_tensors(
         self, queries: Queries, k: int, clock: Clock, mask: Mask | None = None
     ) -> Found:
-        """Search without leaving the device and without waiting for it.
+        """Search without leaving the devices and without waiting for them.
 
         Args:
-            queries: checked, on the device; of :meth:`queries_from_rows` or split by
+            queries: checked, on the first device; of :meth:`queries_from_rows` or split by
                 :func:`csplade.index.storage.wide.split_queries`.
             k, mask: as for :meth:`search`.
-            clock: gets the marks of the stages.
+            clock: gets the marks of the stages on the first device.
         """
-        found = [
-            search_blocks(
-                queries,
-                run.postings,
-                k,
-                mask=self._allowed(run, mask),
-                first_ordinal=run.first_ordinal,
-                shard=run.shard,
-                shards=self.shard_count,
-                workspace=self._workspace,
-                mark=clock.mark,
-            )
-            for run in self._runs
-        ]
-        if len(found) != 1:
-            none = torch.zeros((len(queries), 0), dtype=torch.int64, device=self.device)
-            keys, counts = merge_keys([none, *(one.keys for one in found)], k)
-            matched, postings = none.sum(1), none.sum(1)
-            for one in found:
-                matched, postings = matched + one.matched, postings + one.postings
-            found = [Found(keys, counts, matched, postings)]
+        with self._enqueueing:
+            asked = {place: queries.to(place) for place in dict.fromkeys(self.devices)}
+            found = [
+                search_blocks(
+                    asked[part.postings.device],
+                    part.postings,
+                    k,
+                    mask=self._allowed(part, mask),
+                    workspace=self._workspace,
+                    mark=clock.mark if part.postings.device == self.device else _unmarked,
+                ).to(self.device)
+                for part in self._parts
+            ]
+        answer = Found.joined(found, k) if found else Found.nothing(len(queries), k, self.device)
         clock.mark("merge")
-        return found[0]
+        return answer
 
     def queries_from_rows(self, terms: Tensor, impacts: Tensor, counts: Tensor) -> Queries:
         """Return padded rows as queries of this index, without waiting for the device.
@@ -217,39 +208,91 @@ class DeviceSearcher:
         timings = {"score": 0, "select": 0, "merge": 0, **clock.read()}
         return SearchResult.from_keys(ranked, self.shard_count, matched, postings, timings)
 
-    def _allowed(self, run: _Run, mask: Mask | None) -> Tensor | None:
-        """Return which of the run's places are live and inside the mask; None for all."""
+    def _allowed(self, part: _Part, mask: Mask | None) -> Tensor | None:
+        """Return which of the part's places are live and inside the mask; None for all."""
         if mask is None:
-            return run.live
-        places = run.postings.blocks * run.postings.block_size
-        inside = mask.shards[run.shard][run.first_ordinal : run.first_ordinal + places]
-        allowed = upload(np.pad(inside.astype(np.uint8), (0, places - len(inside))), self.device)
-        return allowed if run.live is None else allowed & run.live
+            return part.live
+        inside = mask.shards[part.shard].view(np.uint8)
+        places = _by_place(inside, part.counts, part.postings.block_size)
+        allowed = upload(places, part.postings.device)
+        return allowed if part.live is None else allowed & part.live
 
 
-def _consecutive(segments: Sequence[OpenSegment], block_size: int) -> list[list[OpenSegment]]:
-    """Return groups of segments whose blocks begin ``block_size`` ordinals after each other."""
-    runs: list[list[OpenSegment]] = []
-    following = -1
-    for one in segments:
-        if not len(one.segment):
-            continue
-        if one.manifest.first_ordinal != following:
-            runs.append([])
-        runs[-1].append(one)
-        following = one.manifest.first_ordinal + len(one.segment) * block_size
-    return runs
+def _filled(shard: Shard) -> list[OpenSegment]:
+    """Return the segments that hold blocks, in ascending order of their ordinals."""
+    segments = [one for one in shard.segments if len(one.ordinals)]
+    return sorted(segments, key=lambda one: int(one.ordinals[0]))
 
 
-def _live(run: Sequence[OpenSegment], block_size: int, device: torch.device) -> Tensor | None:
-    """Return :attr:`_Run.live` of the segments."""
-    if not any(len(one.live) for one in run):
+def _spread(sizes: Mapping[int, int], places: Sequence[torch.device]) -> dict[int, int]:
+    """Return for each shard which of the places it goes to."""
+    filled, homes = [0] * len(places), {}
+    for number in sorted(sizes, key=lambda number: -sizes[number]):
+        homes[number] = filled.index(min(filled))
+        filled[homes[number]] += sizes[number]
+    return homes
+
+
+def _sum(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the bytes of each part, of all shards together."""
+    names = ("postings", "columns", "rows", "arrivals", "live")
+    return {name: sum(one[name] for one in sizes) for name in names}
+
+
+def _free_bytes(place: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
+
+
+def _check_fits(place: torch.device, sizes: Mapping[str, int], free: int | None) -> None:
+    needed = sum(sizes.values())
+    if free is None or needed <= free:
+        return
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items())
+    raise UnavailableError(
+        f"the index needs {_gib(needed)} GiB on {place} ({parts}), {_gib(free)} GiB are free; "
+        "spread its shards over more devices, build it with fewer documents or terms, or score on "
+        "the CPU"
+    )
+
+
+def _counts(segments: Sequence[OpenSegment]) -> NDArray[np.int32]:
+    """Return the documents of each block."""
+    return np.concatenate([one.segment.block_documents for one in segments])
+
+
+def _live_bytes(segments: Sequence[OpenSegment], block_size: int) -> int:
+    if not any(len(one.live) for one in segments):
+        return 0
+    return sum(len(one.segment) for one in segments) * block_size
+
+
+def _live(segments: Sequence[OpenSegment], block_size: int, device: torch.device) -> Tensor | None:
+    """Return :attr:`_Part.live` of the segments."""
+    if not any(len(one.live) for one in segments):
         return None
-    live = np.ones(sum(len(one.segment) for one in run) * block_size, dtype=np.uint8)
-    for one in run:
-        first = one.manifest.first_ordinal - run[0].manifest.first_ordinal
-        live[first : first + len(one.live)] = one.live
-    return upload(live, device)
+    live = [one.live if len(one.live) else np.ones_like(one.ordinals, np.uint8) for one in segments]
+    return upload(_by_place(np.concatenate(live), _counts(segments), block_size), device)
+
+
+def _by_place(
+    values: NDArray[np.uint8], counts: NDArray[np.int32], block_size: int
+) -> NDArray[np.uint8]:
+    """Return one value per place of every block, 0 where there is no document.
+
+    Args:
+        values: uint8 [documents], by position.
+        counts: documents of each block.
+        block_size: places of each block.
+    """
+    places = np.zeros((len(counts), block_size), np.uint8)
+    firsts = offsets(counts)
+    for block, count in enumerate(counts.tolist()):
+        places[block, :count] = values[firsts[block] : firsts[block + 1]]
+    return places.reshape(-1)
+
+
+def _unmarked(stage: str) -> None:
+    """Leave a stage unmarked: it ran beside the first device's."""
 
 
 def _gib(size: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.device import find_device
+from ...core.device import find_devices
 from ...core.document import Document
 from ...core.errors import InputError
 from ...core.machine import cores
@@ -69,8 +69,8 @@ class Index:
             path: the index directory.
             threads: threads of the CPU searcher; None for the cores this process may use.
             shards: numbers of the shards to open, None for all; files of other shards are not read.
-            device: where to score: "cpu", "cuda", "cuda:1" ..., or "auto" for a GPU where there is
-                one.
+            device: where to score: "cpu", "cuda", "cuda:1" ..., "auto" for a GPU where there is
+                one, or several, over which the shards are spread: "cuda:0,cuda:1", "cuda:all".
 
         Raises:
             CorruptError: no index, an unfinished build, another format version, or a torn or
@@ -84,7 +84,7 @@ class Index:
             threads = cores()
         if threads < 1:
             raise InputError(f"threads: {threads} is too small; allowed 1 or more")
-        device = find_device(device)
+        devices = find_devices(device)
         manifest = IndexManifest.open(path, shards)
         opened: list[Shard] = []
         try:
@@ -95,30 +95,31 @@ class Index:
             raise
         index = cls(path, manifest, opened, threads)
         try:
-            if device == "cpu":
+            if devices == ("cpu",):
                 index.cpu.prepare()
             else:
-                index.to(device)
+                index.to(*devices)
         except BaseException:
             index.close()
             raise
         return index
 
-    def to(self, device: str) -> None:
-        """Copy the open shards to a torch device and search there from now on.
+    def to(self, *devices: str) -> None:
+        """Copy the open shards to torch devices and search there from now on.
 
         The answers stay the same.
 
         Args:
-            device: "cuda", "cuda:1" ...; "cpu" is the plain torch scorer, slow, for tests.
+            devices: "cuda", "cuda:1" ...; "cpu" is the plain torch scorer, slow, for tests.
 
         Raises:
             InputError: no such device.
-            UnavailableError: it does not fit into the device's memory.
+            UnavailableError: it does not fit into the devices' memory.
         """
         from .device import DeviceSearcher  # imports torch, which the CPU searcher does not need
 
-        self.tensors = DeviceSearcher.load(list(self.shards.values()), self.manifest, device)
+        places = [place for device in devices for place in find_devices(device)]
+        self.tensors = DeviceSearcher.load(list(self.shards.values()), self.manifest, places)
 
     def close(self) -> None:
         """Release threads, device memory and document stores."""

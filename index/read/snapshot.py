@@ -31,6 +31,11 @@ class OpenSegment:
     manifest: SegmentManifest
     live: NDArray[np.uint8]
 
+    @property
+    def ordinals(self) -> NDArray[np.int64]:
+        """int64 [documents], ascending: the ordinal of each document."""
+        return self.manifest.first_ordinal + np.arange(self.manifest.documents)
+
     def allowed(self, mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
         """Return which documents are live and inside the shard's mask, as :attr:`live`."""
         if mask is None:

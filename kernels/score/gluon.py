@@ -33,7 +33,17 @@ from ...core.errors import UnavailableError
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.aot import AotCase
 from ..runtime.launch import INTERPRETED, Support, on_device
-from .triton import ALIGNED, SCORE_SIGNATURE, TERMS, VARIANTS, VARYING, Plan, empty_scores
+from .triton import (
+    ALIGNED,
+    SCORE_SIGNATURE,
+    TERMS,
+    VARIANTS,
+    VARYING,
+    Plan,
+    add_columns,
+    empty_scores,
+    score_bin,
+)
 from .triton import supports as triton_supports
 from .types import (
     BIN_SHIFT,
@@ -89,7 +99,8 @@ def add_shared(place, value):  # type: ignore[no-untyped-def]
 @partial(jit, varying=VARYING)
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
-    mask, scores, tiles, histogram, matched, blocks, total, dense, slots, mask_stride: gl.int64,
+    frames, mask, scores, tiles, histogram, matched, blocks, total, dense, slots,
+    mask_stride: gl.int64,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
     SLOT: gl.constexpr, HAS_MASK: gl.constexpr, UNIT: gl.constexpr,
     DENSE: gl.constexpr, BINS: gl.constexpr, SHIFT: gl.constexpr, FIRST: gl.constexpr,
@@ -154,20 +165,18 @@ def score_kernel(  # type: ignore[no-untyped-def]
         )
         score = sums.index(part).load(tile_layout)
         if DENSE:
-            for i in range(0, terms):
-                row = gl.load(query_rows + first + i)
-                if (row >= 0) & (row < dense):
-                    weight = gl.load(query_impacts + first + i)
-                    cell = (row.to(gl.int64) * total + block) * WIDTH
-                    score += weight * gl.load(columns + cell + place).to(gl.int32)
+            score = add_columns(
+                score, place, columns, query_rows + first, query_impacts + first, terms,
+                gl.load(frames + block), total, dense, WIDTH,
+            )  # fmt: skip
         if HAS_MASK:
             keep = gl.load(mask + (query * mask_stride + block * WIDTH) + place)
             score = gl.where(keep != 0, score, 0)
         gl.store(scores + (query * blocks + block) * WIDTH + place, score)
         count += gl.sum((score > 0).to(gl.int32), 1)
         best = gl.max(score, 1)
-        bin = (best.to(gl.float32).to(gl.int32, bitcast=True) >> SHIFT) - FIRST
-        counter = histogram + query * BINS + gl.maximum(bin, 0)
+        bin = gl.maximum(score_bin(best, SHIFT, FIRST), 0)
+        counter = histogram + query * BINS + bin
         gl.atomic_add(counter, gl.full_like(bin, 1), mask=best > 0, sem="relaxed")
         number = block * (WIDTH // TILE) + tile
         key = gl.where(best > 0, (best.to(gl.int64) << 32) | (LAST - number), 0)

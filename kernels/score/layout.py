@@ -103,7 +103,7 @@ class Layout:
     def of_segments(
         cls, segments: Sequence[HostPostings], block_size: int, *, dense: int | None = None
     ) -> Layout:
-        """Lay out segments whose blocks follow each other."""
+        """Lay out segments, in ascending order of their documents' arrivals."""
         blocks = [np.diff(segment.block_term_indptr) for segment in segments]
         return cls.of_rows(
             np.concatenate([segment.terms for segment in segments]),
@@ -116,16 +116,32 @@ class Layout:
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Return the device memory in bytes of each part: "postings", "columns", "rows"."""
-        blocks = self.starts.shape[1]
+        """Return the device memory in bytes by part.
+
+        The parts are "postings", "columns", "rows" and "arrivals", the last one with the block
+        table.
+        """
+        blocks, width = self.starts.shape[1], padded_width(self.block_size)
         return {
             "postings": 3 * UNIT_POSTINGS * self.units,
-            "columns": self.dense * blocks * padded_width(self.block_size),
+            "columns": self.dense * blocks * width,
             "rows": self.rows.nbytes + self.starts.nbytes + self.lengths.nbytes,
+            "arrivals": 4 * blocks * (width + 1),
         }
 
-    def load(self, segments: Sequence[HostPostings], device: torch.device | str) -> Postings:
-        """Copy the segments that were laid out to a device."""
+    def load(
+        self,
+        segments: Sequence[HostPostings],
+        arrivals: NDArray[np.int64],
+        device: torch.device | str,
+    ) -> Postings:
+        """Copy the segments that were laid out to a device.
+
+        Args:
+            segments: the same.
+            arrivals: int64 [documents], the arrival number of each of their documents, ascending.
+            device: where they go.
+        """
         places = [
             (segment, block)
             for segment in segments
@@ -138,10 +154,14 @@ class Layout:
             span = slice(first, last)
             return upload(segment.locals[span], device), upload(segment.impacts[span], device)
 
-        return self.fill(device, read)
+        counts = np.concatenate([segment.block_documents for segment in segments])
+        return self.fill(device, read, np.split(arrivals, np.cumsum(counts)[:-1]))
 
     def fill(
-        self, device: torch.device | str, read: Callable[[int], tuple[Tensor, Tensor]]
+        self,
+        device: torch.device | str,
+        read: Callable[[int], tuple[Tensor, Tensor]],
+        arrivals: Sequence[NDArray[np.int64]],
     ) -> Postings:
         """Put the postings of every block where they belong.
 
@@ -149,6 +169,7 @@ class Layout:
             device: where they go.
             read: gives the local numbers uint16 and impacts uint8 of a block, on the device, term
                 row after term row.
+            arrivals: arrival numbers of each block's documents, at most 2^32 - 1, ascending.
         """
         blocks, width = self.starts.shape[1], padded_width(self.block_size)
         postings = self.units * UNIT_POSTINGS
@@ -156,6 +177,9 @@ class Layout:
         locals_ = torch.empty(postings, dtype=torch.int16, device=device)
         impacts = torch.zeros(postings, dtype=torch.uint8, device=device)
         columns = torch.zeros((self.dense, blocks, width), dtype=torch.uint8, device=device)
+        known = np.zeros((blocks, width), dtype=np.uint32)
+        for block, numbers in enumerate(arrivals):
+            known[block, : len(numbers)] = numbers
         end = 0
         for block, rows in enumerate(self.block_rows):
             lengths = self.lengths[rows, block].astype(np.int64)
@@ -184,6 +208,8 @@ class Layout:
             locals_.view(torch.uint16),
             impacts,
             columns,
+            upload(known.view(np.int32), device),
+            torch.arange(blocks, dtype=torch.int32, device=device),
             self.block_size,
         )
 
@@ -196,20 +222,21 @@ def entries(postings: Postings, rows: slice = slice(None)) -> tuple[Tensor, Tens
         rows: which rows.
 
     Returns:
-        row, document (position counted from the first block on) and impact of each posting, int64
-        [n]; documents ascend inside a row.
+        row, place (block * block_size + local number) and impact of each posting, int64 [n]; places
+        ascend inside a row.
     """
     first, last, _ = rows.indices(len(postings.starts))
-    dense = min(max(postings.dense, first), last)
-    row, block, at = torch.nonzero(postings.columns[first:dense], as_tuple=True)
-    impact = postings.columns[first:dense][row, block, at].to(torch.int64)
-    lengths = postings.lengths[dense:last].to(torch.int64)
+    dense, frames = min(max(postings.dense, first), last), postings.frames.long()
+    columns = postings.columns[first:dense, frames]
+    row, block, at = torch.nonzero(columns, as_tuple=True)
+    impact = columns[row, block, at].to(torch.int64)
+    lengths = postings.lengths[dense:last, frames].to(torch.int64)
     sparse, blocks = torch.nonzero(lengths, as_tuple=True)
     counts = lengths[sparse, blocks]
     owners = torch.repeat_interleave(counts)
     within = torch.arange(len(owners), device=postings.device)
     within -= (counts.cumsum(0) - counts)[owners]
-    starts = postings.starts[dense:last][sparse, blocks].to(torch.int64) * UNIT_POSTINGS
+    starts = postings.starts[dense:last, frames][sparse, blocks].to(torch.int64) * UNIT_POSTINGS
     place = starts[owners] + within
     places = postings.locals.view(torch.int16)[place].to(torch.int64) & 0xFFFF
     return (

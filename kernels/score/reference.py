@@ -94,7 +94,7 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     bounds, terms, impacts = (
         each.tolist() for each in (queries.indptr, queries.terms, queries.impacts)
     )
-    rows = postings.rows.tolist()
+    rows, frames = postings.rows.tolist(), postings.frames.long()
     for q in range(n):
         for term, impact in zip(
             terms[bounds[q] : bounds[q + 1]], impacts[bounds[q] : bounds[q + 1]], strict=True
@@ -102,12 +102,14 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
             row = rows[term] if term < len(rows) else -1
             if row < 0:
                 continue
-            read[q] += postings.lengths[row].sum()
+            lengths = postings.lengths[row, frames]
+            read[q] += lengths.sum()
             if row < postings.dense:
-                scores[q] += impact * postings.columns[row].to(torch.int32)
+                scores[q] += impact * postings.columns[row, frames].to(torch.int32)
                 continue
-            for b, length in enumerate(postings.lengths[row].tolist()):
-                start = int(postings.starts[row, b]) * UNIT_POSTINGS
+            firsts = postings.starts[row, frames].tolist()
+            for b, (first, length) in enumerate(zip(firsts, lengths.tolist(), strict=True)):
+                start = first * UNIT_POSTINGS
                 span = slice(start, start + length)
                 scores[q, b].index_add_(
                     0,
@@ -128,5 +130,4 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
         histogram,
         (scores > 0).sum(dim=(1, 2)),
         read,
-        postings.block_size,
     )

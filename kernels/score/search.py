@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.errors import InputError
 from ..select import api as selection
 from ..select.types import check_k
 from . import api as scoring
@@ -34,6 +33,31 @@ class Found:
     matched: Tensor
     postings: Tensor
 
+    @classmethod
+    def nothing(cls, n: int, k: int, device: torch.device) -> Found:
+        """Return the answer of a search in no blocks."""
+        zeros = torch.zeros(n, dtype=torch.int64, device=device)
+        none = torch.zeros((n, k), dtype=torch.int64, device=device)
+        return cls(none, zeros.to(torch.int32), zeros, zeros)
+
+    def to(self, device: torch.device) -> Found:
+        """Return the answer on a device, copied without waiting."""
+        return Found(*(each.to(device, non_blocking=True) for each in vars(self).values()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Found], k: int) -> Found:
+        """Return the k best documents of all parts, which are answers to the same queries.
+
+        The order of the parts does not matter.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        keys, counts = selection.merge_keys([part.keys for part in parts], k)
+        matched, postings = parts[0].matched, parts[0].postings
+        for part in parts[1:]:
+            matched, postings = matched + part.matched, postings + part.postings
+        return cls(keys, counts, matched, postings)
+
 
 def workspace_bytes(blocks: int, width: int, longest: int, k: int) -> int:
     """Return the device memory of a search for one query over ``blocks`` blocks.
@@ -52,48 +76,34 @@ def search_blocks(
     k: int,
     *,
     mask: Tensor | None = None,
-    first_ordinal: int = 0,
-    shard: int = 0,
-    shards: int = 1,
     backend: str | None = None,
     workspace: int = WORKSPACE_BYTES,
     mark: Callable[[str], None] = lambda stage: None,
 ) -> Found:
     """Find the k best documents of each query among some blocks, exactly.
 
-    The answers of several segments and shards merge by ``select.api.merge_keys`` and by adding
-    ``matched`` and ``postings``. The same input gives the same bytes with every backend and every
-    workspace.
+    The answers of several shards merge by ``select.api.merge_keys`` and by adding ``matched`` and
+    ``postings``. The same input gives the same bytes with every backend and every workspace.
 
     Args:
         queries: n queries on the device of the postings.
-        postings: B blocks of one shard, of consecutive ordinals.
+        postings: B blocks of one shard.
         k: 1 to 10,000; more than there are matches gives the matches.
         mask: uint8 [B * block_size] or [n, B * block_size], 0 for documents to exclude; None
             keeps all.
-        first_ordinal: ordinal of the first block's first document.
-        shard, shards: the postings' shard and how many there are, for the keys.
         backend: as for :func:`.api.score_blocks`.
         workspace: bytes of a piece at most. Queries are taken in groups, and blocks too if one
             query alone takes more; one query over one block is the smallest piece.
         mark: called with "score" and "select" when the work of that stage is enqueued.
 
     Raises:
-        InputError: ``k``, ``mask``, ``backend`` or the ordinals are out of bounds.
+        InputError: ``k``, ``mask`` or ``backend`` is out of bounds.
     """
     check_k(k)
     check_mask(mask, len(queries), postings)
-    last = (first_ordinal + postings.blocks * postings.block_size) * shards
-    if not 0 <= shard < shards or first_ordinal < 0 or last > 2**32:
-        raise InputError(
-            f"ordinals: from {first_ordinal} in shard {shard} of {shards} they reach {last}; keys "
-            f"hold up to {2**32}"
-        )
     n, blocks = len(queries), postings.blocks
     if not n or not blocks:
-        zeros = torch.zeros(n, dtype=torch.int64, device=postings.device)
-        none = torch.zeros((n, k), dtype=torch.int64, device=postings.device)
-        return Found(none, zeros.to(torch.int32), zeros, zeros)
+        return Found.nothing(n, k, postings.device)
     group = max(1, workspace // workspace_bytes(blocks, postings.width, queries.longest, k))
     step = blocks
     while step > MAX_BLOCKS or (
@@ -104,7 +114,7 @@ def search_blocks(
     def piece(first_query: int, first_block: int) -> Found:
         last_query, last_block = min(first_query + group, n), min(first_block + step, blocks)
         places = slice(first_block * postings.block_size, last_block * postings.block_size)
-        kept = None
+        part, kept = postings.between(first_block, last_block), None
         if mask is not None:
             kept = (
                 mask[places]
@@ -112,25 +122,20 @@ def search_blocks(
                 else mask[first_query:last_query, places].contiguous()
             )
         scores = scoring.score_blocks(
-            queries.between(first_query, last_query),
-            postings.between(first_block, last_block),
-            mask=kept,
-            backend=backend,
+            queries.between(first_query, last_query), part, mask=kept, backend=backend
         )
         mark("score")
         keys, counts = selection.select_blocks(
             scores,
+            part,
             k,
-            first_ordinal=first_ordinal + places.start,
-            shard=shard,
-            shards=shards,
             backend=backend and ("torch" if backend == "torch" else "triton"),
         )
         mark("select")
         return Found(keys, counts, scores.matched, scores.postings)
 
     rows = [
-        _join([piece(first_query, first_block) for first_block in range(0, blocks, step)], k)
+        Found.joined([piece(first_query, first_block) for first_block in range(0, blocks, step)], k)
         for first_query in range(0, n, group)
     ]
     if len(rows) == 1:
@@ -154,14 +159,3 @@ def warm_up(postings: Postings) -> None:
     )
     for kept in (None, mask):
         search_blocks(Queries(indptr, nothing, nothing, SLOT_TERMS), postings, 1, mask=kept)
-
-
-def _join(parts: list[Found], k: int) -> Found:
-    """Merge what several runs of blocks found for the same queries."""
-    if len(parts) == 1:
-        return parts[0]
-    keys, counts = selection.merge_keys([part.keys for part in parts], k)
-    matched, postings = parts[0].matched, parts[0].postings
-    for part in parts[1:]:
-        matched, postings = matched + part.matched, postings + part.postings
-    return Found(keys, counts, matched, postings)

@@ -46,19 +46,19 @@ WARPS = 8
 
 # Arguments of a scoring kernel that vary from launch to launch.
 VARYING = (
-    "query_indptr", "matched", "histogram", "columns", "blocks", "total", "dense",
+    "query_indptr", "matched", "histogram", "columns", "frames", "blocks", "total", "dense",
     "slots", "mask_stride",
 )  # fmt: skip
 
 
 @jit(
     varying=(
-        "row_starts", "row_lengths", "query_indptr", "postings",
+        "row_starts", "row_lengths", "frames", "query_indptr", "postings",
         "blocks", "total", "terms", "dense", "slots",
     )
 )  # fmt: skip
 def plan_kernel(  # type: ignore[no-untyped-def]
-    term_rows, row_starts, row_lengths, query_indptr, query_terms,
+    term_rows, row_starts, row_lengths, frames, query_indptr, query_terms,
     starts, lengths, ends, query_rows, postings, blocks, total, terms, dense, slots,
     CHUNK: tl.constexpr, TERMS: tl.constexpr, SLOT: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -68,6 +68,7 @@ def plan_kernel(  # type: ignore[no-untyped-def]
     first = tl.load(query_indptr + query)
     count = (tl.load(query_indptr + query + 1) - first).to(tl.int32)
     plan = (query * blocks + block) * (slots * SLOT)
+    frame = tl.load(frames + block, mask=block < blocks, other=0)
     chunks = tl.zeros([BLOCKS], tl.int32)
     read = tl.zeros([BLOCKS], tl.int32)
     for base in range(0, count, TERMS):
@@ -77,7 +78,7 @@ def plan_kernel(  # type: ignore[no-untyped-def]
         row = tl.load(term_rows + term, mask=inside & (term < terms), other=-1)
         tl.store(query_rows + first + at, row, mask=inside & (tl.program_id(1) == 0))
         here = inside[None, :] & (block < blocks)[:, None]
-        cell = row.to(tl.int64)[None, :] * total + block[:, None]
+        cell = row.to(tl.int64)[None, :] * total + frame[:, None]
         start = tl.load(row_starts + cell, mask=here & (row >= 0)[None, :], other=0)
         length = tl.load(row_lengths + cell, mask=here & (row >= 0)[None, :], other=0)
         length = length.to(tl.int32)
@@ -98,10 +99,26 @@ def score_bin(score, SHIFT: tl.constexpr, FIRST: tl.constexpr):  # type: ignore[
     return (score.to(tl.float32).to(tl.int32, bitcast=True) >> SHIFT) - FIRST
 
 
+@jit
+def add_columns(  # type: ignore[no-untyped-def]
+    score, place, columns, query_rows, query_impacts, terms, frame, total, dense,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Return the sums of some places of a block with those of the query's dense terms added."""
+    for i in range(0, terms):
+        row = tl.load(query_rows + i)
+        if (row >= 0) & (row < dense):
+            weight = tl.load(query_impacts + i)
+            cell = (row.to(tl.int64) * total + frame) * WIDTH
+            score += weight * tl.load(columns + cell + place).to(tl.int32)
+    return score
+
+
 @jit(varying=(*VARYING, "mask"))
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
-    mask, scores, tiles, histogram, matched, blocks, total, dense, slots, mask_stride: tl.int64,
+    frames, mask, scores, tiles, histogram, matched, blocks, total, dense, slots,
+    mask_stride: tl.int64,
     BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     TERMS: tl.constexpr, SLOT: tl.constexpr, ROWS: tl.constexpr, HAS_MASK: tl.constexpr,
     UNIT: tl.constexpr, DENSE: tl.constexpr,
@@ -148,12 +165,10 @@ def score_kernel(  # type: ignore[no-untyped-def]
         place = tile * TILE + tl.arange(0, TILE)
         score = tl.load(sums + place, cache_modifier=".cg")
         if DENSE:
-            for i in range(0, terms):
-                row = tl.load(query_rows + first + i)
-                if (row >= 0) & (row < dense):
-                    weight = tl.load(query_impacts + first + i)
-                    cell = (row.to(tl.int64) * total + block) * WIDTH
-                    score += weight * tl.load(columns + cell + place).to(tl.int32)
+            score = add_columns(
+                score, place, columns, query_rows + first, query_impacts + first, terms,
+                tl.load(frames + block), total, dense, WIDTH,
+            )  # fmt: skip
         if HAS_MASK:
             keep = tl.load(
                 mask + query * mask_stride + block * BLOCK_SIZE + place,
@@ -189,7 +204,7 @@ class Plan:
         self.rows = torch.empty_like(queries.terms)
         with on_device(postings.rows):
             plan_kernel[(len(queries), triton.cdiv(postings.blocks, PLAN_BLOCKS))](
-                postings.rows, postings.starts, postings.lengths,
+                postings.rows, postings.starts, postings.lengths, postings.frames,
                 queries.indptr, queries.terms, self.starts, self.lengths, self.ends, self.rows,
                 read, postings.blocks, postings.starts.stride(0), len(postings.rows),
                 postings.dense, queries.longest // SLOT_TERMS,
@@ -203,7 +218,7 @@ class Plan:
         """Return the arguments that the Triton and the Gluon kernel share, in order."""
         return (
             self.starts, self.lengths, self.ends, queries.indptr, queries.impacts, self.rows,
-            postings.locals, postings.impacts, postings.columns,
+            postings.locals, postings.impacts, postings.columns, postings.frames,
             found.scores if mask is None else mask,
             found.scores, found.tiles, found.histogram, found.matched,
             postings.blocks, postings.starts.stride(0), postings.dense,
@@ -224,7 +239,6 @@ def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
         histogram.view(torch.int32).view(n, SCORE_BINS),
         matched,
         read,
-        postings.block_size,
     )
 
 
@@ -260,8 +274,8 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
 SCORE_SIGNATURE = {
     "starts": "*i32", "lengths": "*i32", "ends": "*i32", "query_indptr": "*i64",
     "query_impacts": "*i32", "query_rows": "*i32", "locals_": "*u16", "impacts": "*u8",
-    "columns": "*u8", "mask": "*u8", "scores": "*i32", "tiles": "*i64", "histogram": "*i32",
-    "matched": "*i64",
+    "columns": "*u8", "frames": "*i32", "mask": "*u8", "scores": "*i32", "tiles": "*i64",
+    "histogram": "*i32", "matched": "*i64",
     "blocks": "i32", "total": "i32", "dense": "i32", "slots": "i32", "mask_stride": "i64",
 }  # fmt: skip
 ALIGNED = ("starts", "lengths", "ends", "locals_", "impacts", "mask", "scores", "tiles")
@@ -292,7 +306,7 @@ AOT = [
         name="score/plan",
         kernel=plan_kernel,
         signature={
-            "term_rows": "*i32", "row_starts": "*i32", "row_lengths": "*i16",
+            "term_rows": "*i32", "row_starts": "*i32", "row_lengths": "*i16", "frames": "*i32",
             "query_indptr": "*i64", "query_terms": "*i32",
             "starts": "*i32", "lengths": "*i32", "ends": "*i32", "query_rows": "*i32",
             "postings": "*i64", "blocks": "i32", "total": "i32", "terms": "i32", "dense": "i32",

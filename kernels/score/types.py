@@ -156,15 +156,22 @@ def padded_width(block_size: int) -> int:
 class Postings:
     """Hold a run of blocks on one device, as :mod:`.layout` lays them out.
 
+    What is known of a block lies in its frame: a column of ``starts`` and ``lengths``, a row of
+    ``columns`` and ``arrivals``. The block table ``frames`` says in which frame each block lies, so
+    that blocks of any length lie anywhere, and a change of the collection is another block table.
+
     Attributes:
         rows: int32 [V], row of each term, -1 for terms that do not occur.
-        starts: int32 [R, B], where the postings of a row begin in a block, in units of 16.
-        lengths: int16 [R, B], postings of a row in a block.
+        starts: int32 [R, F], where the postings of a row begin in a frame, in units of 16.
+        lengths: int16 [R, F], postings of a row in a frame.
         locals: uint16 [P], document numbers within their block, distinct inside a row and block.
         impacts: uint8 [P], 1 to 255; 0 in the gaps behind the postings of a row and block.
-        columns: uint8 [C, B, width], impacts of the rows below C by document, 0 where the term does
+        columns: uint8 [C, F, width], impacts of the rows below C by document, 0 where the term does
             not occur; these rows have lengths but no postings.
-        block_size: distance of the first ordinals of two neighbouring blocks, 1 to 16,384.
+        arrivals: int32 [F, width], the bits of the uint32 arrival number of each document, see
+            ``core/ranking_key.py``; ascending inside a block.
+        frames: int32 [B], frame of each block; blocks ascend by the arrivals of their documents.
+        block_size: documents of a block at most, 1 to 16,384.
     """
 
     rows: Tensor
@@ -173,12 +180,19 @@ class Postings:
     locals: Tensor
     impacts: Tensor
     columns: Tensor
+    arrivals: Tensor
+    frames: Tensor
     block_size: int = MAX_BLOCK_DOCUMENTS
 
     @property
     def blocks(self) -> int:
         """Return B."""
-        return self.starts.shape[1]
+        return len(self.frames)
+
+    @property
+    def frame_count(self) -> int:
+        """Return F."""
+        return len(self.arrivals)
 
     @property
     def dense(self) -> int:
@@ -202,13 +216,8 @@ class Postings:
         return padded_width(self.block_size)
 
     def between(self, first: int, last: int) -> Postings:
-        """Return blocks ``first`` to ``last - 1`` (views)."""
-        return replace(
-            self,
-            starts=self.starts[:, first:last],
-            lengths=self.lengths[:, first:last],
-            columns=self.columns[:, first:last],
-        )
+        """Return blocks ``first`` to ``last - 1`` (a view of the block table)."""
+        return replace(self, frames=self.frames[first:last])
 
 
 @dataclass(frozen=True)
@@ -248,6 +257,15 @@ class Queries:
             -(-longest // SLOT_TERMS) * SLOT_TERMS,
         )
 
+    def to(self, device: torch.device) -> Queries:
+        """Return the queries on a device, copied without waiting."""
+        return Queries(
+            self.indptr.to(device, non_blocking=True),
+            self.terms.to(device, non_blocking=True),
+            self.impacts.to(device, non_blocking=True),
+            self.longest,
+        )
+
     def between(self, first: int, last: int) -> Queries:
         """Return queries ``first`` to ``last - 1`` (views)."""
         return Queries(self.indptr[first : last + 1], self.terms, self.impacts, self.longest)
@@ -265,7 +283,6 @@ class BlockScores:
             with best score 0 are not counted.
         matched: int64 [n], documents in the mask that share at least one term.
         postings: int64 [n], postings read.
-        block_size: block size of the postings.
     """
 
     scores: Tensor
@@ -273,7 +290,6 @@ class BlockScores:
     histogram: Tensor
     matched: Tensor
     postings: Tensor
-    block_size: int
 
 
 def check_queries(queries: ImpactBatch, vocabulary_size: int | None = None) -> None:

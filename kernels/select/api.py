@@ -35,7 +35,7 @@ from torch import Tensor
 from ...core.errors import InputError
 from ...core.ranking_key import LAST_ARRIVAL
 from ..runtime.launch import triton_support, use_triton
-from ..score.types import TILE_DOCUMENTS, BlockScores
+from ..score.types import TILE_DOCUMENTS, BlockScores, Postings
 from . import triton as select_triton
 from .types import check_k
 
@@ -84,21 +84,14 @@ def select_keys(
 
 
 def select_blocks(
-    scores: BlockScores,
-    k: int,
-    *,
-    first_ordinal: int = 0,
-    shard: int = 0,
-    shards: int = 1,
-    backend: str | None = None,
+    scores: BlockScores, postings: Postings, k: int, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the k best documents of each query in some blocks; the host does not wait.
 
     Args:
         scores: of ``score_blocks``; documents with score 0 are not hits.
+        postings: that were scored.
         k: 1 to 10,000; more than there are matches gives the matches.
-        first_ordinal: ordinal of the first block's first document.
-        shard, shards: the blocks' shard and how many there are, for the keys.
         backend: as for ``select_keys``.
 
     Returns:
@@ -108,13 +101,12 @@ def select_blocks(
         InputError: ``k`` is out of range, or the backend is unknown or does not run here.
     """
     check_k(k)
-    first_key = LAST_ARRIVAL - (first_ordinal * shards + shard)
     if _choose_backend(backend, scores.scores) == "torch":
-        return merge_keys([_every_key(scores, first_key, shards)], k)
+        return merge_keys([_every_key(scores, postings)], k)
     collected, filled = select_triton.collect_tiles(scores, k)
     slots = min(k, collected.shape[1])
     tiles, _, least = select_triton.select_keys(collected, slots, filled)
-    candidates, counts = select_triton.expand_tiles(scores, tiles, least, first_key, shards)
+    candidates, counts = select_triton.expand_tiles(scores, postings, tiles, least)
     best, kept, _ = select_triton.select_keys(candidates, k, counts)
     return best.sort(dim=1, descending=True).values, kept
 
@@ -139,12 +131,11 @@ def unpack_keys(keys: Tensor, shards: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return (arrivals % shards).to(torch.int32), arrivals // shards, (keys >> 32).to(torch.int32)
 
 
-def _every_key(scores: BlockScores, first_key: int, key_step: int) -> Tensor:
-    """Return int64 [n, B * block_size]: the key of every document, 0 where its score is 0."""
-    n, blocks, _ = scores.scores.shape
-    found = scores.scores[:, :, : scores.block_size].reshape(n, -1).to(torch.int64)
-    arrivals = torch.arange(blocks * scores.block_size, device=found.device) * key_step
-    return torch.where(found > 0, (found << 32) | (first_key - arrivals), 0)
+def _every_key(scores: BlockScores, postings: Postings) -> Tensor:
+    """Return int64 [n, B * width]: the key of every document, 0 where its score is 0."""
+    found = scores.scores.to(torch.int64)
+    arrivals = postings.arrivals[postings.frames.long()].to(torch.int64) & LAST_ARRIVAL
+    return torch.where(found > 0, (found << 32) | (LAST_ARRIVAL - arrivals), 0).flatten(1)
 
 
 def _pad(keys: Tensor, k: int) -> Tensor:

@@ -16,6 +16,7 @@ from ..score.types import (
     SCORE_BINS,
     TILE_DOCUMENTS,
     BlockScores,
+    Postings,
 )
 
 # Keys that a program of the pick reads in one step, and its warps.
@@ -109,10 +110,10 @@ def pick_kernel(  # type: ignore[no-untyped-def]
     tl.store(least + query, floor)
 
 
-@jit(varying=("slots", "blocks", "first_key", "key_step"))
+@jit(varying=("frames", "slots", "blocks"))
 def expand_kernel(  # type: ignore[no-untyped-def]
-    tiles, least, scores, candidates, counts, slots, blocks, first_key: tl.int64, key_step,
-    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
+    tiles, least, scores, arrivals, frames, candidates, counts, slots, blocks,
+    WIDTH: tl.constexpr, TILE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Append the keys of those documents of one picked tile that may be among the best."""
     query, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -122,10 +123,11 @@ def expand_kernel(  # type: ignore[no-untyped-def]
         place = (tile % (WIDTH // TILE)) * TILE + tl.arange(0, TILE)
         score = tl.load(scores + query * blocks * WIDTH + tile * TILE + tl.arange(0, TILE))
         keep = (score > 0) & (score >= (tl.load(least + query) >> 32))
-        arrival = first_key - (tile // (WIDTH // TILE) * BLOCK_SIZE + place) * key_step
+        frame = tl.load(frames + tile // (WIDTH // TILE)).to(tl.int64)
+        arrival = tl.load(arrivals + frame * WIDTH + place, mask=keep, other=0).to(tl.int64) & LAST
         start = tl.atomic_add(counts + query, tl.sum(keep.to(tl.int32), 0), sem="relaxed")
         at = query * slots * TILE + start + tl.cumsum(keep.to(tl.int32), 0) - 1
-        tl.store(candidates + at, (score.to(tl.int64) << 32) | arrival, mask=keep)
+        tl.store(candidates + at, (score.to(tl.int64) << 32) | (LAST - arrival), mask=keep)
 
 
 def select_keys(keys: Tensor, k: int, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +167,7 @@ def collect_tiles(scores: BlockScores, k: int) -> tuple[Tensor, Tensor]:
 
 
 def expand_tiles(
-    scores: BlockScores, tiles: Tensor, least: Tensor, first_key: int, key_step: int
+    scores: BlockScores, postings: Postings, tiles: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return keys of the documents in picked tiles that may be among the best, unordered.
 
@@ -179,10 +181,9 @@ def expand_tiles(
     if n and slots:
         with on_device(tiles):
             expand_kernel[(n, slots)](
-                tiles, least, scores.scores, candidates, counts,
-                slots, blocks, first_key, key_step,
-                BLOCK_SIZE=scores.block_size, WIDTH=width, TILE=TILE_DOCUMENTS, LAST=LAST_ARRIVAL,
-                num_warps=TILE_WARPS,
+                tiles, least, scores.scores, postings.arrivals, postings.frames,
+                candidates, counts, slots, blocks,
+                WIDTH=width, TILE=TILE_DOCUMENTS, LAST=LAST_ARRIVAL, num_warps=TILE_WARPS,
             )  # fmt: skip
     return candidates, counts
 
@@ -221,17 +222,16 @@ AOT = [
         name="select/expand",
         kernel=expand_kernel,
         signature={
-            "tiles": "*i64", "least": "*i64", "scores": "*i32", "candidates": "*i64",
-            "counts": "*i32", "slots": "i32", "blocks": "i32",
-            "first_key": "i64", "key_step": "i32", "BLOCK_SIZE": "constexpr",
+            "tiles": "*i64", "least": "*i64", "scores": "*i32", "arrivals": "*i32",
+            "frames": "*i32", "candidates": "*i64", "counts": "*i32", "slots": "i32",
+            "blocks": "i32",
             "WIDTH": "constexpr", "TILE": "constexpr", "LAST": "constexpr",
         },
         constexprs={
-            "BLOCK_SIZE": MAX_BLOCK_DOCUMENTS, "WIDTH": MAX_BLOCK_DOCUMENTS,
-            "TILE": TILE_DOCUMENTS, "LAST": LAST_ARRIVAL,
+            "WIDTH": MAX_BLOCK_DOCUMENTS, "TILE": TILE_DOCUMENTS, "LAST": LAST_ARRIVAL,
         },
         num_warps=TILE_WARPS,
-        aligned=("tiles", "least", "scores", "candidates", "counts"),
+        aligned=("tiles", "least", "scores", "arrivals", "candidates", "counts"),
         expects={80: ("ATOMG", "LDG.E.128")},
     ),
 ]  # fmt: skip

@@ -1,6 +1,10 @@
 """Random vectors, queries and documents, and indexes built of them."""
 
+import shutil
+from contextlib import contextmanager
+
 import numpy as np
+from hypothesis import strategies as st
 
 from csplade.core.document import Document
 from csplade.core.vectors import MAX_SCORE, ImpactBatch, SparseBatch
@@ -70,3 +74,37 @@ def make_index(path, vectors, *, batch=50, **settings):
             builder.add(documents(first, last), vectors.take(np.arange(first, last)))
         builder.finish()
     return path
+
+
+# Shapes of random indexes, arguments of ``random_index``.
+SHAPES = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "count": st.integers(1, 150),
+        "levels": st.sampled_from([1, 255, 1000, 65_280]),
+        "shards": st.integers(1, 3),
+        "block_size": st.sampled_from([1, 7, 64]),
+        "segment_blocks": st.sampled_from([1, 2, 100]),
+        "deleted": st.sampled_from([0.0, 0.1, 1.0]),
+    }
+)
+
+
+@contextmanager
+def random_index(folders, *, seed, count, levels, deleted, shards, **settings):
+    """Build an index of random vectors, some of them deleted, for the length of the block.
+
+    Yields the path, three random queries and the generator of random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    path = make_index(
+        folders.mktemp("case") / "index",
+        random_vectors(rng, count, levels=levels),
+        shards=shards,
+        **settings,
+    )
+    for shard in range(shards):
+        held = len(range(shard, count, shards))
+        delete(path, shard, np.flatnonzero(rng.random(held) < deleted))
+    yield path, random_queries(rng, 3, levels=levels), rng
+    shutil.rmtree(path)

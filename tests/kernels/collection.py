@@ -58,9 +58,17 @@ class Collection:
         return Segment.from_blocks(blocks)
 
     def postings(
-        self, device: str, first: int = 0, last: int | None = None, *, dense: int = 0
+        self,
+        device: str,
+        *parts: tuple[int, int],
+        dense: int = 0,
+        shard: int = 0,
+        shards: int = 1,
+        first_ordinal: int = 0,
     ) -> Postings:
-        """The same on a device, the ``dense`` most frequent terms as columns."""
-        segment = self.segment(first, last)
-        layout = Layout.of_segments([segment], self.block_size, dense=dense)
-        return layout.load([segment], device)
+        """Segments of these documents on a device, the ``dense`` most frequent terms as columns."""
+        parts = parts or ((0, len(self.documents)),)
+        segments = [self.segment(first, last) for first, last in parts]
+        ordinals = np.concatenate([np.arange(first, last) for first, last in parts])
+        layout = Layout.of_segments(segments, self.block_size, dense=dense)
+        return layout.load(segments, (first_ordinal + ordinals) * shards + shard, device)

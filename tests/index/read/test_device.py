@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +8,8 @@ from hypothesis import strategies as st
 
 from csplade.core.errors import InputError, UnavailableError
 from csplade.core.vectors import ImpactBatch, SparseBatch
-from csplade.index import Index
-from csplade.index.read.device import DeviceSearcher
+from csplade.index import Index, Mask
+from csplade.index.read.device import DeviceSearcher, _spread
 from csplade.index.storage.wide import split_queries
 from csplade.kernels.runtime.transfer import Clock, fetch
 
@@ -31,35 +30,16 @@ DEVICES = [
 @pytest.mark.parametrize("device", DEVICES)
 def test_equals_the_cpu_scorer_on_any_segments_shards_and_tombstones(tmp_path_factory, device):
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(
-        seed=st.integers(0, 2**32 - 1),
-        count=st.integers(1, 120),
-        levels=st.sampled_from([1, 255, 1000, 65_280]),
-        shards=st.integers(1, 3),
-        block_size=st.sampled_from([1, 7, 64]),
-        segment_blocks=st.sampled_from([1, 2, 100]),
-        deleted=st.sampled_from([0.0, 0.1, 1.0]),
-        k=st.sampled_from([1, 9, 40, 10_000]),
-    )
-    def check(seed, count, levels, shards, block_size, segment_blocks, deleted, k):
-        rng = np.random.default_rng(seed)
-        path = helpers.make_index(
-            tmp_path_factory.mktemp("case") / "index",
-            helpers.random_vectors(rng, count, levels=levels),
-            shards=shards,
-            block_size=block_size,
-            segment_blocks=segment_blocks,
-        )
-        for shard in range(shards):
-            held = len(range(shard, count, shards))
-            helpers.delete(path, shard, np.flatnonzero(rng.random(held) < deleted))
-        queries = helpers.random_queries(rng, 3, levels=levels)
-        with Index.open(path, threads=1) as index:
+    @given(shape=helpers.SHAPES, k=st.sampled_from([1, 9, 40, 10_000]), devices=st.integers(1, 3))
+    def check(shape, k, devices):
+        with (
+            helpers.random_index(tmp_path_factory, **shape) as (path, queries, _),
+            Index.open(path, threads=1) as index,
+        ):
             truth = index.search(queries, k)
-            index.to(device)
+            index.to(*[device] * devices)
             helpers.assert_same(index.search(queries, k), truth)
             helpers.assert_same(index.oracle(queries, k), truth)
-        shutil.rmtree(path)
 
     check()
 
@@ -90,20 +70,71 @@ def test_full_blocks_over_several_segments(tmp_path, device):
             assert set(found.timings) == {"score", "select", "merge"}
 
 
-def test_segments_with_a_gap_between_them_are_runs_of_their_own(collection):
+def test_a_shard_is_one_table_of_blocks_whatever_its_segments(collection):
     path, _ = collection
     queries = helpers.random_queries(np.random.default_rng(8), 4)
     with Index.open(path, threads=1) as index:
-        assert len(index.shards[0].segments) > 1
-        index.to("cpu")
-        assert len(index.tensors._runs) == 2  # one for each shard
-        truth = index.search(queries, 50)
         segments = index.shards[0].segments
-        apart = (*segments[1:], segments[0])
-        index.shards[0] = replace(index.shards[0], segments=apart)
+        assert len(segments) > 2
         index.to("cpu")
-        assert len(index.tensors._runs) == 3
-        helpers.assert_same(index.search(queries, 50), truth)
+        truth = index.search(queries, 400)
+        for kept in ((*segments[1:], segments[0]), (segments[0], *segments[2:]), ()):
+            index.shards[0] = replace(index.shards[0], segments=kept)
+            index.to("cpu")
+            assert [part.shard for part in index.tensors._parts] == [0, 1][len(kept) == 0 :]
+            mask = {number: np.zeros(200, bool) for number in (0, 1)}
+            for one in kept:
+                mask[0][one.ordinals] = True
+            helpers.assert_same(
+                _without_postings(index.search(queries, 400)),
+                _without_postings(
+                    index.cpu.search(queries, 400, Mask(mask | {1: np.ones(200, bool)}))
+                ),
+            )
+        index.shards[0] = replace(index.shards[0], segments=segments)
+        index.to("cpu")
+        helpers.assert_same(index.search(queries, 400), truth)
+
+
+def _without_postings(result):
+    return replace(result, postings=np.zeros_like(result.postings))
+
+
+def test_shards_are_spread_over_devices_and_searched_together(collection, tmp_path):
+    vectors = helpers.random_vectors(np.random.default_rng(2), 500)
+    path = helpers.make_index(tmp_path / "index", vectors, shards=5)
+    helpers.delete(path, 3, [0, 7])
+    rng = np.random.default_rng(9)
+    queries = helpers.random_queries(rng, 6)
+    with Index.open(path, threads=1) as index:
+        mask = Mask({one: rng.random(100) < 0.5 for one in range(5)})
+        truth = [index.search(queries, 50), index.search(queries, 50, mask)]
+        shards = list(index.shards.values())
+        for count in (1, 2, 4, 7):
+            one = DeviceSearcher.load(shards, index.manifest, ["cpu"] * count)
+            assert len(one.devices) == count
+            helpers.assert_same(one.search(queries, 50), truth[0])
+            helpers.assert_same(one.search(queries, 50, mask), truth[1])
+
+
+def test_the_largest_shards_go_first_each_to_the_least_filled_device():
+    places = [torch.device("cuda", number) for number in range(3)]
+    homes = _spread({0: 10, 1: 50, 2: 30, 3: 25, 4: 1}, places)
+    assert homes == {1: 0, 2: 1, 3: 2, 0: 2, 4: 1}
+    assert _spread({7: 5}, places) == {7: 0}
+
+
+def test_every_device_must_hold_its_shards_and_the_workspace(collection):
+    with Index.open(collection[0], threads=1) as index:
+        shards = list(index.shards.values())
+        room = 2**20
+        for free in ((2**29, 0), (0, 2**29)):
+            with pytest.raises(UnavailableError, match=r"on cpu .* 0\.00 GiB are free"):
+                DeviceSearcher.load(shards, index.manifest, ["cpu"] * 2, workspace=room, free=free)
+        both = DeviceSearcher.load(
+            shards, index.manifest, ["cpu"] * 2, workspace=room, free=(2**29, 2**29)
+        )
+        assert [part.shard for part in both._parts] == [0, 1]
 
 
 def test_some_shards_alone(collection):
@@ -181,7 +212,7 @@ def test_bytes_are_those_of_the_segments(collection):
     with Index.open(path, threads=1) as index:
         index.to("cpu")
         nbytes = index.tensors.nbytes
-        held = sum(run.postings.nbytes for run in index.tensors._runs)
+        held = sum(part.postings.nbytes for part in index.tensors._parts)
         assert held == sum(nbytes.values())
         # Postings of a term in a block begin at multiples of 16.
         assert nbytes["postings"] >= 3 * index.manifest.postings
@@ -196,7 +227,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(collection):
             UnavailableError,
             match=r"needs 3\.00 GiB on cpu .*workspace 3\.00.* 0\.50 GiB are free; ",
         ):
-            DeviceSearcher.load(shards, index.manifest, "cpu", workspace=3 * 2**30, free=2**29)
+            DeviceSearcher.load(shards, index.manifest, ["cpu"], workspace=3 * 2**30, free=[2**29])
 
 
 def test_unknown_devices_are_refused(collection):

@@ -1,7 +1,5 @@
 """Masks mean the same to every searcher, and together with tombstones."""
 
-import shutil
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,30 +18,15 @@ def lengths(index):
 def test_masked_searches_agree_with_the_oracle_and_with_the_whole_ranking(tmp_path_factory):
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
-        seed=st.integers(0, 2**32 - 1),
-        count=st.integers(1, 150),
-        levels=st.sampled_from([1, 255, 1000, 65_280]),
-        shards=st.integers(1, 3),
-        block_size=st.sampled_from([1, 7, 64]),
-        segment_blocks=st.sampled_from([1, 2, 100]),
-        deleted=st.sampled_from([0.0, 0.3]),
+        shape=helpers.SHAPES,
         allowed=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
         k=st.sampled_from([1, 9, 10_000]),
     )
-    def check(seed, count, levels, shards, block_size, segment_blocks, deleted, allowed, k):
-        rng = np.random.default_rng(seed)
-        path = helpers.make_index(
-            tmp_path_factory.mktemp("case") / "index",
-            helpers.random_vectors(rng, count, levels=levels),
-            shards=shards,
-            block_size=block_size,
-            segment_blocks=segment_blocks,
-        )
-        for shard in range(shards):
-            held = len(range(shard, count, shards))
-            helpers.delete(path, shard, np.flatnonzero(rng.random(held) < deleted))
-        queries = helpers.random_queries(rng, 3, levels=levels)
-        with Index.open(path, threads=2) as index:
+    def check(shape, allowed, k):
+        with (
+            helpers.random_index(tmp_path_factory, **shape) as (path, queries, rng),
+            Index.open(path, threads=2) as index,
+        ):
             mask = Mask({one: rng.random(held) < allowed for one, held in lengths(index).items()})
             truth = index.oracle(queries, k, mask)
             helpers.assert_same(index.search(queries, k, mask), truth)
@@ -56,7 +39,6 @@ def test_masked_searches_agree_with_the_oracle_and_with_the_whole_ranking(tmp_pa
             inside = [one for one in hits if mask.shards[int(one[0])][one[1]]]
             assert list(zip(*truth.row(i), strict=True)) == inside[:k]
             assert truth.matched[i] == len(inside)
-        shutil.rmtree(path)
 
     check()
 

@@ -82,7 +82,7 @@ def run(text, shared, queries, postings, mask, **options):
     tiles = np.full((n, blocks * width // TILE_DOCUMENTS), -7, np.int64)
     matched = np.zeros(n, np.int64)
     histogram = np.zeros((n, SCORE_BINS), np.int32)
-    found = BlockScores(*map(torch.from_numpy, (scores, tiles, histogram, matched)), None, 0)
+    found = BlockScores(*map(torch.from_numpy, (scores, tiles, histogram, matched)), None)
     arguments = [
         one.numpy() if isinstance(one, torch.Tensor) else one
         for one in plan.arguments(queries, postings, mask, found)

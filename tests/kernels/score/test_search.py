@@ -113,23 +113,15 @@ def test_every_backend_equals_the_cpu_scorer(kernel_device, case, filtered, dens
         "a mask per query": (rng.random((3, len(collection.documents))) < 0.6).astype(np.uint8),
     }[filtered]
     wide = None if mask is None else padded(mask, collection, kernel_device)
+    numbers = {"first_ordinal": 77, "shard": 2, "shards": 3}
     queries, postings = (
         Queries.from_impacts(collection.queries, kernel_device),
-        collection.postings(kernel_device, dense=dense),
+        collection.postings(kernel_device, dense=dense, **numbers),
     )
     for k in (9, 2_000):
-        truth = on_cpu(collection, k, mask=mask, first_ordinal=77, shard=2, shards=3)
+        truth = on_cpu(collection, k, mask=mask, **numbers)
         for backend in ("torch", "triton"):
-            found = search_blocks(
-                queries,
-                postings,
-                k,
-                mask=wide,
-                first_ordinal=77,
-                shard=2,
-                shards=3,
-                backend=backend,
-            )
+            found = search_blocks(queries, postings, k, mask=wide, backend=backend)
             assert_same(found, truth)
 
 
@@ -208,15 +200,12 @@ def test_segments_and_shards_merge_to_one_order(kernel_device):
     found = [
         search_blocks(
             queries,
-            collection.postings(kernel_device, first, last),
+            collection.postings(kernel_device, cut, shard=shard, shards=2),
             30,
-            first_ordinal=first,
-            shard=shard,
-            shards=2,
             backend="triton",
         )
         for shard in (1, 0)
-        for first, last in cuts
+        for cut in cuts
     ]
     keys, counts = merge_keys([one.keys for one in found], 30)
     truth = [on_cpu(collection, 30, parts=cuts, shard=shard, shards=2) for shard in (0, 1)]
@@ -232,6 +221,46 @@ def test_segments_and_shards_merge_to_one_order(kernel_device):
     )
     np.testing.assert_array_equal(matched, truth[0].matched + truth[1].matched)
     np.testing.assert_array_equal(read, truth[0].postings + truth[1].postings)
+
+
+@pytest.mark.parametrize("dense", [0, 4])
+def test_blocks_of_any_length_lie_anywhere(kernel_device, dense):
+    """Short blocks in the middle and gaps between ordinals, in frames out of order among others."""
+    collection = Collection(documents=900, block_size=300, levels=3, vocabulary=25)
+    parts = ((0, 300), (300, 340), (340, 341), (500, 900))
+    postings = collection.postings(kernel_device, *parts, dense=dense)
+    assert postings.blocks == 5
+    order = torch.tensor([3, 0, 4, 2, 1], device=kernel_device)
+    frames = torch.tensor([6, 2, 7, 1, 4], device=kernel_device)
+    moved = {
+        name: torch.full((*old.shape[:at], 9, *old.shape[at + 1 :]), 7, dtype=old.dtype).to(old)
+        for name, at in (("starts", 1), ("lengths", 1), ("columns", 1), ("arrivals", 0))
+        for old in (getattr(postings, name),)
+    }
+    for name in ("starts", "lengths", "columns"):
+        moved[name][:, frames] = getattr(postings, name)[:, order]
+    moved["arrivals"][frames] = postings.arrivals[order]
+    table = torch.empty(5, dtype=torch.int32, device=kernel_device)
+    table[order] = frames.to(torch.int32)
+    scattered = dataclasses.replace(postings, **moved, frames=table)
+    assert scattered.frame_count == 9
+    mask = (np.random.default_rng(3).random(900) < 0.7).astype(np.uint8)
+    wide = np.zeros((5, 300), np.uint8)
+    for block, (first, last) in enumerate((*parts[:3], (500, 800), (800, 900))):
+        wide[block, : last - first] = mask[first:last]
+    queries = Queries.from_impacts(collection.queries, kernel_device)
+    for k in (5, 900):
+        for kept, places in (
+            (None, None),
+            (mask, torch.from_numpy(wide.ravel()).to(kernel_device)),
+        ):
+            truth = on_cpu(collection, k, mask=kept, parts=parts)
+            for backend in ("torch", "triton"):
+                for one in (postings, scattered):
+                    found = search_blocks(queries, one, k, mask=places, backend=backend)
+                    assert_same(found, truth)
+            found = search_blocks(queries, scattered, k, mask=places, backend="triton", workspace=1)
+            assert_same(found, truth)
 
 
 @pytest.mark.parametrize("workspace", [1, 60_000])
@@ -292,7 +321,7 @@ def test_no_queries_and_no_blocks(kernel_device):
 def test_a_layout_holds_every_posting_where_its_tables_say(kernel_device, dense):
     collection = Collection(documents=1_300, block_size=600, vocabulary=30)
     layout = Layout.of_segments([collection.segment()], 600, dense=dense)
-    postings = layout.load([collection.segment()], kernel_device)
+    postings = layout.load([collection.segment()], np.arange(1_300), kernel_device)
     batch, rows = collection.documents, postings.rows.cpu()
     expected = sorted(
         (int(rows[term]), document, int(impact))
@@ -338,8 +367,6 @@ def test_terms_are_dense_where_that_pays():
         ),
         ({"mask": torch.ones(7, dtype=torch.uint8)}, r"must be uint8 \[64\] or \[3, 64\]"),
         ({"mask": torch.ones(64)}, "must be uint8"),
-        ({"shard": 1}, "in shard 1 of 1"),
-        ({"first_ordinal": 2**32}, "keys hold up to"),
     ],
 )
 def test_broken_arguments_are_rejected(arguments, message):
@@ -372,12 +399,7 @@ def test_offsets_of_scores_past_2_to_the_31(backend):
     collection = Collection(documents=3, queries=1, document_terms=40, query_terms=40)
     one = collection.postings("cuda")
     blocks, copies = 700, 200
-    many = dataclasses.replace(
-        one,
-        starts=one.starts.repeat(1, blocks),
-        lengths=one.lengths.repeat(1, blocks),
-        columns=one.columns.repeat(1, blocks, 1),
-    )
+    many = dataclasses.replace(one, frames=one.frames.repeat(blocks))
     starts = torch.arange(copies + 1, device="cuda") * len(collection.queries.terms)
     single = Queries.from_impacts(collection.queries, "cuda")
     queries = Queries(
