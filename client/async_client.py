@@ -12,7 +12,7 @@ from ..core.results import Answer, Encoding, Explanation, Verification
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import requests, results
-from .connection import Connection
+from .connection import Connection, ServiceError
 from .requests import Query
 from .results import Info, InOrder
 
@@ -53,6 +53,20 @@ class AsyncClient:
         """See :meth:`.client.Client.search`."""
         request = requests.search_request(query, k, explain, with_document, allow_partial)
         return results.answer(await self._call(self._stub.Search, request, timeout))
+
+    async def search_batch(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        *,
+        explain: bool = False,
+        with_document: bool = False,
+        allow_partial: bool = False,
+        timeout: float | None = None,
+    ) -> list[Answer | ServiceError]:
+        """See :meth:`.client.Client.search_batch`."""
+        request = requests.batch_request(queries, k, explain, with_document, allow_partial)
+        return results.outcomes(await self._call(self._stub.SearchBatch, request, timeout))
 
     async def search_many(
         self,

@@ -16,7 +16,7 @@ from ..core.results import Answer, Encoding, Explanation, Verification
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import requests, results
-from .connection import Connection
+from .connection import Connection, ServiceError
 from .requests import Query
 from .results import Info, InOrder
 
@@ -70,6 +70,33 @@ class Client:
         """
         request = requests.search_request(query, k, explain, with_document, allow_partial)
         return results.answer(self._call(self._stub.Search, request, timeout))
+
+    def search_batch(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        *,
+        explain: bool = False,
+        with_document: bool = False,
+        allow_partial: bool = False,
+        timeout: float | None = None,
+    ) -> list[Answer | ServiceError]:
+        """Rank for many queries at once, by one message; several calls may be in flight.
+
+        Args:
+            queries: As many as the service's ``limits.batch_searches`` allows.
+            k: Hits at most, each.
+            explain: As for :meth:`search`, as are the others.
+
+        Returns:
+            The answer, or the error, of each query, in their order.
+
+        Raises:
+            InputError: an argument that no service accepts.
+            ServiceError: the service rejected the batch, failed, or is not there.
+        """
+        request = requests.batch_request(queries, k, explain, with_document, allow_partial)
+        return results.outcomes(self._call(self._stub.SearchBatch, request, timeout))
 
     def search_many(
         self,

@@ -20,13 +20,27 @@ KINDS = {"query": pb.TEXT_KIND_QUERY, "document": pb.TEXT_KIND_DOCUMENT}
 def search_request(
     query: Query, k: int, explain: bool, with_document: bool, allow_partial: bool = False
 ) -> pb.SearchRequest:
-    """Return the message of a Search. Raises InputError for a value that no service accepts."""
+    """Return the message of a Search, which asks for columns where these hold all that is wanted.
+
+    Raises InputError for a value that no service accepts.
+    """
     return pb.SearchRequest(
         query=_query(query),
         k=check_k(k),
         explain=explain,
         with_document=with_document,
         allow_partial=allow_partial,
+        columns=not (explain or with_document),
+    )
+
+
+def batch_request(
+    queries: Sequence[Query], k: int, explain: bool, with_document: bool, allow_partial: bool
+) -> pb.SearchBatchRequest:
+    """Return the message of a SearchBatch; raises as :func:`search_request`."""
+    check_queries(queries)
+    return pb.SearchBatchRequest(
+        requests=[search_request(one, k, explain, with_document, allow_partial) for one in queries]
     )
 
 

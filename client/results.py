@@ -18,6 +18,7 @@ from ..core.results import (
     Encoding,
     Explanation,
     Hit,
+    Hits,
     Verification,
 )
 from ..v1 import retrieval_pb2 as pb
@@ -42,7 +43,7 @@ class Info:
 def answer(message: pb.SearchResponse) -> Answer:
     """Return the answer of a Search."""
     return Answer(
-        hits=tuple(_hit(hit, message.score_scale) for hit in message.hits),
+        hits=_hits(message),
         matched=message.matched_documents,
         postings=message.postings_read,
         query_terms=message.query_terms,
@@ -50,9 +51,18 @@ def answer(message: pb.SearchResponse) -> Answer:
         timings=_timings(message.timings),
         generation=message.generation,
         model_fingerprint=message.model_fingerprint,
-        score_scale=message.score_scale,
         missing_shards=tuple(message.missing_shards),
     )
+
+
+def outcomes(message: pb.SearchBatchResponse) -> list[Answer | ServiceError]:
+    """Return the answer, or the error, of each query of a SearchBatch."""
+    return [
+        _error(one.error, f"query {number} of the batch")
+        if one.HasField("error")
+        else answer(one.response)
+        for number, one in enumerate(message.outcomes)
+    ]
 
 
 def explanations(message: pb.ExplainResponse) -> list[Explanation]:
@@ -126,7 +136,7 @@ class InOrder:
         self._early[response.sequence] = response
         while (current := self._early.pop(self._next, None)) is not None:
             if current.HasField("error"):
-                raise _stream_error(current.error, self._next)
+                raise _error(current.error, f"query {self._next} of the stream")
             self._next += 1
             yield answer(current.response)
 
@@ -138,11 +148,27 @@ class InOrder:
             )
 
 
-def _stream_error(error: pb.Error, number: int) -> ServiceError:
+def _error(error: pb.Error, what: str) -> ServiceError:
     names = {code.value[0]: code.name for code in grpc.StatusCode}
     after = error.retry_after_ms / 1000 if error.HasField("retry_after_ms") else None
-    details = f"query {number} of the stream: {error.message}"
+    details = f"{what}: {error.message}"
     return ServiceError(names.get(error.code, str(error.code)), details, "", after)
+
+
+def _hits(message: pb.SearchResponse) -> Hits:
+    scale = message.score_scale
+    if message.HasField("columns"):
+        columns = message.columns
+        return Hits(tuple(columns.ids), tuple(columns.integer_scores), tuple(columns.shards), scale)
+    hits = [_hit(hit, scale) for hit in message.hits]
+    return Hits(
+        tuple(hit.id for hit in hits),
+        tuple(hit.integer_score for hit in hits),
+        tuple(hit.shard for hit in hits),
+        scale,
+        documents=tuple(hit.document for hit in hits),
+        contributions=tuple(hit.contributions for hit in hits),
+    )
 
 
 def _hit(message: pb.Hit, scale: float) -> Hit:
@@ -153,7 +179,7 @@ def _hit(message: pb.Hit, scale: float) -> Hit:
         document = Document(message.id, stored.text, stored.title, metadata)
     return Hit(
         id=message.id,
-        score=message.score,
+        score=message.integer_score * scale,
         integer_score=message.integer_score,
         shard=message.shard,
         document=document,

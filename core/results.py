@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from .document import Document
 
@@ -63,6 +64,65 @@ class Hit:
         return f"{self.score:8.3f}  {self.id}" + (f"  ({why})" if why else "")
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Hits(Sequence[Hit]):
+    """The hits of an answer, best first, as columns: each Hit is made when it is asked for.
+
+    Equal to any sequence of equal hits.
+
+    Attributes:
+        ids, integer_scores, shards: As of :class:`Hit`.
+        score_scale: ``score = integer_score * score_scale``.
+        ordinals, documents, contributions: As of :class:`Hit`; empty where no hit has one.
+    """
+
+    ids: Sequence[str] = ()
+    integer_scores: Sequence[int] = ()
+    shards: Sequence[int] = ()
+    score_scale: float = 1.0
+    ordinals: Sequence[int] = ()
+    documents: Sequence[Document | None] = ()
+    contributions: Sequence[tuple[Contribution, ...]] = ()
+
+    @property
+    def scores(self) -> list[float]:
+        """The score of each hit."""
+        return [score * self.score_scale for score in self.integer_scores]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Hit, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Hit | tuple[Hit, ...]:
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
+        score = self.integer_scores[place]
+        return Hit(
+            self.ids[place],
+            score * self.score_scale,
+            score,
+            self.shards[place],
+            self.ordinals[place] if self.ordinals else None,
+            self.documents[place] if self.documents else None,
+            self.contributions[place] if self.contributions else (),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Count what caps removed from a text or query. False if nothing was removed.
@@ -96,11 +156,10 @@ class Answer:
         generation: State of the index that answered.
         model_fingerprint: Fingerprint of the encoder that the index was built with; "" for ready
             vectors.
-        score_scale: ``score = integer_score * score_scale``.
         missing_shards: Shards that failed, ascending; only if the query allowed a partial answer.
     """
 
-    hits: tuple[Hit, ...]
+    hits: Hits
     matched: int
     postings: int
     query_terms: int
@@ -108,8 +167,12 @@ class Answer:
     timings: Timings = field(default_factory=dict, repr=False)
     generation: int = 0
     model_fingerprint: str = field(default="", repr=False)
-    score_scale: float = field(default=1.0, repr=False)
     missing_shards: tuple[int, ...] = ()
+
+    @property
+    def score_scale(self) -> float:
+        """The scale of the hits: ``score = integer_score * score_scale``."""
+        return self.hits.score_scale
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

@@ -146,6 +146,15 @@ class SearchBackend(Protocol):
     async def search(self, query: Query, deadline: Deadline) -> Answer:
         """Rank the documents of the collection for one query."""
 
+    async def search_batch(
+        self, queries: Sequence[Query], deadline: Deadline
+    ) -> list[Answer | Exception]:
+        """Rank for many queries together; return the answer or the error of each, in their order.
+
+        Raises:
+            OverloadedError: they do not all fit into the queue; none was enqueued.
+        """
+
     async def encode(
         self,
         texts: Sequence[str],

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.errors import DeadlineError, OverloadedError, UnavailableError
 from .deadline import Deadline
@@ -78,8 +78,8 @@ class BatchJob(Protocol[T_contra, R_co]):
         worker itself if ``finishes_inline``.
         """
 
-    def finishes_inline(self, task: T_contra) -> bool:
-        """Whether finishing takes less time than handing the task to another thread."""
+    def finishes_inline(self, task: T_contra, queued: int) -> bool:
+        """Whether the worker finishes the task itself while so many others are queued."""
 
     def runs_inline(self, task: T_contra) -> bool:
         """Whether processing and finishing do."""
@@ -108,13 +108,30 @@ class Pace:
         )
 
 
+class _Submission(Generic[R]):
+    """Tasks that were enqueued together, and the future of their outcomes in order."""
+
+    def __init__(self, count: int) -> None:
+        self.arrived = time.perf_counter_ns()
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
+        self.future: asyncio.Future[list[R | Exception]] = self.loop.create_future()
+        self._outcomes: list[Any] = [None] * count
+        self._missing = count
+
+    def settle(self, place: int, outcome: R | Exception) -> None:
+        """Keep an outcome; called in the thread of the loop, once for each place."""
+        self._outcomes[place] = outcome
+        self._missing -= 1
+        if not self._missing and not self.future.done():
+            self.future.set_result(self._outcomes)
+
+
 @dataclass(eq=False, slots=True)
 class _Entry(Generic[T, R]):
     task: T
     deadline: Deadline
-    arrived: int  # of time.perf_counter_ns
-    future: asyncio.Future[R]
-    thread: int  # of the future's loop
+    submission: _Submission[R]
+    place: int
     cost: int | None = None
     weighing: int = 0  # nanoseconds spent on the cost, which are not waiting
 
@@ -152,19 +169,34 @@ class Batcher(Generic[T, R]):
             self._pool.shutdown()
 
     async def submit(self, tasks: Sequence[T], deadline: Deadline) -> list[R]:
-        """Enqueue tasks together, all or none, and await their results.
+        """Enqueue tasks together and await their results.
+
+        Raises:
+            OverloadedError, UnavailableError: as of :meth:`submit_each`.
+            Exception: the first error of a task.
+        """
+        outcomes = await self.submit_each(tasks, deadline)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return outcomes  # type: ignore[return-value]
+
+    async def submit_each(self, tasks: Sequence[T], deadline: Deadline) -> list[R | Exception]:
+        """Enqueue tasks together, all or none, and await the result or the error of each.
+
+        The error is a DeadlineError if the deadline passed before the task was finished.
 
         Raises:
             OverloadedError: the queue has no room for all of them.
-            DeadlineError: the deadline passed before they were finished.
             UnavailableError: the batcher is closed.
         """
-        loop = asyncio.get_running_loop()
-        arrived, thread = time.perf_counter_ns(), threading.get_ident()
+        if not tasks:
+            return []
+        submission = _Submission[R](len(tasks))
         entries = [
-            _Entry[T, R](task, deadline, arrived, loop.create_future(), thread) for task in tasks
+            _Entry[T, R](task, deadline, submission, place) for place, task in enumerate(tasks)
         ]
-        inline = 0 < self._pace.seconds <= INLINE_SECONDS and all(map(self._job.runs_inline, tasks))
+        inline = self._is_quick(len(tasks)) and all(map(self._job.runs_inline, tasks))
         with self._changed:
             if self._closed:
                 raise UnavailableError("the server is shutting down; retry with another one")
@@ -177,12 +209,15 @@ class Batcher(Generic[T, R]):
             if not inline:
                 self._changed.notify()
         if inline:
-            loop.call_soon(self._run_inline)  # with everything that is enqueued by then
+            submission.loop.call_soon(self._run_inline)  # with everything enqueued by then
         try:
-            return list(await asyncio.gather(*(entry.future for entry in entries)))
+            return await submission.future
         finally:
-            for entry in entries:
-                entry.future.cancel()
+            submission.future.cancel()
+
+    def _is_quick(self, tasks: int) -> bool:
+        """Whether the event loop may run so many tasks itself."""
+        return 0 < self._pace.seconds * tasks <= INLINE_SECONDS
 
     def _run(self) -> None:
         while True:
@@ -202,7 +237,9 @@ class Batcher(Generic[T, R]):
         try:
             with self._changed:
                 queued = (*self._urgent, *self._background)
-                inline = all(self._job.runs_inline(entry.task) for entry in queued)
+                inline = self._is_quick(len(queued)) and all(
+                    self._job.runs_inline(entry.task) for entry in queued
+                )
                 taken = self._dequeue() if inline else []
             self._run_batch(taken)
         finally:
@@ -244,26 +281,29 @@ class Batcher(Generic[T, R]):
         self._observer.batch(len(batch), sum(entry.cost or 0 for entry in batch))
         outcomes = self._process([entry.task for entry in batch])
         self._pace.record(len(batch), (time.perf_counter_ns() - started) * 1e-9)
+        finished: list[tuple[_Entry[T, R], R | Exception]] = []
         for entry, error in zip(batch, outcomes, strict=True):
-            waited = started - entry.arrived - entry.weighing
+            waited = started - entry.submission.arrived - entry.weighing
             self._observer.stages({"queue": waited})
             if error is not None:
-                _settle(entry, error)
-            elif self._job.finishes_inline(entry.task) and not self._depth:
-                self._finish(entry, waited)
+                finished.append((entry, error))
+            elif self._job.finishes_inline(entry.task, self._depth):
+                finished += self._finish(entry, waited)
             else:
                 with self._changed:
                     self._finishing += 1
                 self._pool.submit(self._finish_pooled, entry, waited)
+        _settle(finished)
 
     def _wanted(self, entry: _Entry[T, R]) -> bool:
         """Whether anybody still waits for the task; a passed deadline settles it."""
-        if entry.future.cancelled():
+        if entry.submission.future.cancelled():
             return False
         if not entry.deadline.expired:
             return True
-        waited = (time.perf_counter_ns() - entry.arrived) * 1e-9
-        _settle(entry, DeadlineError(f"deadline: exceeded after {waited:.3f} s in the server"))
+        waited = (time.perf_counter_ns() - entry.submission.arrived) * 1e-9
+        error = DeadlineError(f"deadline: exceeded after {waited:.3f} s in the server")
+        _settle([(entry, error)])
         return False
 
     def _fit(self, entries: list[_Entry[T, R]]) -> list[_Entry[T, R]]:
@@ -271,16 +311,14 @@ class Batcher(Generic[T, R]):
         fresh = [entry for entry in entries if entry.cost is None]
         if fresh:
             started = time.perf_counter_ns()
-            try:
-                costs = self._job.weigh([entry.task for entry in fresh])
-            except Exception as error:
-                for entry in fresh:
-                    _settle(entry, error)
-                costs = [0] * len(fresh)
-                entries = [entry for entry in entries if entry.cost is not None]
+            costs = self._weigh([entry.task for entry in fresh])
+            spent = time.perf_counter_ns() - started
             for entry, cost in zip(fresh, costs, strict=True):
-                entry.cost = cost
-                entry.weighing = time.perf_counter_ns() - started
+                if isinstance(cost, Exception):
+                    _settle([(entry, cost)])
+                else:
+                    entry.cost, entry.weighing = cost, spent
+            entries = [entry for entry in entries if entry.cost is not None]
         if not entries:
             return entries
         urgent = self._job.is_urgent(entries[0].task)
@@ -296,6 +334,15 @@ class Batcher(Generic[T, R]):
             self._observer.queued(self._depth)
         return entries[:count]
 
+    def _weigh(self, tasks: Sequence[T]) -> Sequence[int | Exception]:
+        """Weigh tasks; if that fails, each task alone, so that only the culprits fail."""
+        try:
+            return self._job.weigh(tasks)
+        except Exception as error:
+            if len(tasks) == 1:
+                return [error]
+            return [cost for task in tasks for cost in self._weigh([task])]
+
     def _process(self, tasks: Sequence[T]) -> list[Exception | None]:
         """Process a batch; if that fails, each task alone, so that only the culprits fail."""
         try:
@@ -308,33 +355,32 @@ class Batcher(Generic[T, R]):
 
     def _finish_pooled(self, entry: _Entry[T, R], waited: int) -> None:
         try:
-            self._finish(entry, waited)
+            _settle(self._finish(entry, waited))
         finally:
             with self._changed:
                 self._finishing -= 1
 
-    def _finish(self, entry: _Entry[T, R], waited: int) -> None:
+    def _finish(self, entry: _Entry[T, R], waited: int) -> list[tuple[_Entry[T, R], R | Exception]]:
+        """Return the entry with its outcome, unless nobody waits for it."""
         if not self._wanted(entry):
-            return
+            return []
         try:
-            _settle(entry, self._job.finish(entry.task, waited))
+            return [(entry, self._job.finish(entry.task, waited))]
         except Exception as error:
-            _settle(entry, error)
+            return [(entry, error)]
 
 
-def _settle(entry: _Entry[T, R], outcome: Exception | R) -> None:
-    """Hand the outcome to the awaiting coroutine, in the thread of its loop."""
+def _settle(outcomes: Sequence[tuple[_Entry[T, R], R | Exception]]) -> None:
+    """Hand outcomes to the coroutines that await them, in the threads of their loops."""
+    loops = {entry.submission.loop: entry.submission.thread for entry, _ in outcomes}
+    for loop, thread in loops.items():
 
-    def settle() -> None:
-        if entry.future.done():
-            return
-        if isinstance(outcome, Exception):
-            entry.future.set_exception(outcome)
-        else:
-            entry.future.set_result(outcome)
+        def settle(loop: asyncio.AbstractEventLoop = loop) -> None:
+            for entry, outcome in outcomes:
+                if entry.submission.loop is loop:
+                    entry.submission.settle(entry.place, outcome)
 
-    if entry.thread == threading.get_ident():
-        settle()
-    # Nobody awaits on a loop that is closed.
-    elif not (loop := entry.future.get_loop()).is_closed():
-        loop.call_soon_threadsafe(settle)
+        if thread == threading.get_ident():
+            settle()
+        elif not loop.is_closed():  # nobody awaits on one that is
+            loop.call_soon_threadsafe(settle)

@@ -57,6 +57,15 @@ class LocalBackend:
         """See :meth:`.backend.SearchBackend.search`."""
         return _answer(await self._search(query, deadline))
 
+    async def search_batch(
+        self, queries: Sequence[Query], deadline: Deadline
+    ) -> list[Answer | Exception]:
+        """See :meth:`.backend.SearchBackend.search_batch`."""
+        tasks = [SearchTask(query, deadline=deadline) for query in queries]
+        async with deadline.enforced():
+            outcomes = await self._worker(tasks).submit_each(tasks, deadline)
+        return [one if isinstance(one, Exception) else _answer(one) for one in outcomes]
+
     async def encode(
         self,
         texts: Sequence[str],
@@ -115,10 +124,12 @@ class LocalBackend:
         return task
 
     async def _run(self, tasks: Sequence[SearchTask], deadline: Deadline) -> None:
-        slow = any(self._needs_encode_worker(task) for task in tasks)
-        worker = self._encode_worker if slow else self._search_worker
         async with deadline.enforced():
-            await worker.submit(tasks, deadline)
+            await self._worker(tasks).submit(tasks, deadline)
+
+    def _worker(self, tasks: Sequence[SearchTask]) -> Batcher[SearchTask, SearchTask]:
+        slow = any(self._needs_encode_worker(task) for task in tasks)
+        return self._encode_worker if slow else self._search_worker
 
     def _needs_encode_worker(self, task: SearchTask) -> bool:
         text, encoder = task.query.text, self.collection.encoder
@@ -157,15 +168,17 @@ class _Job:
             task.answer = self._plan.answer(task)
         return task
 
-    def finishes_inline(self, task: SearchTask) -> bool:
-        return task.query.k <= INLINE_HITS and not task.query.explain
+    def finishes_inline(self, task: SearchTask, queued: int) -> bool:
+        if task.query.k > INLINE_HITS or task.query.explain:
+            return False
+        return not (task.query.with_document and queued)  # the store may be slow
 
     def runs_inline(self, task: SearchTask) -> bool:
         query, index, encoder = task.query, self._collection.index, self._collection.encoder
         if index.tensors is not None or index.manifest.postings > INLINE_POSTINGS:
             return False
-        if not query.k or query.with_document or not self.finishes_inline(task):
-            return False  # documents come from the store, which may be slow
+        if not query.k or query.with_document or not self.finishes_inline(task, 0):
+            return False
         return query.text is None or (
             encoder is not None and encoder.looks_up(task.kind) and len(query.text) <= INLINE_TEXT
         )

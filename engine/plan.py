@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.document import Document, TextKind
-from ..core.results import Answer, Contribution, Cut, Encoding, Hit
+from ..core.results import Answer, Contribution, Cut, Encoding, Hit, Hits
 from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import SearchResult
 from .backend import Query, Vector
@@ -136,7 +136,6 @@ class Plan:
             timings={**task.timings, "fetch": spent},
             generation=info.index.generation,
             model_fingerprint=info.model_fingerprint,
-            score_scale=self._score_scale(task),
         )
 
     def encoding(self, task: SearchTask) -> Encoding:
@@ -185,35 +184,28 @@ class Plan:
         assert task.impacts is not None
         return float(task.impacts.scales[task.row]) * self._collection.index.manifest.step
 
-    def hits(self, task: SearchTask) -> tuple[Hit, ...]:
+    def hits(self, task: SearchTask) -> Hits:
         """Fetch the hits of a ranked query, with what else it asks for."""
         assert task.impacts is not None
         assert task.result is not None
-        collection, query, result = self._collection, task.query, task.result
+        index, query, result = self._collection.index, task.query, task.result
         first = int(result.indptr[task.row])
         span = slice(first, min(first + query.k, int(result.indptr[task.row + 1])))
         shards, ordinals, scores = result.shards[span], result.ordinals[span], result.scores[span]
-        documents: list[Document] | list[None] = [None] * len(scores)
+        scale = self._score_scale(task)
+        documents: list[Document] = []
         if query.with_document:
-            documents = collection.index.fetch(shards, ordinals)
+            documents = index.fetch(shards, ordinals)
             ids = [document.id for document in documents]
         else:
-            ids = collection.index.ids(shards, ordinals)
-        reasons: list[tuple[Contribution, ...]] = [()] * len(scores)
-        scale = self._score_scale(task)
+            ids = index.ids(shards, ordinals)
+        reasons: list[tuple[Contribution, ...]] = []
         if query.explain:
-            stored = collection.index.vectors(shards, ordinals)
+            stored = index.vectors(shards, ordinals)
             asked = task.impacts.row(task.row)
-            reasons = [
-                self._contributions(*asked, *stored.row(i), scale) for i in range(len(scores))
-            ]
-        columns = (scores.tolist(), shards.tolist(), ordinals.tolist())
-        return tuple(
-            Hit(id, score * scale, score, shard, ordinal, document, why)
-            for id, score, shard, ordinal, document, why in zip(
-                ids, *columns, documents, reasons, strict=True
-            )
-        )
+            reasons = [self._contributions(*asked, *stored.row(i), scale) for i in range(len(ids))]
+        columns = (scores.tolist(), shards.tolist(), scale, ordinals.tolist())
+        return Hits(ids, *columns, documents, reasons)
 
     def explain(
         self, task: SearchTask, ids: Sequence[str], *, with_document: bool

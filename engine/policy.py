@@ -9,6 +9,9 @@ from __future__ import annotations
 INLINE_HITS = 100
 """Hits of an answer that is completed by the thread that ranked it; more go to a pool."""
 
+INLINE_QUERIES = 16
+"""Queries of a batch whose messages are read and made on the event loop; more go to a thread."""
+
 INLINE_POSTINGS = 1_000_000
 """Postings of an index whose searches the event loop may run itself."""
 

@@ -101,10 +101,24 @@ class Admission:
         if self.keys is not None:
             self.keys.check(metadata.get("authorization"))
         self.lifecycle.check()
-        if self.lifecycle.in_flight >= self._limit:
+        self._check_room(1)
+
+    @contextmanager
+    def counted_as(self, queries: int) -> Iterator[None]:
+        """Count a request, which is in flight, as so many of them.
+
+        Raises:
+            OverloadedError: too many requests are in flight.
+        """
+        self._check_room(queries - 1)
+        with self.lifecycle.track(queries - 1):
+            yield
+
+    def _check_room(self, more: int) -> None:
+        if (in_flight := self.lifecycle.in_flight) + more > self._limit:
             raise OverloadedError(
-                f"limits.in_flight: {self._limit} requests are in flight, at most {self._limit} "
-                f"are allowed; retry after {RETRY_SECONDS} s",
+                f"limits.in_flight: {in_flight} requests are in flight and {more} more exceed "
+                f"{self._limit}; retry after {RETRY_SECONDS} s",
                 RETRY_SECONDS,
             )
 

@@ -54,13 +54,13 @@ class Lifecycle:
             raise UnavailableError("the server is still loading; retry later")
 
     @contextmanager
-    def track(self) -> Iterator[None]:
-        """Count a request as in flight while the block runs."""
-        self._in_flight += 1
+    def track(self, count: int = 1) -> Iterator[None]:
+        """Count so many requests as in flight while the block runs."""
+        self._in_flight += count
         self.idle.clear()
         try:
             yield
         finally:
-            self._in_flight -= 1
+            self._in_flight -= count
             if not self._in_flight:
                 self.idle.set()

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from ..core.errors import CspladeError, InputError, UnavailableError
-from ..engine.backend import SearchBackend
+from ..core.results import Answer
+from ..engine.backend import Query, SearchBackend
 from ..engine.deadline import Deadline
-from ..engine.policy import INLINE_HITS
+from ..engine.policy import INLINE_HITS, INLINE_QUERIES
 from ..v1 import retrieval_pb2 as pb
-from .admission import public_error
+from .admission import Admission, public_error
 from .messages import replies, requests
 from .settings import Settings
 from .telemetry import logs, tracing
@@ -27,6 +29,7 @@ from .telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 class Retrieval:
@@ -37,15 +40,22 @@ class Retrieval:
 
     Args:
         settings: All settings.
-        metrics: Where queries of streams and mismatches are counted.
+        metrics: Where queries of streams and batches, and mismatches, are counted.
+        admission: Counts the queries of batches in flight.
 
     Attributes:
         backend: None while the server loads.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, admission: Admission) -> None:
+        self._settings, self._metrics, self._admission = settings, metrics, admission
         self.backend: SearchBackend | None = None
+
+    def of(self, backend: SearchBackend) -> Retrieval:
+        """Return what answers the same by another backend."""
+        other = Retrieval(self._settings, self._metrics, self._admission)
+        other.backend = backend
+        return other
 
     async def search(self, request: pb.SearchRequest, deadline: Deadline) -> pb.SearchResponse:
         """Rank for one query."""
@@ -58,13 +68,58 @@ class Retrieval:
         def reply() -> pb.SearchResponse:
             total = time.perf_counter_ns() - started
             return self._sendable(
-                replies.search_reply(answer, total=total),
+                replies.search_reply(answer, columns=request.columns, total=total),
                 "ask for a smaller k, or without documents or explanations",
             )
 
         message = await _render(reply, small=len(answer) <= INLINE_HITS and not query.explain)
         tracing.stages(message.timings)
         return message
+
+    async def search_batch(
+        self, request: pb.SearchBatchRequest, deadline: Deadline
+    ) -> pb.SearchBatchResponse:
+        """Rank for many queries together; each is answered or fails alone."""
+        started = time.perf_counter_ns()
+        backend = self._ready()
+        limits, info = self._settings.limits, backend.info
+        requests.check_batch(request, limits)
+        small = len(request.requests) <= INLINE_QUERIES
+
+        def checked(one: pb.SearchRequest) -> Query | CspladeError:
+            try:
+                return requests.search_query(one, limits, info)
+            except CspladeError as error:
+                return error
+
+        with self._admission.counted_as(len(request.requests)):
+            queries = await _render(lambda: list(map(checked, request.requests)), small=small)
+            valid = [one for one in queries if isinstance(one, Query)]
+            for query in valid:
+                self._log_text("query", query.text)
+            answers = iter(await backend.search_batch(valid, deadline))
+        outcomes = [next(answers) if isinstance(one, Query) else one for one in queries]
+        public = [
+            public_error(one, f"query {place} of a batch", logs.request_id.get())
+            if isinstance(one, Exception)
+            else one
+            for place, one in enumerate(outcomes)
+        ]
+        self._metrics.batch_answered(
+            Counter("OK" if isinstance(one, Answer) else one.code for one in public)
+        )
+
+        def reply() -> pb.SearchBatchResponse:
+            total = time.perf_counter_ns() - started
+            message = pb.SearchBatchResponse(
+                outcomes=[
+                    replies.outcome_reply(one, columns=asked.columns, total=total)
+                    for asked, one in zip(request.requests, public, strict=True)
+                ]
+            )
+            return self._sendable(message, "send fewer queries, or ask for a smaller k")
+
+        return await _render(reply, small=small)
 
     async def stream_answer(
         self, item: pb.SearchStreamRequest, deadline: Deadline
@@ -228,6 +283,6 @@ async def _until_drained(
         drained.cancel()
 
 
-async def _render(make: Callable[[], M], *, small: bool) -> M:
-    """Make a message here if it is small, else in a thread: a large one would block the loop."""
+async def _render(make: Callable[[], T], *, small: bool) -> T:
+    """Make something here if it is small, else in a thread: it would block the loop."""
     return make() if small else await asyncio.to_thread(make)

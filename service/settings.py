@@ -125,6 +125,7 @@ class Limits(Section):
     query_terms: int = Field(default=MAX_QUERY_TERMS, ge=1, le=MAX_QUERY_TERMS)
     text_bytes: int = Field(default=65_536, ge=1)
     encode_texts: int = Field(default=64, ge=1)
+    batch_searches: int = Field(default=64, ge=1)
     stream_in_flight: int = Field(default=64, ge=1)
     in_flight: int = Field(default=1024, ge=1)
     connection_streams: int = Field(default=8192, ge=1, le=2**31 - 1)
@@ -174,12 +175,16 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.metrics.needs_key and self.security.keys_file is None:
             raise ValueError("metrics.needs_key is set, but security.keys_file names no file")
-        texts, queue = self.limits.encode_texts, self.batching.queue
-        if texts > queue:
-            raise ValueError(
-                f"limits.encode_texts {texts} exceeds batching.queue {queue}: it could never be "
-                "queued"
-            )
+        limits, queue = self.limits, self.batching.queue
+        for name, value, other, bound in (
+            ("encode_texts", limits.encode_texts, "batching.queue", queue),
+            ("batch_searches", limits.batch_searches, "batching.queue", queue),
+            ("batch_searches", limits.batch_searches, "limits.in_flight", limits.in_flight),
+        ):
+            if value > bound:
+                raise ValueError(
+                    f"limits.{name} {value} exceeds {other} {bound}: it could never be accepted"
+                )
         return self
 
     @classmethod

@@ -38,9 +38,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 JOB = 'job=~"$job"'
-REQUESTS = (
-    "Search|SearchStreamQuery|Encode|Verify"  # a SearchStream lives as long as its client likes
-)
+# A SearchStream lives as long as its client likes.
+REQUESTS = "Search|SearchStreamQuery|SearchBatchQuery|Encode|Verify"
 HEIGHT = 8
 
 Panel = timeseries.Panel | heatmap.Panel | stat.Panel
@@ -364,7 +363,7 @@ def shards() -> Dashboard:
 
 def loads() -> Dashboard:
     """What a load test does to the server: short windows, offered load beside what comes of it."""
-    searches = 'method=~"Search|SearchStreamQuery"'
+    searches = 'method=~"Search|SearchStreamQuery|SearchBatchQuery"'
     stages = "csplade_stage_seconds"
     rows: dict[str, list[Panel]] = {
         "Offered and answered": [

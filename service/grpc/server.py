@@ -89,7 +89,7 @@ class Server:
         self._tracer = tracer(settings.tracing)
         self._lifecycle = Lifecycle()
         self._admission = compose.admission(settings, self._lifecycle, self.metrics, self._tracer)
-        self._retrieval = Retrieval(settings, self.metrics)
+        self._retrieval = Retrieval(settings, self.metrics, self._admission)
         self._health = HealthServicer()
         self._grpc = grpc.aio.server(
             interceptors=[AdmissionInterceptor(self._admission, SERVICE_NAME)],

@@ -49,6 +49,13 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
                 self._admission.lifecycle.draining,
             )
 
+    async def SearchBatch(
+        self, request: pb.SearchBatchRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SearchBatchResponse:
+        """Rank for many queries together."""
+        async with self._call("SearchBatch", context, request) as deadline:
+            return await self._retrieval.search_batch(request, deadline)
+
     async def Explain(
         self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExplainResponse:

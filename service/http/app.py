@@ -51,7 +51,7 @@ def build_app(
         endpoint = transcoder.unary(rpc)
         routes.append(Route(f"/{SERVICE}/{rpc.name}", endpoint, methods=["POST"]))
         methods = ["GET", "POST"] if rpc.name == "Info" else ["POST"]
-        routes.append(Route(f"/v1/{rpc.name.lower()}", endpoint, methods=methods))
+        routes.append(Route(f"/v1/{rpc.path}", endpoint, methods=methods))
     routes += [
         Route("/v1/search/stream", _Application(transcoder.search_stream), methods=["POST"]),
         Route("/healthz", _healthz),

@@ -85,7 +85,7 @@ def explorer_routes(
         endpoint = transcoder.unary(
             rpc, lambda request: collections.find(request.path_params["name"])
         )
-        path = f"/explore/collections/{{name}}/{rpc.name.lower()}"
+        path = f"/explore/collections/{{name}}/{rpc.path}"
         routes.append(Route(path, endpoint, methods=["POST"]))
     routes += [
         Route(f"/explore/{one.name}", _file(one.name))

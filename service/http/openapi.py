@@ -99,11 +99,11 @@ def document(proto: FileDescriptorProto) -> dict[str, Any]:
             comments[(6, 0, 2, number)], _name(method.input_type), _name(method.output_type)
         )
         paths[f"/{full_name}/{rpc.name}"] = {"post": {"operationId": rpc.name, **operation}}
-        alias = {"post": {"operationId": rpc.name.lower(), **operation}}
+        alias = {"post": {"operationId": rpc.function, **operation}}
         if rpc.name == "Info":
             plain = {key: value for key, value in operation.items() if key != "requestBody"}
             alias = {"get": {"operationId": "info", **plain}}
-        paths[f"/v1/{rpc.name.lower()}"] = alias
+        paths[f"/v1/{rpc.path}"] = alias
     number, method = methods["SearchStream"]
     paths["/v1/search/stream"] = {
         "post": {"operationId": "search_stream", **_stream(comments[(6, 0, 2, number)])}

@@ -90,8 +90,7 @@ class TemporaryCollections:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 raise
             backend = compose.backend(collection, self._settings, self._metrics)
-            retrieval = Retrieval(self._settings, self._metrics)
-            retrieval.backend = backend
+            retrieval = self._served.of(backend)
             end = self._clock() + LIFE_SECONDS
             self._held[name] = _Held(retrieval, backend, folder, end)
             asyncio.get_running_loop().call_later(LIFE_SECONDS, self._sweep)

@@ -35,27 +35,32 @@ CLIENT_LEFT = 499  # nobody reads it; a common number for it in logs
 
 @dataclass(frozen=True)
 class Rpc:
-    """A unary rpc: its name and the type of its request."""
+    """A unary rpc: its name, its path below ``/v1/``, and the type of its request."""
 
     name: str
+    path: str
     request: type[Message]
+
+    @property
+    def function(self) -> str:
+        """Its name as that of a function."""
+        return self.path.replace("/", "_")
 
     def answer(
         self, retrieval: Retrieval, message: Message, deadline: Deadline
     ) -> Awaitable[Message]:
         """Call the method of the rpc."""
-        method: Callable[[Any, Deadline], Awaitable[Message]] = getattr(
-            retrieval, self.name.lower()
-        )
+        method: Callable[[Any, Deadline], Awaitable[Message]] = getattr(retrieval, self.function)
         return method(message, deadline)
 
 
 UNARY = (
-    Rpc("Search", pb.SearchRequest),
-    Rpc("Explain", pb.ExplainRequest),
-    Rpc("Encode", pb.EncodeRequest),
-    Rpc("Info", pb.InfoRequest),
-    Rpc("Verify", pb.VerifyRequest),
+    Rpc("Search", "search", pb.SearchRequest),
+    Rpc("SearchBatch", "search/batch", pb.SearchBatchRequest),
+    Rpc("Explain", "explain", pb.ExplainRequest),
+    Rpc("Encode", "encode", pb.EncodeRequest),
+    Rpc("Info", "info", pb.InfoRequest),
+    Rpc("Verify", "verify", pb.VerifyRequest),
 )
 
 

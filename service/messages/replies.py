@@ -11,7 +11,7 @@ import grpc
 
 from ... import __version__
 from ...core.errors import CspladeError, OverloadedError
-from ...core.results import Answer, Cut, Encoding, Explanation, Hit, Timings, Verification
+from ...core.results import Answer, Cut, Encoding, Explanation, Hit, Hits, Timings, Verification
 from ...core.stages import STAGES
 from ...engine.backend import CollectionInfo
 from ...v1 import retrieval_pb2 as pb
@@ -22,10 +22,11 @@ DISTRIBUTIONS = (
 )  # fmt: skip
 
 
-def search_reply(answer: Answer, *, total: int) -> pb.SearchResponse:
-    """Return the reply to Search; ``total`` in nanoseconds."""
+def search_reply(answer: Answer, *, columns: bool, total: int) -> pb.SearchResponse:
+    """Return the reply to Search, with hits or their columns; ``total`` in nanoseconds."""
     return pb.SearchResponse(
-        hits=map(_hit, answer.hits),
+        hits=() if columns else map(_hit, answer.hits),
+        columns=_columns(answer.hits) if columns else None,
         matched_documents=answer.matched,
         postings_read=answer.postings,
         query_terms=answer.query_terms,
@@ -157,18 +158,30 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
             timeout_seconds=limits.timeout_seconds,
             receive_bytes=settings.server.receive_bytes,
             send_bytes=settings.server.send_bytes,
+            batch_searches=limits.batch_searches,
         ),
     )
 
 
 def error_reply(error: CspladeError) -> pb.Error:
-    """Return the error of one query of a stream."""
+    """Return the error of one query of a stream or batch."""
     code = grpc.StatusCode[error.code]
     message = " ".join(str(error).split()) or code.value[1]
     reply = pb.Error(code=code.value[0], message=message)
     if isinstance(error, OverloadedError):
         reply.retry_after_ms = max(1, round(error.retry_after * 1000))
     return reply
+
+
+def outcome_reply(outcome: Answer | CspladeError, *, columns: bool, total: int) -> pb.SearchOutcome:
+    """Return the reply to one query of a batch, as :func:`search_reply`."""
+    if isinstance(outcome, CspladeError):
+        return pb.SearchOutcome(error=error_reply(outcome))
+    return pb.SearchOutcome(response=search_reply(outcome, columns=columns, total=total))
+
+
+def _columns(hits: Hits) -> pb.HitColumns:
+    return pb.HitColumns(ids=hits.ids, integer_scores=hits.integer_scores, shards=hits.shards)
 
 
 def _hit(hit: Hit) -> pb.Hit:

@@ -24,6 +24,8 @@ def search_query(request: pb.SearchRequest, limits: Limits, info: CollectionInfo
     k = _k(request, limits)
     if request.explain and k > limits.explain_k:
         raise InputError(f"k: {k} is too many with explain; at most {limits.explain_k}")
+    if request.columns and (request.explain or request.with_document):
+        raise InputError("columns: true is not allowed with explain or with_document")
     return _query(
         request.query,
         limits,
@@ -33,6 +35,13 @@ def search_query(request: pb.SearchRequest, limits: Limits, info: CollectionInfo
         with_document=request.with_document,
         allow_partial=request.allow_partial,
     )
+
+
+def check_batch(request: pb.SearchBatchRequest, limits: Limits) -> None:
+    """Raise InputError unless a batch has an allowed number of queries."""
+    count, most = len(request.requests), limits.batch_searches
+    if not 1 <= count <= most:
+        raise InputError(f"requests: {count} requests; 1 to {most} allowed")
 
 
 def explain_query(

@@ -66,6 +66,22 @@ class RayBackend:
         """See :meth:`csplade.engine.backend.SearchBackend.search`."""
         return await self._follow(lambda fanout: fanout.search(query, deadline), deadline)
 
+    async def search_batch(
+        self, queries: Sequence[Query], deadline: Deadline
+    ) -> list[Answer | Exception]:
+        """See :meth:`csplade.engine.backend.SearchBackend.search_batch`."""
+        assert self._current is not None
+        self._current.check_room(len(queries))
+
+        async def outcome(query: Query) -> Answer | Exception:
+            try:
+                return await self.search(query, deadline)
+            except Exception as error:
+                return error
+
+        # Queries that are submitted together share messages.
+        return list(await asyncio.gather(*map(outcome, queries)))
+
     async def encode(
         self,
         texts: Sequence[str],

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from ...core.document import TextKind
 from ...core.errors import InternalError, UnavailableError
-from ...core.results import Answer, Contribution, Cut, Encoding, Explanation, Hit, Verification
+from ...core.results import (
+    Answer,
+    Contribution,
+    Cut,
+    Encoding,
+    Explanation,
+    Hit,
+    Hits,
+    Verification,
+)
 from ...core.vectors import SparseBatch
 from ...engine.backend import CollectionInfo, Query
 from ...engine.deadline import Deadline
@@ -94,6 +103,11 @@ class Fanout:
             responses = await asyncio.gather(*submitted, return_exceptions=True)
             rankings = self._present(responses, allow_partial=query.allow_partial)
             return await self._merge(query, encoding, rankings, deadline)
+
+    def check_room(self, queries: int) -> None:
+        """Raise OverloadedError unless every shard's queue can take so many queries."""
+        for batcher in self._searches:
+            batcher.check_room(queries)
 
     async def encode(
         self, texts: Sequence[str], kind: TextKind, deadline: Deadline, attribution: bool
@@ -255,26 +269,15 @@ class Fanout:
         started = time.perf_counter_ns()
         details = await self._details(query, encoding, rankings, best, deadline)
         fetching = time.perf_counter_ns() - started
-        any_ranking = next(iter(rankings.values()))
-        scale = any_ranking.score_scale
-        hits = tuple(
-            Hit(
-                rankings[shard].ids[row],
-                score * scale,
-                score,
-                shard,
-                ordinal,
-                document,
-                self._named(contributions),
-            )
-            for shard, ordinal, score, row, (document, contributions) in zip(
-                best.shards.tolist(),
-                best.ordinals.tolist(),
-                best.scores.tolist(),
-                best.rows.tolist(),
-                details,
-                strict=True,
-            )
+        shards = best.shards.tolist()
+        hits = Hits(
+            [rankings[i].ids[row] for i, row in zip(shards, best.rows.tolist(), strict=True)],
+            best.scores.tolist(),
+            shards,
+            next(iter(rankings.values())).score_scale,
+            best.ordinals.tolist(),
+            [document for document, _ in details],
+            [self._named(contributions) for _, contributions in details],
         )
         slowest = max(
             (one.timings for one in rankings.values()), key=lambda timings: sum(timings.values())
@@ -296,7 +299,6 @@ class Fanout:
             timings=timings,
             generation=self.info.index.generation,
             model_fingerprint=self.info.model_fingerprint,
-            score_scale=scale,
             missing_shards=tuple(i for i in range(len(self._shards)) if i not in rankings),
         )
 
@@ -308,9 +310,12 @@ class Fanout:
         best: _Best,
         deadline: Deadline,
     ) -> list[Detail]:
-        """Return the details of each hit: from the rankings, else asked of the shards with hits."""
+        """Return the details of each hit: from the rankings, else asked of the shards with hits.
+
+        Empty if the query asks for none.
+        """
         if not (query.explain or query.with_document):
-            return [(None, ())] * len(best.rows)
+            return []
         present = {i: one.details for i, one in rankings.items() if one.details is not None}
         if present:
             pairs = zip(best.shards.tolist(), best.rows.tolist(), strict=True)

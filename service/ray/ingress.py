@@ -65,7 +65,7 @@ class ServiceReplica:
         self._tracer = tracer(settings.tracing)
         self._lifecycle = Lifecycle()
         self._admission = compose.admission(settings, self._lifecycle, self._metrics, self._tracer)
-        self._retrieval = Retrieval(settings, self._metrics)
+        self._retrieval = Retrieval(settings, self._metrics, self._admission)
         self._servicer = RetrievalServicer(self._retrieval, self._admission)
         grpc_context.admit_with(self._admission, SERVICE_NAME)
         self._lifecycle.loaded()
@@ -88,6 +88,14 @@ class ServiceReplica:
     async def Search(self, request: pb.SearchRequest, grpc_context: Any) -> pb.SearchResponse:
         """Rank for one query."""
         return await self._unary(self._servicer.Search, request, grpc_context, pb.SearchResponse)
+
+    async def SearchBatch(
+        self, request: pb.SearchBatchRequest, grpc_context: Any
+    ) -> pb.SearchBatchResponse:
+        """Rank for many queries together."""
+        return await self._unary(
+            self._servicer.SearchBatch, request, grpc_context, pb.SearchBatchResponse
+        )
 
     async def Explain(self, request: pb.ExplainRequest, grpc_context: Any) -> pb.ExplainResponse:
         """Score documents by their ids."""

@@ -50,10 +50,10 @@ class MessageBatcher(Generic[Q, A]):
         """Requests that are in no message yet."""
         return len(self._queued)
 
-    def check_room(self) -> None:
-        """Raise OverloadedError if the queue is full."""
-        if self.queued >= self._limit:
-            raise self._pace.rejection(self.queued, 1, self._limit)
+    def check_room(self, wanted: int = 1) -> None:
+        """Raise OverloadedError if the queue cannot take so many requests."""
+        if self.queued + wanted > self._limit:
+            raise self._pace.rejection(self.queued, wanted, self._limit)
 
     def submit(self, request: Q) -> asyncio.Future[tuple[A, int]]:
         """Enqueue a request.

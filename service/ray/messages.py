@@ -64,11 +64,11 @@ class ShardRanking(NamedTuple):
     @classmethod
     def of(cls, answer: Answer, *, detailed: bool = False) -> ShardRanking:
         """Return the columns of an answer."""
-        count = len(answer)
+        hits = answer.hits
         return cls(
-            [hit.id for hit in answer.hits],
-            np.fromiter((hit.ordinal or 0 for hit in answer.hits), np.int64, count),
-            np.fromiter((hit.integer_score for hit in answer.hits), np.int32, count),
+            list(hits.ids),
+            np.array(hits.ordinals, np.int64),
+            np.array(hits.integer_scores, np.int32),
             answer.matched,
             answer.postings,
             answer.cut.impacts,

@@ -158,6 +158,11 @@ class Metrics:
         self.requests.labels(method, code).inc()
         self.request_seconds.labels(method).observe(seconds)
 
+    def batch_answered(self, codes: Mapping[str, int]) -> None:
+        """Record the answered queries of a batch: how many ended with which code."""
+        for code, count in codes.items():
+            self.requests.labels("SearchBatchQuery", code).inc(count)
+
     def model(self, info: CollectionInfo) -> None:
         """Record the encoder of a collection, if it has one."""
         if (encoder := info.encoder) is not None:

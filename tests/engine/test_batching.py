@@ -38,7 +38,7 @@ class Work:
     def characters(self, task):
         return len(task.text)
 
-    def finishes_inline(self, task):
+    def finishes_inline(self, task, queued):
         return task.text != "heavy"
 
     def runs_inline(self, task):
@@ -154,6 +154,21 @@ async def test_a_full_queue_refuses_at_once_and_takes_all_or_none(work):
     assert work.batches == [["first"], ["a", "d"]]
 
 
+async def test_each_task_of_a_submission_has_its_own_outcome(work):
+    work = work(tasks=2)
+    first = await work.hold()
+    tasks = [Task(text) for text in ("good", "poison", "unfinished", "fine", "heavy")]
+    submitted = work.batcher.submit_each(tasks, Deadline.after(LATER))
+    each = asyncio.create_task(submitted)
+    work.finishing.set()
+    work.release.set()
+    good, poison, unfinished, fine, heavy = await each
+    assert (good, fine, heavy) == ("GOOD", "FINE", "HEAVY")
+    assert (str(poison), str(unfinished)) == ("poison", "unfinished")
+    assert await first == ["FIRST"]
+    assert await work.batcher.submit_each([], Deadline.after(LATER)) == []
+
+
 async def test_passed_deadlines_are_dropped_before_any_work(work):
     work = work()
     first = await work.hold()
@@ -212,6 +227,23 @@ async def test_what_takes_long_to_finish_holds_nobody_up(work):
     assert await heavy == ["HEAVY"]
 
 
+async def test_only_what_cannot_be_weighed_fails(work, monkeypatch):
+    work, weigh = work(), Work.weigh
+
+    def weigh_good(tasks):
+        if any(task.text == "bad" for task in tasks):
+            raise ValueError("bad")
+        return weigh(work, tasks)
+
+    first = await work.hold()
+    monkeypatch.setattr(work, "weigh", weigh_good)
+    good, bad, fine = await queued(work, ["good"], ["bad"], ["fine"])
+    work.release.set()
+    assert await asyncio.gather(first, good, fine) == [["FIRST"], ["GOOD"], ["FINE"]]
+    with pytest.raises(ValueError, match="bad"):
+        await bad
+
+
 async def test_what_cannot_be_weighed_fails_and_the_worker_lives(work, monkeypatch):
     work = work()
     work.release.set()
@@ -253,6 +285,15 @@ async def test_brief_works_are_done_together_on_the_event_loop(work, quick):
     assert answers == [[text.upper()] for text in texts]
     assert batches.batches[1:] == [texts]
     assert batches.threads[1:] == [here]
+
+
+async def test_many_brief_tasks_are_done_by_the_worker(work, monkeypatch):
+    batches = work()
+    batches.release.set()
+    await batches.first()
+    monkeypatch.setattr(batching, "INLINE_SECONDS", batches.batcher._pace.seconds * 2)
+    await batches.submit(*(f"brief {i}" for i in range(3)))
+    assert threading.get_ident() not in batches.threads
 
 
 async def test_what_is_not_brief_is_done_by_the_worker(work, quick):

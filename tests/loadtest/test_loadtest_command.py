@@ -96,8 +96,8 @@ def test_an_overload_is_rejected_and_recovered_from(examples_index, tmp_path):
 
     flags = {
         "index": examples_index, "server.port": 0, "metrics.enabled": False,
-        "limits.encode_texts": 1, "batching.queue": 4, "batching.queries": 1,
-        "logging.requests": False,
+        "limits.encode_texts": 1, "limits.batch_searches": 1, "batching.queue": 4,
+        "batching.queries": 1, "logging.requests": False,
     }  # fmt: skip
     lines = tmp_path / "q.jsonl"
     lines.write_text('{"vector": {"3": 1.0, "70": 2.0}}\n')

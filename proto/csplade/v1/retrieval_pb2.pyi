@@ -35,21 +35,23 @@ class Query(_message.Message):
     def __init__(self, text: _Optional[str] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "explain", "with_document", "allow_partial")
+    __slots__ = ("query", "k", "explain", "with_document", "allow_partial", "columns")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     WITH_DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     explain: bool
     with_document: bool
     allow_partial: bool
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ...) -> None: ...
+    columns: bool
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ..., columns: _Optional[bool] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "matched_documents", "postings_read", "query_terms", "cut", "timings", "generation", "model_fingerprint", "score_scale", "partial", "missing_shards")
+    __slots__ = ("hits", "matched_documents", "postings_read", "query_terms", "cut", "timings", "generation", "model_fingerprint", "score_scale", "partial", "missing_shards", "columns")
     HITS_FIELD_NUMBER: _ClassVar[int]
     MATCHED_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     POSTINGS_READ_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +63,7 @@ class SearchResponse(_message.Message):
     SCORE_SCALE_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     MISSING_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     matched_documents: int
     postings_read: int
@@ -72,7 +75,18 @@ class SearchResponse(_message.Message):
     score_scale: float
     partial: bool
     missing_shards: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., matched_documents: _Optional[int] = ..., postings_read: _Optional[int] = ..., query_terms: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., generation: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., score_scale: _Optional[float] = ..., partial: _Optional[bool] = ..., missing_shards: _Optional[_Iterable[int]] = ...) -> None: ...
+    columns: HitColumns
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., matched_documents: _Optional[int] = ..., postings_read: _Optional[int] = ..., query_terms: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., generation: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., score_scale: _Optional[float] = ..., partial: _Optional[bool] = ..., missing_shards: _Optional[_Iterable[int]] = ..., columns: _Optional[_Union[HitColumns, _Mapping]] = ...) -> None: ...
+
+class HitColumns(_message.Message):
+    __slots__ = ("ids", "integer_scores", "shards")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    INTEGER_SCORES_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    integer_scores: _containers.RepeatedScalarFieldContainer[int]
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., integer_scores: _Optional[_Iterable[int]] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "score", "integer_score", "shard", "document", "contributions")
@@ -163,6 +177,26 @@ class SearchStreamResponse(_message.Message):
     response: SearchResponse
     error: Error
     def __init__(self, sequence: _Optional[int] = ..., response: _Optional[_Union[SearchResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class SearchBatchRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SearchRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[SearchRequest, _Mapping]]] = ...) -> None: ...
+
+class SearchBatchResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[SearchOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[SearchOutcome, _Mapping]]] = ...) -> None: ...
+
+class SearchOutcome(_message.Message):
+    __slots__ = ("response", "error")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    response: SearchResponse
+    error: Error
+    def __init__(self, response: _Optional[_Union[SearchResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "retry_after_ms")
@@ -326,7 +360,7 @@ class ShardInfo(_message.Message):
     def __init__(self, documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("k", "explain_k", "query_terms", "text_bytes", "encode_texts", "stream_in_flight", "queue", "batch_tokens", "batch_queries", "timeout_seconds", "receive_bytes", "send_bytes")
+    __slots__ = ("k", "explain_k", "query_terms", "text_bytes", "encode_texts", "stream_in_flight", "queue", "batch_tokens", "batch_queries", "timeout_seconds", "receive_bytes", "send_bytes", "batch_searches")
     K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_K_FIELD_NUMBER: _ClassVar[int]
     QUERY_TERMS_FIELD_NUMBER: _ClassVar[int]
@@ -339,6 +373,7 @@ class Limits(_message.Message):
     TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     RECEIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEND_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SEARCHES_FIELD_NUMBER: _ClassVar[int]
     k: int
     explain_k: int
     query_terms: int
@@ -351,7 +386,8 @@ class Limits(_message.Message):
     timeout_seconds: float
     receive_bytes: int
     send_bytes: int
-    def __init__(self, k: _Optional[int] = ..., explain_k: _Optional[int] = ..., query_terms: _Optional[int] = ..., text_bytes: _Optional[int] = ..., encode_texts: _Optional[int] = ..., stream_in_flight: _Optional[int] = ..., queue: _Optional[int] = ..., batch_tokens: _Optional[int] = ..., batch_queries: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., receive_bytes: _Optional[int] = ..., send_bytes: _Optional[int] = ...) -> None: ...
+    batch_searches: int
+    def __init__(self, k: _Optional[int] = ..., explain_k: _Optional[int] = ..., query_terms: _Optional[int] = ..., text_bytes: _Optional[int] = ..., encode_texts: _Optional[int] = ..., stream_in_flight: _Optional[int] = ..., queue: _Optional[int] = ..., batch_tokens: _Optional[int] = ..., batch_queries: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., receive_bytes: _Optional[int] = ..., send_bytes: _Optional[int] = ..., batch_searches: _Optional[int] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
     __slots__ = ("query", "k")

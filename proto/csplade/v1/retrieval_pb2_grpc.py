@@ -47,6 +47,11 @@ class RetrievalServiceStub:
                 request_serializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamRequest.SerializeToString,
                 response_deserializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamResponse.FromString,
                 _registered_method=True)
+        self.SearchBatch = channel.unary_unary(
+                '/csplade.v1.RetrievalService/SearchBatch',
+                request_serializer=csplade_dot_v1_dot_retrieval__pb2.SearchBatchRequest.SerializeToString,
+                response_deserializer=csplade_dot_v1_dot_retrieval__pb2.SearchBatchResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/csplade.v1.RetrievalService/Explain',
                 request_serializer=csplade_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
@@ -85,6 +90,16 @@ class RetrievalServiceServicer:
     def SearchStream(self, request_iterator, context):
         """Answer many queries over one stream. Answers are sent when they are ready, not in order: match
         them by sequence. A query that fails is answered with its error, and the stream continues.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchBatch(self, request, context):
+        """Answer many queries at once: one message, ranked together, answered by one message in the order
+        of the queries. A query that fails is answered with its error, and the others are answered. It
+        counts as many as its queries where requests in flight and the queue are bounded; if they do
+        not all fit, none is enqueued.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +147,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.SearchStream,
                     request_deserializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamRequest.FromString,
                     response_serializer=csplade_dot_v1_dot_retrieval__pb2.SearchStreamResponse.SerializeToString,
+            ),
+            'SearchBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchBatch,
+                    request_deserializer=csplade_dot_v1_dot_retrieval__pb2.SearchBatchRequest.FromString,
+                    response_serializer=csplade_dot_v1_dot_retrieval__pb2.SearchBatchResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -211,6 +231,33 @@ class RetrievalService:
             '/csplade.v1.RetrievalService/SearchStream',
             csplade_dot_v1_dot_retrieval__pb2.SearchStreamRequest.SerializeToString,
             csplade_dot_v1_dot_retrieval__pb2.SearchStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/csplade.v1.RetrievalService/SearchBatch',
+            csplade_dot_v1_dot_retrieval__pb2.SearchBatchRequest.SerializeToString,
+            csplade_dot_v1_dot_retrieval__pb2.SearchBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

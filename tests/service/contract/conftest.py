@@ -19,6 +19,7 @@ LIMITS = {
     "limits__explain_k": 20,
     "limits__text_bytes": 100,
     "limits__encode_texts": 2,
+    "limits__batch_searches": 3,
     "limits__query_terms": 30,
     "server__send_bytes": 2000,
     "server__receive_bytes": 4000,

@@ -200,6 +200,70 @@ def test_an_exception_of_the_callers_generator_is_raised_as_itself(vector_client
     assert answers == one_by_one  # none is lost
 
 
+def test_a_batch_is_answered_as_its_queries_are(client, vector_client, random_queries):
+    for asked, queries, options in (
+        (vector_client, random_queries, {"k": 25}),
+        (vector_client, random_queries[:3], {"k": 1000, "explain": True}),
+        (client, ["iron", "rivers in winter", {3: 1.0}], {"k": 5, "with_document": True}),
+    ):
+        batch = asked.search_batch(queries, **options)
+        single = [asked.search(query, **options) for query in queries]
+        assert [one.hits for one in batch] == [one.hits for one in single]
+        assert [(one.matched, one.query_terms, one.generation) for one in batch] == [
+            (one.matched, one.query_terms, one.generation) for one in single
+        ]
+        assert all(len(one) for one in batch)
+        assert all(one.timings["total"] >= one.timings["score"] > 0 for one in batch)
+
+
+def test_a_bad_query_of_a_batch_fails_alone(vector_client):
+    good, text, bad, again = vector_client.search_batch([{1: 1.0}, "a text", {}, {1: 1.0}])
+    assert good.hits == again.hits
+    assert len(good.hits)
+    assert len(bad.hits) == 0
+    assert isinstance(text, ServiceError)
+    assert text.code == "FAILED_PRECONDITION"
+    assert text.details.startswith("query 1 of the batch: query.text: no encoder is loaded")
+
+
+def test_a_batch_that_is_malformed_fails_query_by_query(vector_service):
+    good = pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[1.0])), k=2)
+    bad = pb.SearchRequest(query=pb.Query(vector=pb.SparseVector(indices=[1], values=[-1.0])))
+    with vector_service.channel() as channel:
+        response = rpc.RetrievalServiceStub(channel).SearchBatch(
+            pb.SearchBatchRequest(requests=[bad, good, pb.SearchRequest(query=good.query, k=0)])
+        )
+    assert [one.WhichOneof("outcome") for one in response.outcomes] == [
+        "error",
+        "response",
+        "error",
+    ]
+    invalid = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    for place, complaint in ((0, "query.vector.values[0]: -1.0"), (2, "k: 0 is out of range")):
+        assert response.outcomes[place].error.code == invalid
+        assert complaint in response.outcomes[place].error.message
+    assert len(response.outcomes[1].response.hits) == 2
+
+
+def test_columns_hold_the_hits(vector_service, random_queries):
+    indices, values = list(random_queries[0]), list(random_queries[0].values())
+    query = pb.Query(vector=pb.SparseVector(indices=indices, values=values))
+    with vector_service.channel() as channel:
+        stub = rpc.RetrievalServiceStub(channel)
+        rows = stub.Search(pb.SearchRequest(query=query, k=100))
+        columns = stub.Search(pb.SearchRequest(query=query, k=100, columns=True))
+        with pytest.raises(grpc.RpcError, match="columns: true is not allowed with") as error:
+            stub.Search(pb.SearchRequest(query=query, columns=True, with_document=True))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not rows.HasField("columns")
+    assert not columns.hits
+    assert list(columns.columns.ids) == [hit.id for hit in rows.hits]
+    assert list(columns.columns.integer_scores) == [hit.integer_score for hit in rows.hits]
+    assert list(columns.columns.shards) == [hit.shard for hit in rows.hits]
+    assert columns.score_scale == rows.score_scale
+    assert len(rows.hits) > 10
+
+
 async def test_the_same_for_an_asynchronous_generator(vector_service, random_queries):
     async def queries():
         for query in random_queries[:5]:
@@ -280,6 +344,8 @@ async def test_the_asynchronous_client_does_the_same(vector_service, vector_clie
         together = await asyncio.gather(*(client.search(query) for query in random_queries))
         assert [ranking(answer) for answer in together] == expected
         assert [ranking(answer) async for answer in client.search_many(random_queries)] == expected
+        batch = await client.search_batch(random_queries)
+        assert [ranking(answer) for answer in batch] == expected
         assert (await client.info()).index["documents"] == 300
         assert await client.verify(random_queries[0])
         with pytest.raises(ServiceError, match="FAILED_PRECONDITION"):
@@ -305,6 +371,7 @@ def test_reflection_describes_the_service(service):
     assert [method.name for method in described.method] == [
         "Search",
         "SearchStream",
+        "SearchBatch",
         "Explain",
         "Encode",
         "Info",

@@ -74,6 +74,22 @@ def test_malformed_encodes(stub, request_, complaint):
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("count", [0, 4])
+def test_a_batch_of_too_few_or_too_many_queries(stub, count):
+    request = pb.SearchBatchRequest(requests=[pb.SearchRequest(query=GOOD)] * count)
+    with pytest.raises(grpc.RpcError, match=rf"requests: {count} requests; 1 to 3") as error:
+        stub.SearchBatch(request)
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_batch_whose_answer_is_too_large(stub):
+    one = pb.SearchRequest(query=GOOD, k=20, with_document=True)
+    assert len(stub.Search(one).hits) == 20
+    with pytest.raises(grpc.RpcError, match=r"server\.send_bytes allows 2000; send fewer") as error:
+        stub.SearchBatch(pb.SearchBatchRequest(requests=[one] * 3))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_bounds_of_what_is_explained_and_sent(stub):
     assert stub.Search(pb.SearchRequest(query=GOOD, k=2)).hits
     for request, complaint in [
@@ -138,7 +154,7 @@ def test_health_is_watched(vector_service):
             watch.cancel()
 
 
-@pytest.mark.parametrize("method", ["Search", "Encode", "Verify"])
+@pytest.mark.parametrize("method", ["Search", "SearchBatch", "Encode", "Verify"])
 def test_undecodable_bytes_are_invalid_arguments(vector_service, method):
     with vector_service.channel() as channel:
         call = channel.unary_unary(f"/{SERVICE_NAME}/{method}")

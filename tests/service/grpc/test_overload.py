@@ -41,7 +41,7 @@ async def slow(vector_index, settings):
     index = SlowIndex.open(vector_index, threads=1)
     chosen = settings(
         batching__queries=1, batching__queue=QUEUE, limits__encode_texts=1,
-        limits__stream_in_flight=8,
+        limits__batch_searches=1, limits__stream_in_flight=8,
         logging__requests=False,
     )  # fmt: skip
     server = Server(chosen, lambda _: Collection(index))

@@ -24,7 +24,10 @@ from csplade.v1 import retrieval_pb2_grpc as rpc
 def test_a_full_queue_is_resource_exhausted_with_retry_info(held, settings, random_queries):
     # A server of one waiting place: one query is in the worker, one waits, one is too many.
     with (
-        running(settings(batching__queue=1, limits__encode_texts=1), held.opener) as server,
+        running(
+            settings(batching__queue=1, limits__encode_texts=1, limits__batch_searches=1),
+            held.opener,
+        ) as server,
         Client(server.address) as client,
         ThreadPoolExecutor(2) as pool,
     ):

@@ -55,6 +55,22 @@ def test_binary_messages_pass_as_json_does(text_server):
     assert [hit.id for hit in found.hits] == [hit["id"] for hit in json_reply["hits"]]
 
 
+@pytest.mark.parametrize("path", [f"{RPC}/SearchBatch", "/v1/search/batch"])
+def test_a_batch_answers_each_query_or_says_why_not(text_server, path):
+    address, plain = text_server.http_address, {"query": QUERY["query"], "k": 7, "columns": True}
+    reply = call(address, path, {"requests": [QUERY, {"k": 3}, plain]})
+    rows, failed, columns = reply.body["outcomes"]
+    alone = call(address, "/v1/search", QUERY).body
+    assert rows["response"]["hits"] == alone["hits"]
+    assert columns["response"]["columns"] == {
+        "ids": [hit["id"] for hit in alone["hits"]],
+        "integerScores": [hit["integerScore"] for hit in alone["hits"]],
+        "shards": [hit["shard"] for hit in alone["hits"]],
+    }
+    assert failed["error"]["code"] == 3
+    assert failed["error"]["message"].startswith("query: not set")
+
+
 def test_encode_info_and_verify_answer(text_server):
     address = text_server.http_address
     given = {"texts": ["iron", ""], "kind": "TEXT_KIND_QUERY", "decode": True}
@@ -236,7 +252,7 @@ def test_requests_are_counted_whatever_the_transport(vector_server, random_queri
 
 def test_a_full_server_tells_when_to_retry(serve, held, vector_index, random_queries):
     body = vector(random_queries[0])
-    with serve(vector_index, held.opener, limits__in_flight=1) as server:
+    with serve(vector_index, held.opener, limits__in_flight=1, limits__batch_searches=1) as server:
         held.index.entered.clear()
         held.index.release.clear()
         first = threading.Thread(target=call, args=(server.http_address, "/v1/search", body))

@@ -9,6 +9,7 @@ from csplade.core.errors import IncompatibleError, InputError, NotFoundError, Ov
 from csplade.engine.collection import Collection
 from csplade.index import Index
 from csplade.service import compose
+from csplade.service.drain import Lifecycle
 from csplade.service.http import temporary
 from csplade.service.http.temporary import COLLECTIONS, DOCUMENTS, TemporaryCollections
 from csplade.service.retrieval import Retrieval
@@ -34,7 +35,7 @@ def clock():
 @pytest.fixture
 async def collections(settings, text_index, encoder, clock):
     chosen, metrics = settings(text_index, scoring__threads=1), Metrics()
-    served = Retrieval(chosen, metrics)
+    served = Retrieval(chosen, metrics, compose.admission(chosen, Lifecycle(), metrics, None))
     served.backend = compose.backend(Collection(Index.open(text_index), encoder), chosen, metrics)
     made = TemporaryCollections(chosen, metrics, served, clock)
     yield made
@@ -108,8 +109,9 @@ def test_an_upload_needs_an_encoder_and_the_right_body(serve, vector_index):
 
 
 def test_the_error_of_a_backend_elsewhere_is_told(settings, vector_index):
-    collections = TemporaryCollections(
-        settings(vector_index), Metrics(), Retrieval(settings(vector_index), Metrics())
-    )
+    chosen, metrics = settings(vector_index), Metrics()
+    admission = compose.admission(chosen, Lifecycle(), metrics, None)
+    served = Retrieval(chosen, metrics, admission)
+    collections = TemporaryCollections(chosen, metrics, served)
     with pytest.raises(IncompatibleError, match="need the encoder in this process"):
         collections._encoder()

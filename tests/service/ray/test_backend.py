@@ -146,6 +146,30 @@ async def test_all_shards_together_answer_as_one_process(backend, vector_index, 
             assert answer.missing_shards == ()
 
 
+async def test_a_batch_shares_messages_and_fails_query_by_query(backend, shards, random_queries):
+    queries = [query(weights) for weights in random_queries[:6]]
+    single = [await backend.search(one, soon()) for one in queries]
+    for handle in shards:
+        handle.calls = []
+    *batch, failed = await backend.search_batch([*queries, Query(text="a text")], soon())
+    assert [one.hits for one in batch] == [one.hits for one in single]
+    assert isinstance(failed, IncompatibleError)
+    assert all(0 < len(handle.calls) < len(queries) for handle in shards)
+
+
+async def test_a_batch_that_does_not_fit_is_not_enqueued(
+    backend_of, vector_index, settings, shards
+):
+    small = settings(
+        vector_index, batching__queue=4, limits__batch_searches=4, limits__encode_texts=4
+    )
+    backend, one = await backend_of(small), query({1: 1.0})
+    with pytest.raises(OverloadedError, match="0 queued and 5 more exceed 4"):
+        await backend.search_batch([one] * 5, soon())
+    assert not any(handle.calls for handle in shards)
+    assert len(await backend.search_batch([one] * 4, soon())) == 4
+
+
 async def test_parts_rank_by_the_idf_of_the_whole(
     idf_index, vector_index, settings, random_queries
 ):
@@ -261,7 +285,11 @@ async def test_what_would_find_a_queue_full_is_refused_before_anything_is_asked(
 ):
     metrics = Metrics()
     chosen = settings(
-        vector_index, batching__queue=2, limits__encode_texts=1, limits__stream_in_flight=1
+        vector_index,
+        batching__queue=2,
+        limits__encode_texts=1,
+        limits__batch_searches=1,
+        limits__stream_in_flight=1,
     )
     backend = await backend_of(chosen, metrics)
     for handle in shards:
