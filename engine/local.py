@@ -20,7 +20,7 @@ from .collection import Collection
 from .deadline import Deadline
 from .observer import Observer
 from .plan import Plan, SearchTask
-from .policy import INLINE_HITS, INLINE_POSTINGS, INLINE_TEXT, LOOKUP_TEXT
+from .policy import INLINE_DOCUMENTS, INLINE_HITS, INLINE_POSTINGS, INLINE_TEXT, LOOKUP_TEXT
 
 
 class LocalBackend:
@@ -169,9 +169,10 @@ class _Job:
         return task
 
     def finishes_inline(self, task: SearchTask, queued: int) -> bool:
-        if task.query.k > INLINE_HITS or task.query.explain:
-            return False
-        return not (task.query.with_document and queued)  # the store may be slow
+        query = task.query
+        if query.with_document and (queued or query.k > INLINE_DOCUMENTS):
+            return False  # the store may be slow
+        return query.k <= INLINE_HITS and not query.explain
 
     def runs_inline(self, task: SearchTask) -> bool:
         query, index, encoder = task.query, self._collection.index, self._collection.encoder

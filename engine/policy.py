@@ -1,19 +1,23 @@
 """Thresholds that decide where work runs, each with its unit.
 
-Handing work to another thread or process costs about half a millisecond or more, so work that takes
-less stays where it is.
+Handing work to another thread or process costs up to half a millisecond, so work that takes less
+stays where it is. Python that runs in another thread keeps the event loop waiting for up to 5 ms
+(``sys.getswitchinterval``), so that a thread gains nothing where less is done.
 """
 
 from __future__ import annotations
 
-INLINE_HITS = 100
-"""Hits of an answer that is completed by the thread that ranked it; more go to a pool."""
+INLINE_HITS = 1_000
+"""Hits of answers without documents that stay in the thread that ranked them; more go to a pool."""
 
-INLINE_QUERIES = 16
-"""Queries of a batch whose messages are read and made on the event loop; more go to a thread."""
+INLINE_DOCUMENTS = 100
+"""Hits of an answer with documents, likewise."""
 
-INLINE_POSTINGS = 1_000_000
-"""Postings of an index whose searches the event loop may run itself."""
+INLINE_QUERIES = 64
+"""Queries of a batch whose messages the event loop checks itself; more go to a thread."""
+
+INLINE_POSTINGS = 8_000_000
+"""Postings of an index whose searches the event loop may run itself, all read in some 8 ms."""
 
 INLINE_TEXT = 500
 """Characters of a query text that the event loop may look up itself."""

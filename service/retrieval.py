@@ -18,7 +18,7 @@ from ..core.errors import CspladeError, InputError, UnavailableError
 from ..core.results import Answer
 from ..engine.backend import Query, SearchBackend
 from ..engine.deadline import Deadline
-from ..engine.policy import INLINE_HITS, INLINE_QUERIES
+from ..engine.policy import INLINE_DOCUMENTS, INLINE_HITS, INLINE_QUERIES
 from ..v1 import retrieval_pb2 as pb
 from .admission import Admission, public_error
 from .messages import replies, requests
@@ -72,7 +72,8 @@ class Retrieval:
                 "ask for a smaller k, or without documents or explanations",
             )
 
-        message = await _render(reply, small=len(answer) <= INLINE_HITS and not query.explain)
+        most = INLINE_DOCUMENTS if query.with_document else INLINE_HITS
+        message = await _render(reply, small=len(answer) <= most and not query.explain)
         tracing.stages(message.timings)
         return message
 
@@ -84,7 +85,6 @@ class Retrieval:
         backend = self._ready()
         limits, info = self._settings.limits, backend.info
         requests.check_batch(request, limits)
-        small = len(request.requests) <= INLINE_QUERIES
 
         def checked(one: pb.SearchRequest) -> Query | CspladeError:
             try:
@@ -92,8 +92,9 @@ class Retrieval:
             except CspladeError as error:
                 return error
 
+        few = len(request.requests) <= INLINE_QUERIES
         with self._admission.counted_as(len(request.requests)):
-            queries = await _render(lambda: list(map(checked, request.requests)), small=small)
+            queries = await _render(lambda: list(map(checked, request.requests)), small=few)
             valid = [one for one in queries if isinstance(one, Query)]
             for query in valid:
                 self._log_text("query", query.text)
@@ -119,7 +120,9 @@ class Retrieval:
             )
             return self._sendable(message, "send fewer queries, or ask for a smaller k")
 
-        return await _render(reply, small=small)
+        simple = not any(one.explain or one.with_document for one in request.requests)
+        hits = sum(len(one) for one in public if isinstance(one, Answer))
+        return await _render(reply, small=simple and hits <= INLINE_HITS)
 
     async def stream_answer(
         self, item: pb.SearchStreamRequest, deadline: Deadline

@@ -22,8 +22,9 @@ from .snapshot import Shard
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Documents times queries. Fewer are scored in less time than handing them to threads takes.
-THREADED_FROM = 16_384
+# Documents times queries. Fewer are scored in less time than handing them to threads takes: one
+# query of 15 terms in 115,249 documents takes 0.09 ms with one thread, 0.16 ms with two.
+THREADED_FROM = 262_144
 
 
 class CpuSearcher:
@@ -61,7 +62,9 @@ class CpuSearcher:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         started = time.perf_counter_ns()
         count = len(queries)
-        tasks = self._tasks(count)
+        documents = sum(shard.documents for shard in self._shards.values())
+        pool = self._pool if count * documents >= THREADED_FROM else None
+        tasks = self._tasks(count, 1 if pool is None else self.threads)
         if self._index.max_impact > ONE_BYTE:
             queries = split_queries(queries, self._index.vocabulary_size)
         # The kernels are compiled for one layout only, and vectors from a message are read-only.
@@ -81,8 +84,7 @@ class CpuSearcher:
                 terms[span], impacts[span], k, self._workspace,
             )  # fmt: skip
 
-        documents = sum(shard.documents for shard in self._shards.values())
-        answers = self._map(score, tasks, count * documents)
+        answers = self._map(score, tasks, pool)
         scored = time.perf_counter_ns()
         matched = np.zeros(count, dtype=np.int64)
         postings = np.zeros(count, dtype=np.int64)
@@ -102,9 +104,9 @@ class CpuSearcher:
         }
         return SearchResult.from_keys(ranked, self._shard_count, matched, postings, timings)
 
-    def _tasks(self, queries: int) -> list[tuple[int, int, int, int]]:
+    def _tasks(self, queries: int, threads: int) -> list[tuple[int, int, int, int]]:
         """Return (query, shard, first block, last block) tasks, enough to occupy every thread."""
-        pieces = -(-self.threads // max(queries, 1))
+        pieces = -(-threads // max(queries, 1))
         tasks = []
         for q in range(queries):
             for shard in self._shards.values():
@@ -113,7 +115,9 @@ class CpuSearcher:
                 tasks += [(q, shard.number, first, last) for first, last in pairwise(edges)]
         return tasks
 
-    def _map(self, function: Callable[[T], R], tasks: Sequence[T], documents: int) -> list[R]:
-        if self._pool is None or len(tasks) < 2 or documents < THREADED_FROM:
+    def _map(
+        self, function: Callable[[T], R], tasks: Sequence[T], pool: ThreadPoolExecutor | None
+    ) -> list[R]:
+        if pool is None or len(tasks) < 2:
             return [function(task) for task in tasks]
-        return list(self._pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))
+        return list(pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))

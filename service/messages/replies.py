@@ -12,7 +12,6 @@ import grpc
 from ... import __version__
 from ...core.errors import CspladeError, OverloadedError
 from ...core.results import Answer, Cut, Encoding, Explanation, Hit, Hits, Timings, Verification
-from ...core.stages import STAGES
 from ...engine.backend import CollectionInfo
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Settings
@@ -206,7 +205,7 @@ def _cut(cut: Cut) -> pb.Cut:
 
 
 def _timings(timings: Timings, total: int) -> pb.Timings:
-    return pb.Timings(**{stage: timings.get(stage, 0) for stage in STAGES}, total=total)
+    return pb.Timings(**timings, total=total)
 
 
 def _versions() -> Mapping[str, str]:

@@ -148,15 +148,20 @@ class Metrics:
             "All memory of that accelerator.",
             _device_memory_limit,
         )
-        for stage in STAGES:
-            self.stage_seconds.labels(stage)
-        for what in ("tokens", "terms", "impacts"):
-            self.truncated.labels(what)
+        # Finding the metric of a label takes longer than recording a value: each is found once.
+        self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+        self._cuts = {what: self.truncated.labels(what) for what in ("tokens", "terms", "impacts")}
+        self._answered: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, code: str, seconds: float) -> None:
         """Record one answered request."""
-        self.requests.labels(method, code).inc()
-        self.request_seconds.labels(method).observe(seconds)
+        found = self._answered.get((method, code))
+        if found is None:
+            found = self.requests.labels(method, code), self.request_seconds.labels(method)
+            self._answered[method, code] = found
+        count, histogram = found
+        count.inc()
+        histogram.observe(seconds)
 
     def batch_answered(self, codes: Mapping[str, int]) -> None:
         """Record the answered queries of a batch: how many ended with which code."""
@@ -203,13 +208,13 @@ class Metrics:
         """Record stage times in nanoseconds; a stage of 0 did not happen."""
         for stage, nanoseconds in timings.items():
             if nanoseconds:
-                self.stage_seconds.labels(stage).observe(nanoseconds * 1e-9)
+                self._stages[stage].observe(nanoseconds * 1e-9)
 
     def cut(self, cut: Cut) -> None:
         """Record what caps removed."""
         for what, count in (("tokens", cut.tokens), ("terms", cut.terms), ("impacts", cut.impacts)):
             if count:
-                self.truncated.labels(what).inc(count)
+                self._cuts[what].inc(count)
 
 
 def _cuda() -> Any | None:
