@@ -5,7 +5,8 @@ All of them search the same vectors with the same number of threads, in turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +15,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ..client.client import Client
+from ..client.connection import ServiceError
 from ..core.machine import hardware
-from ..core.results import Hit
+from ..core.results import Answer
 from ..core.vectors import ImpactBatch
 from ..index import Index
 from . import engines, peers
 from .peers import QueryTerms, Scorer, TermPostings, TopK
 from .score import ScoreReport, compare
+
+# Queries of a SearchBatch, as many as a service accepts by default, and batches in flight.
+BATCH_QUERIES = 64
+BATCHES = 4
 
 EXTRA = "pip install 'csplade[bench]'"
 
@@ -108,12 +114,22 @@ def _over_grpc(name: str, client: Client, numbers: dict[str, int], exact: bool |
         terms, impacts = query  # whole numbers, which the service takes as they are
         return dict(zip(terms.tolist(), impacts.tolist(), strict=True))
 
-    def answer(hits: Iterable[Hit]) -> TopK:
-        rows = [(numbers.get(hit.id, -1), hit.integer_score) for hit in hits]
-        documents, scores = zip(*rows, strict=True) if rows else ((), ())
-        return np.array(documents, dtype=np.int64), np.array(scores, dtype=np.float64)
+    def ranking(answer: Answer) -> TopK:
+        documents = [numbers.get(id, -1) for id in answer.hits.ids]
+        return np.array(documents, np.int64), np.array(answer.hits.integer_scores, np.float64)
+
+    def batch(queries: Sequence[QueryTerms], k: int) -> list[TopK]:
+        outcomes = client.search_batch([vector(query) for query in queries], k)
+        failed = [one for one in outcomes if isinstance(one, ServiceError)]
+        if failed:
+            raise failed[0]
+        return [ranking(one) for one in outcomes if isinstance(one, Answer)]
 
     def many(queries: Sequence[QueryTerms], k: int) -> list[TopK]:
-        return [answer(hits) for hits in client.search_many(map(vector, queries), k)]
+        batches = [queries[i : i + BATCH_QUERIES] for i in range(0, len(queries), BATCH_QUERIES)]
+        with ThreadPoolExecutor(BATCHES) as pool:
+            return [
+                one for found in pool.map(lambda some: batch(some, k), batches) for one in found
+            ]
 
-    return Scorer(name, lambda query, k: answer(client.search(vector(query), k)), many, exact)
+    return Scorer(name, lambda query, k: ranking(client.search(vector(query), k)), many, exact)

@@ -31,6 +31,13 @@ class Echo(rpc.RetrievalServiceServicer):
         """Return the given answer."""
         return self._answer
 
+    async def SearchBatch(
+        self, request: pb.SearchBatchRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SearchBatchResponse:
+        """Return the given answer once for each query."""
+        outcome = pb.SearchOutcome(response=self._answer)
+        return pb.SearchBatchResponse(outcomes=[outcome] * len(request.requests))
+
     async def SearchStream(
         self, requests: AsyncIterator[pb.SearchStreamRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.SearchStreamResponse]:
