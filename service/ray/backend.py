@@ -19,6 +19,7 @@ from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .deployment import DeploymentClient
 from .fanout import Fanout
+from .look_up import LookUp
 from .messages import Call, MovedError
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,12 @@ class RayBackend:
             encoder,
             reduce(add, statistics) if statistics else None,
         )
-        fanout = Fanout(version, info, self._encoder, self._shards, self._settings, self._metrics)
+        look_up = None
+        if encoder is not None:
+            look_up = await asyncio.to_thread(LookUp.load, encoder, self._metrics)
+        fanout = Fanout(
+            version, info, self._encoder, look_up, self._shards, self._settings, self._metrics
+        )
         kept = dict(list(self._versions.items())[-1:])  # replicas hold two versions at most
         self._versions = {**kept, version: fanout}
         return fanout

@@ -26,10 +26,12 @@ from ...core.results import (
 from ...core.vectors import SparseBatch
 from ...engine.backend import CollectionInfo, Query
 from ...engine.deadline import Deadline
+from ...engine.policy import INLINE_TEXT
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.metrics import Metrics
 from .deployment import DeploymentClient
+from .look_up import LookUp
 from .message_batcher import MessageBatcher
 from .messages import Call, Detail, ShardQuery, ShardRanking
 
@@ -56,6 +58,7 @@ class Fanout:
         version: Its name.
         info: What it is.
         encoder: None if only vectors can be searched.
+        look_up: Encodes short queries here; None if a network makes them.
         shards: In order of their numbers.
         settings: All settings.
         metrics: Where the ingress's own stages are recorded.
@@ -66,12 +69,13 @@ class Fanout:
         version: str,
         info: CollectionInfo,
         encoder: DeploymentClient | None,
+        look_up: LookUp | None,
         shards: Sequence[DeploymentClient],
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self.version, self.info = version, info
-        self._encoder, self._shards = encoder, shards
+        self._encoder, self._look_up, self._shards = encoder, look_up, shards
         self._metrics = metrics
         self._queue = settings.batching.queue
         self._searches = [
@@ -80,7 +84,7 @@ class Fanout:
         ]
         self._texts: MessageBatcher[_Request, Any] | None = None
         if encoder is not None:
-            # Look-up queries run no network: their stage takes no time.
+            # Texts that are looked up run no network: their stage takes no time.
             self._texts = self._batcher(
                 encoder, "encode", lambda encodings: encodings[0].timings.get("encode", 0) > 0
             )
@@ -218,6 +222,10 @@ class Fanout:
         if query.vector is not None:
             return Encoding(*query.vector)  # type: ignore[arg-type]
         self.info.require_encoder()
+        assert query.text is not None
+        if self._look_up is not None and len(query.text) <= INLINE_TEXT:
+            self._check_room(self._searches)
+            return self._look_up.encode(query.text)
         assert self._texts is not None
         self._check_room([self._texts, *self._searches])
         request = _request(deadline, [query.text], "query", False)
