@@ -43,13 +43,13 @@ def build(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="JSON lines with _id, title, text: a file or folder, plain, .gz or .zst."
+            help="JSON lines (plain, .gz, .zst) or .parquet with _id, title, text; file or folder."
         ),
     ] = None,
     vectors: Annotated[
         Path | None,
         typer.Option(
-            help="Vectors as JSON lines with id, contents, vector; file or folder, .gz or .zst."
+            help="Vectors with id, contents, vector: JSON lines, .parquet or .ciff; file or folder."
         ),
     ] = None,
     model: Annotated[
@@ -168,9 +168,15 @@ def build(
 @app.command()
 def export(
     index: Directory,
-    out: Annotated[
-        Path, typer.Option(help="File to write: .jsonl for Anserini's vectors, .ciff for CIFF.")
-    ],
+    out: Annotated[Path, typer.Option(help="File to write; it must not be there.")],
+    form: Annotated[
+        Literal["auto", "jsonl", "ciff", "parquet"],
+        typer.Option(
+            "--format",
+            help="jsonl: Anserini's vectors; ciff: Common Index File Format; parquet; auto: what "
+            "the name of the file ends in.",
+        ),
+    ] = "auto",
     terms: Annotated[
         Literal["tokens", "ids"],
         typer.Option(help="Write terms as token strings, if the index has them, or as ids."),
@@ -181,28 +187,32 @@ def export(
     Weights are impacts, whole numbers. CIFF has ids and postings, no texts.
     """
     from ..core.files import require_new
+    from ..core.parquet import import_pyarrow
     from ..engine.collection import Collection
     from ..ingest.encode import name_terms
-    from ..ingest.export import export_index
+    from ..ingest.export import FORMATS, export_index
 
-    if out.suffix not in (".jsonl", ".ciff"):
-        raise typer.BadParameter("must end in .jsonl or .ciff", param_hint="--out")
+    named = FORMATS.get(out.suffix)
+    if form == "auto" and named is None:
+        raise typer.BadParameter(
+            f"{out.name} ends in none of {', '.join(FORMATS)}; give --format", param_hint="--out"
+        )
+    if form != "auto" and named not in (None, form):
+        raise typer.BadParameter(f"{out.name} ends as {named} does", param_hint="--format")
+    chosen = named if form == "auto" else form
+    assert chosen is not None
     require_new(out)
+    if chosen == "parquet":
+        import_pyarrow(out)
     with Collection.open(index, with_encoder=terms == "tokens") as collection:
         names = collection.index.manifest.vocabulary
-        name_term: Callable[[int], str] = str
+        name_term: Callable[[int], str] | None = None
         if terms == "tokens" and names is not None:
             name_term = names.__getitem__
         elif terms == "tokens" and collection.encoder is not None:
             name_term = name_terms(collection.encoder, terms)
         with progress_bars("docs") as show:
-            count = export_index(
-                collection.index,
-                out,
-                "ciff" if out.suffix == ".ciff" else "jsonl",
-                name_term,
-                lambda done, total: show("documents", done, total),
-            )
+            count = export_index(collection.index, out, chosen, name_term, show)
     typer.echo(f"{out}: {count:,} documents")
 
 

@@ -1,4 +1,4 @@
-"""Documents from JSON lines: an id, ``title``, ``text``, every other key as metadata."""
+"""Documents from JSON lines or Parquet: an id, ``title``, ``text``, other keys as metadata."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from .document import Document, parse_id
 from .errors import InputError
 from .lines import Line, OnBad, files_of, plain_suffix, read_jsonl
+from .parquet import SUFFIX as PARQUET
+from .parquet import read_parquet
 
 ID_KEYS = ("_id", "id")
 TEXT_KEYS = ("text", "contents")
-# Names of a folder's files that hold JSON lines; Anserini names them .json.
-_SUFFIXES = ("", ".json", ".jsonl", ".ndjson")
+# Names of a folder's files that hold documents; Anserini names JSON lines .json.
+_SUFFIXES = ("", ".json", ".jsonl", ".ndjson", PARQUET)
 _HASH_BITS = 2**64 - 1
 
 
@@ -44,26 +46,28 @@ def read_records(
     reserved: tuple[str, ...] = (),
     on_bad: OnBad | None = None,
 ) -> Iterator[Record]:
-    """Yield the documents of a file or folder of JSON lines, in file order.
+    """Yield the documents of a file or folder of JSON lines or Parquet, in file order.
 
     The id is ``_id`` or ``id``, a string or an integer; the text is ``text`` or ``contents``, the
     title ``title``. A line that comes again exactly alike is read once.
 
     Args:
-        path: a file or a folder of files, see :func:`.lines.read_lines`. A folder that holds
+        path: a file or a folder of files, see :func:`.lines.read_lines`; those whose names end in
+            ``.parquet`` are read by :func:`.parquet.read_parquet`. A folder that holds
             ``corpus.jsonl`` is a BEIR collection, of which that file is read.
         text_needed: whether a line without text is bad.
         reserved: keys that are not metadata.
         on_bad: see :data:`.lines.OnBad`.
 
     Raises:
-        InputError: as :func:`.lines.read_jsonl`; a line has no id or a bad one, an id of another
-            document, a title or text that is not a string, both text keys, or metadata that is
-            twice there with different values.
+        InputError: as :func:`.lines.read_jsonl` and :func:`.parquet.read_parquet`; a line has no id
+            or a bad one, an id of another document, a title or text that is not a string, both text
+            keys, or metadata that is twice there with different values.
+        UnavailableError: Parquet, and pyarrow is not installed.
     """
     # one integer a document, to be small: line number, then 64 bits of a hash of the line
     seen: dict[str, int] = {}
-    for line, values in read_jsonl(corpus_path(Path(path)), on_bad=on_bad):
+    for line, values in _objects(corpus_path(Path(path)), on_bad):
         try:
             document = _document(values, text_needed, reserved)
             now = line.number << 64 | hash(line.text) & _HASH_BITS
@@ -127,10 +131,16 @@ def corpus_path(path: Path) -> Path:
     for file in files_of(path):
         if plain_suffix(file) not in _SUFFIXES or file.name.startswith("queries."):
             raise InputError(
-                f"{file}: is not a file of documents; a folder of documents holds .jsonl or .json "
-                "files alone, each perhaps .gz or .zst"
+                f"{file}: is not a file of documents; a folder of documents holds .jsonl, .json or "
+                ".parquet files alone, JSON perhaps .gz or .zst"
             )
     return path
+
+
+def _objects(path: Path, on_bad: OnBad | None) -> Iterator[tuple[Line, dict[str, Any]]]:
+    for file in files_of(path):
+        read = read_parquet if file.suffix == PARQUET else read_jsonl
+        yield from read(file, on_bad=on_bad)
 
 
 def _document(values: dict[str, Any], text_needed: bool, reserved: tuple[str, ...]) -> Document:

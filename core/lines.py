@@ -87,7 +87,7 @@ def read_jsonl(
     """
     for line in read_lines(path, on_bad=on_bad):
         try:
-            values = _parse_object(line)
+            values = parse_object(line)
         except InputError as error:
             if on_bad is None:
                 raise
@@ -216,11 +216,14 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
     return text.removeprefix(_BYTE_ORDER_MARK).rstrip("\r\n")
 
 
-def _parse_object(line: Line) -> dict[str, Any]:
+def parse_object(line: Line) -> dict[str, Any]:
+    """Return the JSON object that is the text of a line.
+
+    Raises:
+        InputError: see :func:`read_jsonl`.
+    """
     try:
-        values = json.loads(
-            line.text, object_pairs_hook=_each_once, parse_constant=_reject_constant
-        )
+        values = json.loads(line.text, object_pairs_hook=each_once, parse_constant=_reject_constant)
         if not isinstance(values, dict):
             raise ValueError(f"must be a JSON object, is {type(values).__name__}")
         if "\\ud" in line.text or "\\uD" in line.text:
@@ -238,7 +241,12 @@ def _parse_object(line: Line) -> dict[str, Any]:
     return values
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object from its pairs.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

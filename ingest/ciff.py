@@ -8,9 +8,14 @@ Index File Format", SIGIR 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from io import BufferedIOBase
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import SpooledTemporaryFile
 from typing import IO, TypeVar
 
 import numpy as np
@@ -23,11 +28,16 @@ from ..core.files import write_aside
 from ..core.lines import Line, open_decompressed
 from ..core.vectors import ImpactBatch, offsets
 from ..v1 import ciff_pb2 as pb
+from .transpose import SPOOL_BYTES, Transposition, balanced_parts, even_parts
 from .vector_line import VectorLine
 
 SUFFIX = ".ciff"
 VERSION = 1
 MAX_MESSAGE_BYTES = 2**31 - 1  # of protobuf
+MAX_LENGTH = 2**31 - 1  # of a document, the sum of its frequencies
+
+Chunks = Callable[[str], Iterable[tuple[Sequence[str], ImpactBatch]]]
+"""Called with a stage, "terms" or "documents"; gives ids and vectors of all documents in chunks."""
 
 M = TypeVar("M", bound=Message)
 
@@ -35,8 +45,9 @@ M = TypeVar("M", bound=Message)
 def read_ciff(path: Path) -> Iterator[VectorLine]:
     """Yield the documents of a CIFF file with their vectors, in order of their numbers.
 
-    The file is held in memory by postings, 12 bytes each. Terms are strings; weights are term
-    frequencies (impacts). Documents without a term are yielded too.
+    Memory holds the ids, one postings list and a part of the postings; the others wait in temporary
+    files, 12 bytes each. Terms are strings; weights are term frequencies (impacts). Documents
+    without a term are yielded too.
 
     Args:
         path: the file, plain or ``.gz`` or ``.zst``.
@@ -45,87 +56,114 @@ def read_ciff(path: Path) -> Iterator[VectorLine]:
         InputError: the file is not CIFF, is incomplete, or breaks its own counts; a document id has
             white space or is there twice; a frequency is not above 0.
     """
-    with open_decompressed(path) as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(open_decompressed(path))
         header = _read(path, file, pb.Header)
         if header.version != VERSION:
             raise InputError(f"{path}: CIFF version {header.version}, readable is {VERSION}")
-        terms, lengths, parts = [], [], []
-        for _ in range(header.num_postings_lists):
+        count = header.num_doc_records
+        if count < 0 or header.num_postings_lists < 0:
+            raise InputError(f"{path}: is not CIFF: its header has a count below 0")
+        vectors = stack.enter_context(Transposition(even_parts(count)))
+        terms: list[str] = []
+        for number in range(header.num_postings_lists):
             postings = _read(path, file, pb.PostingsList)
-            parts.append(_postings(path, postings, header.num_doc_records))
+            documents, weights = _postings(path, postings, count)
+            vectors.add(documents, number, weights)
             terms.append(postings.term)
-            lengths.append(len(postings.postings))
-        records = [_read(path, file, pb.DocRecord) for _ in range(header.num_doc_records)]
+        if len(set(terms)) < len(terms):
+            raise InputError(f"{path}: has two postings lists of one term")
+        ids = _document_ids(path, (_read(path, file, pb.DocRecord) for _ in range(count)))
         if file.read(1):
-            raise InputError(f"{path}: goes on after the {len(records)} documents of its header")
-    if len(set(terms)) < len(terms):
-        raise InputError(f"{path}: has two postings lists of one term")
-    ids = _document_ids(path, records)
-    documents, weights = (
-        np.concatenate([np.empty(0, np.int32), *(part[i] for part in parts)]) for i in range(2)
-    )
-    names = np.repeat(np.arange(len(terms), dtype=np.int32), lengths)
-    order = np.argsort(documents, kind="stable")
-    ends = offsets(np.bincount(documents, minlength=len(ids)))
-    for number, identity in enumerate(ids):
-        rows = order[ends[number] : ends[number + 1]]
-        yield VectorLine(
-            Line(path, number + 1, ""),
-            Document(identity, ""),
-            [terms[name] for name in names[rows].tolist()],
-            weights[rows].astype(np.float32),
-            has_ids=False,
-        )
+            raise InputError(f"{path}: goes on after the {count} documents of its header")
+        columns = vectors.columns()
+        for number, (identity, (names, weights)) in enumerate(zip(ids, columns, strict=True), 1):
+            yield VectorLine(
+                Line(path, number, ""),
+                Document(identity, ""),
+                [terms[name] for name in names.tolist()],
+                weights.astype(np.float32),
+                has_ids=False,
+            )
 
 
-def write_ciff(
-    path: Path,
-    name: Callable[[int], str],
-    ids: Sequence[str],
-    impacts: ImpactBatch,
-    description: str,
-) -> None:
-    """Write document vectors as a CIFF file, whole or not at all.
+def write_ciff(path: Path, chunks: Chunks, name: Callable[[int], str], description: str) -> int:
+    """Write document vectors as a CIFF file, whole or not at all; return how many there are.
+
+    Memory holds a chunk and a part of the postings; the others wait in temporary files, 12 bytes
+    each.
 
     Args:
         path: the file to write.
-        name: gives the string of a term of ``impacts``; no two have the same.
-        ids: id of each row of ``impacts``.
-        impacts: one row a document.
+        chunks: called twice.
+        name: gives the string of a term; no two have the same.
         description: of the index, for people.
+
+    Raises:
+        InputError: the impacts of a document sum to more than CIFF can hold.
     """
-    lengths = np.diff(offsets(impacts.impacts)[impacts.indptr])
-    rows = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(impacts.indptr))
-    order = np.argsort(impacts.terms, kind="stable")  # by term, then by document
-    ends = offsets(np.bincount(impacts.terms))
-    present = {name(term): term for term in np.unique(impacts.terms).tolist()}
-    total = int(lengths.sum())
-    header = pb.Header(
-        version=VERSION,
-        num_postings_lists=len(present),
-        num_doc_records=len(ids),
-        total_postings_lists=len(present),
-        total_docs=len(ids),
-        total_terms_in_collection=total,
-        average_doclength=total / max(len(ids), 1),
-        description=description,
-    )
-    with write_aside(path, "wb") as file:
+    counts: Counter[int] = Counter()
+    for _, impacts in chunks("terms"):
+        found, lengths = np.unique(impacts.terms, return_counts=True)
+        counts.update(dict(zip(found.tolist(), lengths.tolist(), strict=True)))
+    ordered = sorted(counts, key=lambda term: name(term).encode())  # as Lucene orders them
+    places = np.argsort(np.array(ordered, dtype=np.int64))  # in the file, of each term by its id
+    known = np.array(ordered, dtype=np.int64)[places]
+    parts = balanced_parts(np.array([counts[term] for term in ordered], dtype=np.int64))
+    documents = total = 0
+    with (
+        write_aside(path, "wb") as file,
+        Transposition(parts) as postings,
+        SpooledTemporaryFile(SPOOL_BYTES) as records,
+    ):
+        for ids, impacts in chunks("documents"):
+            rows = np.repeat(np.arange(documents, documents + len(ids)), np.diff(impacts.indptr))
+            columns = places[np.searchsorted(known, impacts.terms)]
+            postings.add(columns, rows, impacts.impacts)
+            for number, (identity, length) in enumerate(_lengths(ids, impacts), documents):
+                record = pb.DocRecord(docid=number, collection_docid=identity, doclength=length)
+                _write(records, record)
+                total += length
+            documents += len(ids)
+        header = pb.Header(
+            version=VERSION,
+            num_postings_lists=len(ordered),
+            num_doc_records=documents,
+            total_postings_lists=len(ordered),
+            total_docs=documents,
+            total_terms_in_collection=total,
+            average_doclength=total / max(documents, 1),
+            description=description,
+        )
         _write(file, header)
-        for word in sorted(present, key=str.encode):  # as Lucene orders them
-            term = present[word]
-            places = order[ends[term] : ends[term + 1]]
-            gaps = np.diff(rows[places], prepend=0).tolist()
-            values = impacts.impacts[places].tolist()
-            postings = [
-                pb.Posting(docid=gap, tf=value) for gap, value in zip(gaps, values, strict=True)
-            ]
-            _write(
-                file,
-                pb.PostingsList(term=word, df=len(postings), cf=sum(values), postings=postings),
+        for term, (rows, values) in zip(ordered, postings.columns(), strict=True):
+            _write(file, _postings_list(name(term), rows, values))
+        records.seek(0)
+        copyfileobj(records, file)
+    return documents
+
+
+def _lengths(ids: Sequence[str], impacts: ImpactBatch) -> Iterator[tuple[str, int]]:
+    """Yield id and sum of impacts of each document."""
+    lengths = np.diff(offsets(impacts.impacts)[impacts.indptr]).tolist()
+    for identity, length in zip(ids, lengths, strict=True):
+        if length > MAX_LENGTH:
+            raise InputError(
+                f"document {identity!r}: its impacts sum to {length}; CIFF holds up to "
+                f"{MAX_LENGTH}; export it in another format"
             )
-        for number, (identity, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
-            _write(file, pb.DocRecord(docid=number, collection_docid=identity, doclength=length))
+        yield identity, length
+
+
+def _postings_list(
+    word: str, rows: NDArray[np.int32], values: NDArray[np.int32]
+) -> pb.PostingsList:
+    gaps = np.diff(rows, prepend=0).tolist()
+    postings = [
+        pb.Posting(docid=gap, tf=value) for gap, value in zip(gaps, values.tolist(), strict=True)
+    ]
+    cf = int(values.sum(dtype=np.int64))
+    return pb.PostingsList(term=word, df=len(postings), cf=cf, postings=postings)
 
 
 def _postings(
@@ -147,19 +185,24 @@ def _postings(
     raise InputError(f"{path}: the postings list of term {postings.term!r:.60} {problem}")
 
 
-def _document_ids(path: Path, records: list[pb.DocRecord]) -> list[str]:
+def _document_ids(path: Path, records: Iterable[pb.DocRecord]) -> list[str]:
     """Return the ids in order of the documents' numbers, which are 0 to n - 1, each once."""
-    ids: list[str] = [""] * len(records)
+    ids: list[str] = []
+    numbers = array("q")
     for record in records:
-        if not 0 <= record.docid < len(records) or ids[record.docid]:
-            raise InputError(f"{path}: document number {record.docid} is out of range or repeated")
         try:
-            ids[record.docid] = parse_id(record.collection_docid, "document id")
+            ids.append(parse_id(record.collection_docid, "document id"))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        numbers.append(record.docid)
+    order = np.argsort(numbers, kind="stable")
+    ascending = np.asarray(numbers)[order]
+    if (wrong := np.flatnonzero(ascending != np.arange(len(ids)))).size:
+        number = ascending[wrong[0]]
+        raise InputError(f"{path}: document number {number} is out of range or repeated")
     if len(set(ids)) < len(ids):
         raise InputError(f"{path}: has two documents of one id")
-    return ids
+    return [ids[place] for place in order.tolist()]
 
 
 def _read(path: Path, file: BufferedIOBase, kind: type[M]) -> M:

@@ -2,7 +2,8 @@
 
 A vector is ``{term: weight}`` as Anserini and Pyserini write it, where a term is a token string or
 an integer id in decimal, or ``{"indices": [...], "values": [...]}`` with integer ids as Qdrant
-writes it. Files of the Common Index File Format are read too (:mod:`.ciff`).
+writes it. Parquet files hold the same in columns (:mod:`csplade.core.parquet`); files of the Common
+Index File Format are read too (:mod:`.ciff`).
 """
 
 from __future__ import annotations

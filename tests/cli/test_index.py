@@ -461,7 +461,7 @@ def test_export_and_build_again(cli, fails, tmp_path, many_vectors):
     index = tmp_path / "index"
     assert cli("index", "build", "--vectors", many_vectors, "--out", index, "--shards", 2).code == 0
     ours = json.loads(cli("index", "info", index, "--json").out)
-    for name in ("x.ciff", "x.jsonl"):
+    for name in ("x.ciff", "x.jsonl", "x.parquet"):
         outcome = cli("index", "export", index, "--out", tmp_path / name)
         assert outcome.code == 0, outcome
         assert "2,500 documents" in outcome.out
@@ -475,7 +475,15 @@ def test_export_and_build_again(cli, fails, tmp_path, many_vectors):
     assert outcome.code == 0
     line = json.loads((tmp_path / "ids.jsonl").read_text().splitlines()[1])
     assert all(term.isdecimal() for term in line["vector"])
-    assert cli("index", "export", index, "--out", tmp_path / "x.parquet").code == 2
+    command = ("index", "export", index, "--out")
+    assert cli(*command, tmp_path / "plain", "--format", "jsonl").code == 0
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "x.jsonl").read_bytes()
+    outcome = cli(*command, tmp_path / "x.txt")
+    assert outcome.code == 2
+    assert "give --format" in outcome.err
+    outcome = cli(*command, tmp_path / "y.ciff", "--format", "jsonl")
+    assert outcome.code == 2
+    assert "y.ciff ends as ciff does" in outcome.err
 
 
 def test_an_index_of_an_encoder_is_exported_by_its_tokens(cli, small_index, tmp_path):

@@ -1,5 +1,4 @@
 import gzip
-import json
 import struct
 
 import pytest
@@ -95,6 +94,9 @@ def test_bytes_made_by_hand(tmp_path, pack):
         (header(1, 1) + postings("t", (1, 1)) + record(0, "a"), "do not ascend below 1"),
         (header(1, 2) + postings("t", (1, 1), (0, 1)) + record(0, "a"), "do not ascend below 2"),
         (header(1, 1) + postings("t", (0, 0)) + record(0, "a"), "that is not above 0"),
+        (header(-1 & 2**64 - 1, 0), "its header has a count below 0"),
+        (header(0, -1 & 2**64 - 1), "its header has a count below 0"),
+        (header(0, 2**31 - 1) + record(0, "a"), "a DocRecord is missing"),
         (header(2, 1) + postings("t", (0, 1)) * 2 + record(0, "a"), "two postings lists of one"),
         (header(0, 2) + record(0, "a") * 2, "document number 0 is out of range or repeated"),
         (header(0, 1) + record(1, "a"), "document number 1 is out of range or repeated"),
@@ -109,45 +111,6 @@ def test_broken_files_are_rejected(tmp_path, content, message):
         found(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert message in str(raised.value)
-
-
-@pytest.fixture
-def built(tmp_path):
-    """An index of three shards, one document without terms."""
-    rows = [
-        {"id": f"d{i}", "contents": f"text {i}", "title": "t" * (i % 2), "n": i,
-         "vector": {f"w{t}": (i * t) % 9 + 1 for t in range(i % 5)}}
-        for i in range(40)
-    ]  # fmt: skip
-    path = tmp_path / "v.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    build_from_vectors(path, tmp_path / "index", shards=3, document_scale=1.0)
-    return tmp_path / "index", rows
-
-
-def test_round_trip(built, tmp_path):
-    index, rows = built
-    with Index.open(index) as opened:
-        names = opened.manifest.vocabulary
-        count = export_index(opened, tmp_path / "x.ciff", "ciff", names.__getitem__)
-        export_index(opened, tmp_path / "x.jsonl", "jsonl", names.__getitem__)
-    assert count == 40
-    expected = [(row["id"], row["vector"]) for row in rows]
-    assert found(tmp_path / "x.ciff") == expected
-    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
-    assert [(line["id"], line["vector"]) for line in lines] == expected
-    assert lines[1] == {
-        "id": "d1", "contents": "text 1", "vector": {"w0": 1}, "title": "t", "metadata": {"n": 1},
-    }  # fmt: skip
-    for name in ("x.ciff", "x.jsonl"):
-        again = tmp_path / f"again-{name}"
-        build_from_vectors(tmp_path / name, again, shards=2, document_scale=1.0)
-        with Index.open(index) as one, Index.open(again) as other:
-            assert one.manifest.postings == other.manifest.postings
-            for i in range(40):
-                before, after = one.vectors([i % 3], [i // 3]), other.vectors([i % 2], [i // 2])
-                assert before.terms.tolist() == after.terms.tolist()
-                assert before.impacts.tolist() == after.impacts.tolist()
 
 
 def test_the_bytes_that_are_written(tmp_path):
@@ -174,3 +137,22 @@ def test_the_bytes_that_are_written(tmp_path):
         integer(2, 2) + integer(3, 3) + integer(4, 2) + integer(5, 3) + integer(6, 209) in written
     )
     assert struct.pack("<d", 209 / 3) in written
+
+
+def test_documents_in_any_order(tmp_path):
+    path = tmp_path / "x.ciff"
+    path.write_bytes(header(1, 2) + postings("t", (1, 3)) + record(1, "b") + record(0, "a"))
+    assert found(path) == [("a", {}), ("b", {"t": 3.0})]
+
+
+def test_a_document_too_long_for_the_format(tmp_path, monkeypatch):
+    monkeypatch.setattr("csplade.ingest.ciff.MAX_LENGTH", 9)
+    path = tmp_path / "v.jsonl"
+    path.write_text('{"id": "a", "vector": {"x": 9}}\n{"id": "b", "vector": {"x": 9, "y": 1}}\n')
+    build_from_vectors(path, tmp_path / "index", document_scale=1.0)
+    with (
+        Index.open(tmp_path / "index") as index,
+        pytest.raises(InputError, match="document 'b': its impacts sum to 10; CIFF holds up to 9"),
+    ):
+        export_index(index, tmp_path / "x.ciff", "ciff")
+    assert not list(tmp_path.glob("x.ciff*"))
