@@ -1,8 +1,14 @@
-"""Join the rankings of several systems for one query: hybrid retrieval."""
+"""Fuse the rankings of several systems for one query: hybrid retrieval.
+
+Sums are exact, so that equal documents tie and order never depends on rounding.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+
+from .errors import InputError
 
 RRF_K = 60
 
@@ -18,13 +24,23 @@ def reciprocal_rank_fusion(
 
     Args:
         rankings: document ids of each system, best first, none repeated.
-        k: how little the first ranks stand out.
+        k: 0 or more; the larger, the less the first ranks stand out.
+
+    Raises:
+        InputError: ``k`` below 0, or a document that is in a ranking twice.
     """
-    scores: dict[str, float] = {}
-    for ranking in rankings:
-        for rank, document in enumerate(ranking, 1):
-            scores[document] = scores.get(document, 0.0) + 1 / (k + rank)
-    return _sorted(scores)
+    if k < 0:
+        raise InputError(f"k: {k} is too small; allowed 0 or more")
+    longest = max(map(len, rankings), default=0)
+    denominator = math.lcm(*range(k + 1, k + longest + 1))
+    shares = [denominator // (k + rank) for rank in range(1, longest + 1)]
+    systems = []
+    for number, ranking in enumerate(rankings):
+        system = dict(zip(ranking, shares, strict=False))
+        if len(system) < len(ranking):
+            raise InputError(f"ranking {number}: has a document twice; keep its best rank")
+        systems.append(system)
+    return _fused(systems, denominator)
 
 
 def weighted_sum(
@@ -32,22 +48,54 @@ def weighted_sum(
 ) -> list[tuple[str, float]]:
     """Return document ids with the weighted sum of their normalized scores, best first.
 
-    Each system's scores are moved to 0 to 1, the worst of its ranking to 0 and the best to 1 (all
-    to 1 if they are equal); a document that it did not rank has 0. Ties keep the order of the first
-    system that has the document.
+    Each system's scores are moved to 0 to 1: ``(score - worst) / (best - worst)`` of its ranking,
+    all 1 if they are equal. A document that a system did not rank has 0 there. Ties keep the order
+    of the first system that has the document. Sources: Fox and Shaw, "Combination of Multiple
+    Searches", TREC-2, 1994, for the sum (CombSUM); Lee, "Analyses of Multiple Evidence
+    Combination", SIGIR 1997, for the normalization; Bruch, Gai and Ingber, "An Analysis of Fusion
+    Functions for Hybrid Retrieval", ACM TOIS 2023, for the weights.
 
     Args:
         systems: document id -> finite score, of each system.
-        weights: of each system.
+        weights: of each system, finite; usually 0 or more, with a sum of 1.
+
+    Raises:
+        InputError: not as many weights as systems, or a score or weight that is not finite.
     """
-    scores: dict[str, float] = {}
-    for found, weight in zip(systems, weights, strict=True):
-        low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
-        for document, score in found.items():
-            share = (score - low) / (high - low) if high > low else 1.0
-            scores[document] = scores.get(document, 0.0) + weight * share
-    return _sorted(scores)
+    if len(systems) != len(weights):
+        raise InputError(f"weights: {len(weights)} given for {len(systems)} systems; give one each")
+    for number, (system, weight) in enumerate(zip(systems, weights, strict=True)):
+        if not all(map(math.isfinite, (weight, *system.values()))):
+            raise InputError(f"system {number}: has a score or weight that is not finite")
+    parts = [_normalized(system, weight) for system, weight in zip(systems, weights, strict=True)]
+    denominator = math.lcm(*(below for _, below in parts))
+    return _fused(
+        [
+            {document: value * (denominator // below) for document, value in values.items()}
+            for values, below in parts
+        ],
+        denominator,
+    )
 
 
-def _sorted(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    return sorted(scores.items(), key=lambda item: -item[1])
+def _normalized(system: Mapping[str, float], weight: float) -> tuple[dict[str, int], int]:
+    """Return the weighted shares of a system as numerators and their one denominator."""
+    ratios = {document: score.as_integer_ratio() for document, score in system.items()}
+    unit = math.lcm(*(below for _, below in ratios.values()))
+    whole = {document: above * (unit // below) for document, (above, below) in ratios.items()}
+    low, high = min(whole.values(), default=0), max(whole.values(), default=0)
+    above, below = weight.as_integer_ratio()
+    if low == high:
+        return dict.fromkeys(whole, above), below
+    shares = {document: above * (value - low) for document, value in whole.items()}
+    return shares, below * (high - low)
+
+
+def _fused(systems: Sequence[Mapping[str, int]], denominator: int) -> list[tuple[str, float]]:
+    """Return each document with its sum, best first, given the numerators of each system."""
+    sums: dict[str, int] = {}
+    for system in systems:
+        for document, value in system.items():
+            sums[document] = sums.get(document, 0) + value
+    ordered = sorted(sums.items(), key=lambda item: -item[1])
+    return [(document, value / denominator) for document, value in ordered]

@@ -11,7 +11,7 @@ class Blocked:
 
 BLOCKED = set(%r)
 sys.meta_path.insert(0, Blocked())
-from csplade import Client
+from csplade import Client, reciprocal_rank_fusion, weighted_sum
 from csplade.client.async_client import AsyncClient
 from csplade.client.connection import ServiceError
 with Client("127.0.0.1:1", timeout=5) as client:
@@ -19,6 +19,7 @@ with Client("127.0.0.1:1", timeout=5) as client:
         client.search("text")
     except ServiceError as error:
         print(error.code)
+print(reciprocal_rank_fusion([["a"]], 1), weighted_sum([{"a": 3.0}], [0.5]))
 print(sorted(BLOCKED & {name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -55,4 +56,5 @@ def test_the_client_needs_only_grpcio_and_protobuf():
         timeout=60,
         check=False,
     )
-    assert done.stdout.split("\n")[:2] == ["UNAVAILABLE", "[]"], done.stderr
+    fused = "[('a', 0.5)] [('a', 0.5)]"
+    assert done.stdout.splitlines() == ["UNAVAILABLE", fused, "[]"], done.stderr

@@ -60,6 +60,14 @@ def test_search_async(target, capsys):
     assert re.match(r"(.+: .+\n){4}$", capsys.readouterr().out)
 
 
+def test_fuse_rankings(target, capsys):
+    main_of("fuse_rankings")("the cats and the bread", target)
+    shown = capsys.readouterr().out
+    assert re.fullmatch(
+        r"by ranks: (\S+ 0\.0\d\d(, |\n)){3}by scores: (\S+ [01]\.\d{3}(, |\n)){3}", shown
+    )
+
+
 def test_encode_texts(tiny_model, capsys):
     main_of("encode_texts")(str(tiny_model))
     first, terms, *_ = capsys.readouterr().out.splitlines()
