@@ -22,6 +22,13 @@ def explore(
     port: Annotated[
         int | None, typer.Option(help="Port of the page; 0 takes a free one. Default 8080.")
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Another csplade service, by its gRPC address, to compare with; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve an index with the explorer until Ctrl-C, to this machine alone.
 
@@ -40,6 +47,7 @@ def explore(
             "http.enabled": True,
             "http.explorer": True,
             "http.port": port,
+            "http.services": [{"name": one, "target": one} for one in compare] if compare else None,
             "logging.requests": False,
             "logging.level": "WARNING",
         },

@@ -21,13 +21,8 @@ class AsyncClient:
     """The same as :class:`.client.Client` for asyncio; see there for arguments and errors."""
 
     def __init__(self, target: str = "localhost:50051", **options: Any) -> None:
-        self._connection = connection = Connection(target, **options)
-        if connection.credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, connection.options)
-        else:
-            self._channel = grpc.aio.secure_channel(
-                target, connection.credentials, connection.options
-            )
+        self._connection = Connection(target, **options)
+        self._channel = self._connection.asynchronous_channel()
         self._stub = rpc.RetrievalServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

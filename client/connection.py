@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 
 from ..core.errors import CspladeError, InputError
 
@@ -88,6 +89,12 @@ class Connection:
         if self.credentials is None:
             return grpc.insecure_channel(self.target, self.options)
         return grpc.secure_channel(self.target, self.credentials, self.options)
+
+    def asynchronous_channel(self) -> grpc.aio.Channel:
+        """Open a channel of asyncio."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.target, self.options)
+        return grpc.aio.secure_channel(self.target, self.credentials, self.options)
 
     def timeout(self, seconds: float | None) -> float | None:
         """Return the timeout of a call: its own, else the client's."""

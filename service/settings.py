@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -71,6 +71,17 @@ class Server(Section):
     fetch_threads: int = Field(default=2, ge=1)
 
 
+class Service(Section):
+    """Another csplade service, which the explorer may ask."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
+    target: str = Field(pattern=r"^\S+:\d{1,5}$")
+    application: str | None = None
+    tls: bool = False
+    ca: Path | None = None
+    key_file: Path | None = None
+
+
 class Http(Section):
     """The HTTP server beside the gRPC server."""
 
@@ -80,6 +91,16 @@ class Http(Section):
     hosts: tuple[str, ...] | None = None
     cors_origins: tuple[str, ...] = ()
     explorer: bool = False
+    services: tuple[Service, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Http:
+        if self.services and not self.explorer:
+            raise ValueError("services is set, but explorer is not, which alone asks them")
+        names = [service.name for service in self.services]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two services are named {repeated.pop()!r}")
+        return self
 
 
 class MetricsEndpoint(Section):
@@ -281,7 +302,8 @@ def _one_line(
     if first["type"] == "extra_forbidden":
         section: Any = Settings
         for key in keys[:-1]:
-            section = section.model_fields[key].annotation
+            is_list = get_origin(section) is tuple
+            section = get_args(section)[0] if is_list else section.model_fields[key].annotation
         return f"{source}: {name}: unknown key; known are {_names(section)}"
     reason = first["msg"].removeprefix("Value error, ")
     shown = f" = {first['input']!r}" if not isinstance(first["input"], dict) else ""
@@ -290,9 +312,12 @@ def _one_line(
 
 def _holds(tree: Any, keys: list[str]) -> bool:
     for key in keys:
-        if not isinstance(tree, dict) or key not in tree:
+        if isinstance(tree, list | tuple) and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, dict) and key in tree:
+            tree = tree[key]
+        else:
             return False
-        tree = tree[key]
     return True
 
 

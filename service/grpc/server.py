@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from ..http.server import HttpServer
+    from ..http.services import OtherServices
     from ..http.temporary import TemporaryCollections
     from ..http.transcode import Transcoder
 
@@ -74,6 +75,7 @@ class Server:
         self.address = self.http_address = self.metrics_address = ""
         self._http: HttpServer | None = None
         self._uploads: TemporaryCollections | None = None
+        self._services: OtherServices | None = None
         self._backend: LocalBackend | None = None
         self._local: grpc.aio.Server | None = None
 
@@ -167,12 +169,14 @@ class Server:
 
     def _explorer(self) -> Callable[[Transcoder], list[BaseRoute]]:
         from ..http.explorer import explorer_routes
+        from ..http.services import OtherServices
         from ..http.temporary import TemporaryCollections
 
+        services = self._services = OtherServices(self._settings.http.services)
         uploads = TemporaryCollections(self._settings, self.metrics, self._retrieval)
         self._uploads = uploads
         return lambda transcoder: explorer_routes(
-            transcoder, uploads, self._admission, lambda: self.address
+            transcoder, self._admission, services, uploads, lambda: self.address
         )
 
     def _start_metrics(self) -> None:
@@ -242,6 +246,8 @@ class Server:
             await self._http.stop()
         await self._grpc.stop(FLUSH_SECONDS)
         await self.remove_uploads()
+        if self._services is not None:
+            await self._services.close()
         if self._local is not None:
             await self._local.stop(None)
         if self._backend is not None:

@@ -1,8 +1,8 @@
-"""The explorer: its static files, and the uploads that only it makes."""
+"""The explorer: its static files, the uploads that it makes, the services that it compares with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.resources import files
 
@@ -15,8 +15,9 @@ from ..admission import Admission
 from .body import LINES, body_kind, read_body
 from .errors import error_response
 from .request import context_of
+from .services import OtherServices
 from .temporary import BYTES, DOCUMENTS, LIFE_SECONDS, TemporaryCollections
-from .transcode import CLIENT_LEFT, UNARY, Transcoder
+from .transcode import CLIENT_LEFT, UNARY, Method, Rpc, Transcoder
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -41,22 +42,67 @@ HEADERS = {
 
 def explorer_routes(
     transcoder: Transcoder,
-    collections: TemporaryCollections,
     admission: Admission,
+    services: OtherServices,
+    collections: TemporaryCollections | None,
     grpc_address: Callable[[], str],
 ) -> list[BaseRoute]:
     """Return the routes below ``/explore``.
 
     Args:
-        transcoder: Makes the endpoints of uploaded collections.
-        collections: Holds them.
+        transcoder: Makes the endpoints of uploaded collections and of other services.
         admission: Admits uploads.
+        services: Other services, by name.
+        collections: Holds uploads; None where there are none.
         grpc_address: Returns ``host:port`` of the gRPC server.
     """
+    limits = {"documents": DOCUMENTS, "bytes": BYTES, "seconds": LIFE_SECONDS}
 
     async def config(_: Request) -> Response:
-        limits = {"documents": DOCUMENTS, "bytes": BYTES, "seconds": LIFE_SECONDS}
-        return JSONResponse({"grpc": grpc_address(), "upload": limits})
+        return JSONResponse(
+            {
+                "grpc": grpc_address(),
+                "upload": limits if collections is not None else None,
+                "services": services.names,
+            }
+        )
+
+    routes: list[BaseRoute] = [
+        Route("/explore", _file("index.html")),
+        Route("/explore/config.json", config),
+    ]
+    for rpc in UNARY:
+        endpoint = transcoder.unary(rpc, _of_service(services, rpc))
+        routes.append(_route(f"services/{{name}}/{rpc.path}", endpoint))
+    if collections is not None:
+        routes.append(_route("collections", _upload(admission, collections)))
+        for rpc in UNARY:
+            endpoint = transcoder.unary(rpc, _of_collection(collections, rpc))
+            routes.append(_route(f"collections/{{name}}/{rpc.path}", endpoint))
+    routes += [
+        Route(f"/explore/{one.name}", _file(one.name))
+        for one in files(__package__).joinpath("../web").iterdir()
+        if one.name.rpartition(".")[2] in TYPES
+    ]
+    return routes
+
+
+def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> BaseRoute:
+    return Route(f"/explore/{path}", endpoint, methods=["POST"])
+
+
+def _of_service(services: OtherServices, rpc: Rpc) -> Callable[[Request], Method]:
+    return lambda request: services.method(request.path_params["name"], rpc)
+
+
+def _of_collection(collections: TemporaryCollections, rpc: Rpc) -> Callable[[Request], Method]:
+    return lambda request: rpc.method(collections.find(request.path_params["name"]))
+
+
+def _upload(
+    admission: Admission, collections: TemporaryCollections
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint that indexes an upload."""
 
     async def upload(request: Request) -> Response:
         context, problem = context_of("Upload", request)
@@ -76,23 +122,7 @@ def explorer_routes(
         made = {"collection": name, "documents": documents, "seconds": LIFE_SECONDS}
         return JSONResponse(made, headers=headers)
 
-    routes: list[BaseRoute] = [
-        Route("/explore", _file("index.html")),
-        Route("/explore/config.json", config),
-        Route("/explore/collections", upload, methods=["POST"]),
-    ]
-    for rpc in UNARY:
-        endpoint = transcoder.unary(
-            rpc, lambda request: collections.find(request.path_params["name"])
-        )
-        path = f"/explore/collections/{{name}}/{rpc.path}"
-        routes.append(Route(path, endpoint, methods=["POST"]))
-    routes += [
-        Route(f"/explore/{one.name}", _file(one.name))
-        for one in files(__package__).joinpath("../web").iterdir()
-        if one.name.rpartition(".")[2] in TYPES
-    ]
-    return routes
+    return upload
 
 
 def _file(name: str) -> Callable[[Request], Response]:

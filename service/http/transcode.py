@@ -30,6 +30,9 @@ INLINE_BYTES = 16 * 1024  # larger messages are parsed and written in a thread
 
 T = TypeVar("T")
 
+Method = Callable[[Any, Deadline], Awaitable[Message]]
+"""Answers a message of one rpc."""
+
 CLIENT_LEFT = 499  # nobody reads it; a common number for it in logs
 
 
@@ -46,12 +49,10 @@ class Rpc:
         """Its name as that of a function."""
         return self.path.replace("/", "_")
 
-    def answer(
-        self, retrieval: Retrieval, message: Message, deadline: Deadline
-    ) -> Awaitable[Message]:
-        """Call the method of the rpc."""
-        method: Callable[[Any, Deadline], Awaitable[Message]] = getattr(retrieval, self.function)
-        return method(message, deadline)
+    def method(self, retrieval: Retrieval) -> Method:
+        """Return the method that answers the rpc."""
+        method: Method = getattr(retrieval, self.function)
+        return method
 
 
 UNARY = (
@@ -78,13 +79,13 @@ class Transcoder:
         self._receive_bytes = receive_bytes
 
     def unary(
-        self, rpc: Rpc, find: Callable[[Request], Retrieval] | None = None
+        self, rpc: Rpc, find: Callable[[Request], Method] | None = None
     ) -> Callable[[Request], Awaitable[Response]]:
         """Return the endpoint of a unary rpc.
 
         Args:
             rpc: Which one.
-            find: Returns what answers a request; by default it is what is served.
+            find: Returns what answers a request; by default that of what is served.
         """
 
         async def endpoint(request: Request) -> Response:
@@ -97,8 +98,8 @@ class Transcoder:
                         raise problem
                     kind, message = await self._message(request, rpc, deadline)
                     watch.start()
-                    retrieval = self._retrieval if find is None else find(request)
-                    reply = await rpc.answer(retrieval, message, deadline)
+                    method = rpc.method(self._retrieval) if find is None else find(request)
+                    reply = await method(message, deadline)
                     content = await _apart_if_large(reply.ByteSize(), lambda: write(reply, kind))
             except CspladeError as error:
                 return error_response(error, headers)

@@ -195,9 +195,10 @@ def run(
 
     from .app import RayArguments, build
 
-    arguments = RayArguments(
-        settings=settings.model_dump(mode="json"), apart=apart, version=version
-    )
+    host, _, port = address.rpartition(":")
+    told = settings.model_dump(mode="json")
+    told["server"] |= {"host": host, "port": int(port)}  # which replicas show to people
+    arguments = RayArguments(settings=told, apart=apart, version=version)
     try:
         serve.run(
             build(arguments), name=name, route_prefix="/" if name == APPLICATION else f"/{name}"

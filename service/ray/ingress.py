@@ -36,7 +36,10 @@ from .metrics import RayInstruments
 from .versions import Target, Versions
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
+
+    from ..http.transcode import Transcoder
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +86,18 @@ class ServiceReplica:
         def is_ready() -> bool:
             return self._is_ready() and not self._lifecycle.draining.is_set()
 
-        return build_app(self._settings, self._retrieval, self._admission, is_ready)
+        explorer = self._explorer if self._settings.http.explorer else None
+        return build_app(self._settings, self._retrieval, self._admission, is_ready, explorer)
+
+    def _explorer(self, transcoder: Transcoder) -> list[BaseRoute]:
+        """Return the explorer's routes, without uploads: one replica would not find another's."""
+        from ..http.explorer import explorer_routes
+        from ..http.services import OtherServices
+
+        services = OtherServices(self._settings.http.services)
+        server = self._settings.server
+        address = f"{server.host}:{server.port}"
+        return explorer_routes(transcoder, self._admission, services, None, lambda: address)
 
     async def Search(self, request: pb.SearchRequest, grpc_context: Any) -> pb.SearchResponse:
         """Rank for one query."""

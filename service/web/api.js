@@ -1,4 +1,5 @@
-// Calls of the service. A collection is '' for the index that is served, else the name of an upload.
+// Calls of the service. A collection is '' for the index that is served, `collections/NAME` for an
+// upload, `services/NAME` for another service, which the server asks. Paths are relative to the page.
 
 import { akin, plain as normal } from './dom.js';
 
@@ -32,7 +33,7 @@ async function send(path, options) {
 }
 
 export function call(rpc, message, collection = '') {
-  const path = collection ? `/explore/collections/${collection}/${rpc}` : `/v1/${rpc}`;
+  const path = collection ? `explore/${collection}/${rpc}` : `v1/${rpc}`;
   return send(path, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
@@ -41,7 +42,7 @@ export function call(rpc, message, collection = '') {
 }
 
 export function upload(lines) {
-  return send('/explore/collections', {
+  return send('explore/collections', {
     method: 'POST',
     headers: { 'content-type': 'application/x-ndjson' },
     body: lines,
@@ -49,7 +50,7 @@ export function upload(lines) {
 }
 
 export function configuration() {
-  return send('/explore/config.json', {});
+  return send('explore/config.json', {});
 }
 
 export async function encode(text, kind, collection) {

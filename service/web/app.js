@@ -8,12 +8,12 @@ import { encodeView } from './encode.js';
 import { searchView } from './search.js';
 import { uploadView } from './upload.js';
 
-const collections = [['', 'index']];
-const tabs = [...document.querySelectorAll('[role=tab]')];
+const collections = [['', 'this index']];
+const allTabs = () => [...document.querySelectorAll('[role=tab]')];
 const panel = (tab) => document.getElementById(tab.getAttribute('aria-controls'));
 
 function select(chosen) {
-  for (const tab of tabs) {
+  for (const tab of allTabs()) {
     const on = tab === chosen;
     tab.setAttribute('aria-selected', on);
     tab.tabIndex = on ? 0 : -1;
@@ -25,6 +25,7 @@ function select(chosen) {
 function onKey(event) {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step) return;
+  const tabs = allTabs();
   const next = tabs[(tabs.indexOf(event.currentTarget) + step + tabs.length) % tabs.length];
   select(next);
   next.focus();
@@ -58,7 +59,7 @@ async function connect() {
 }
 
 const showAbout = aboutView(document.getElementById('about'));
-for (const tab of tabs) {
+for (const tab of allTabs()) {
   tab.addEventListener('click', () => select(tab));
   tab.addEventListener('keydown', onKey);
 }
@@ -69,15 +70,22 @@ document.getElementById('key-form').addEventListener('submit', (event) => {
 });
 fillCollections();
 document.querySelector('select[name=right]').selectedIndex = 1;
-select(tabs[0]);
+select(allTabs()[0]);
+
+function addCollection(value, name) {
+  collections.push([value, name]);
+  fillCollections();
+}
 
 const config = await configuration();
 searchView(document.getElementById('search'), config);
 compareView(document.getElementById('compare'));
 encodeView(document.getElementById('encode'));
-uploadView(document.getElementById('upload'), config, (name) => {
-  collections.push([name, name]);
-  fillCollections();
-});
+if (config.upload) uploadView(document.getElementById('upload'), config, addCollection);
+else document.getElementById('tab-upload').remove();
+for (const name of config.services) addCollection(`services/${name}`, name);
+if (config.services.length) {
+  document.querySelector('select[name=right]').value = `services/${config.services[0]}/TEXT_KIND_QUERY`;
+}
 await connect();
 document.body.dataset.ready = 'true';

@@ -9,9 +9,9 @@ function bar(start, length) {
   return element('td', { class: 'bar' }, element('span', { class: 'track', 'aria-hidden': 'true' }, fill));
 }
 
-function table(caption, headings, rows) {
+function table(caption, headings, rows, kind = '') {
   const head = headings.map((one) => element('th', { scope: 'col', class: one.number ? 'number' : '' }, one.name));
-  return element('table', {},
+  return element('table', { class: kind },
     element('caption', {}, caption),
     element('thead', {}, element('tr', {}, head)),
     element('tbody', {}, rows));
@@ -34,6 +34,19 @@ export function termTable(caption, rows) {
       bar(0, row.weight / largest),
       element('td', { class: 'from' }, readable(row.source)),
       element('td', { class: 'number' }, number(row.weight, 2)))),
+  );
+}
+
+// Terms of two queries: {name, shares}, a share from 0 to 1 on each side, 0 where it lacks the term.
+export function comparedTerms(caption, sides, rows) {
+  const shown = (share) => (share ? number(share, 2) : '-');
+  return table(
+    caption,
+    [{ name: 'Term' }, ...sides.flatMap((side) => [{ name: side }, { name: 'Share', number: true }])],
+    rows.map((row) => element('tr', { class: row.shares.every(Boolean) ? '' : 'lone' },
+      element('td', { class: 'term' }, row.name),
+      row.shares.map((share) => [bar(0, share), element('td', { class: 'number' }, shown(share))]))),
+    'compared',
   );
 }
 

@@ -9,7 +9,7 @@ function shell(text) {
 export function snippets(text, k, grpc) {
   const body = JSON.stringify({ query: { text }, k, explain: true, withDocument: true });
   const samples = {
-    curl: `curl -s ${location.origin}/v1/search -H 'content-type: application/json' \\\n  -d ${shell(body)}`,
+    curl: `curl -s ${new URL('v1/search', document.baseURI)} -H 'content-type: application/json' \\\n  -d ${shell(body)}`,
     grpcurl: `grpcurl -plaintext -d ${shell(body)} \\\n  ${grpc} csplade.v1.RetrievalService/Search`,
     Python: [
       'from csplade import Client',

@@ -12,7 +12,7 @@ export function uploadView(section, config, onCollection) {
     const file = data.get('file');
     const lines = file && file.size ? await file.text() : data.get('lines');
     const made = await upload(lines);
-    onCollection(made.collection);
+    onCollection(`collections/${made.collection}`, made.collection);
     return [element('p', { 'data-collection': made.collection },
       `${number(made.documents)} documents are indexed as ${made.collection}. Choose it in Search or Compare.`)];
   });

@@ -1,7 +1,6 @@
 """The explorer in a real browser: every view with real data, hostile documents, failures."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,106 +8,22 @@ import pytest
 from csplade.core.document import Document
 from csplade.index import BuildOptions, IndexBuilder
 
+from ..browser import Page
 from .conftest import call
 
-AXE = Path(__file__).parent / "axe" / "axe.min.js"  # MPL-2.0, beside its licence
 WIDTHS = [320, 1400]
 VIEWS = ["search", "compare", "encode", "upload", "about"]
 HOSTILE = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
-WAIT = 30
 
 
-@pytest.fixture(scope="module")
-def browser():
-    selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("chromium and chromium-driver are not installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    assert selenium
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs[1]))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """The explorer, as its user sees it."""
-
-    def __init__(self, browser, server):
-        self.browser = browser
-        browser.get(f"http://{server.http_address}/explore")
-        self.wait(lambda: self.script("return document.body.dataset.ready"))
-
-    def script(self, code, *arguments):
-        return self.browser.execute_script(code, *arguments)
-
-    def wait(self, condition):
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        return WebDriverWait(self.browser, WAIT, 0.05).until(lambda _: condition())
-
-    def all(self, selector):
-        return self.browser.find_elements("css selector", selector)
-
-    def one(self, selector):
-        return self.browser.find_element("css selector", selector)
-
-    def resize(self, width):
-        self.browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
-        )
-
-    def dark(self, on):
-        value = "dark" if on else "light"
-        self.browser.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia",
-            {"features": [{"name": "prefers-color-scheme", "value": value}]},
-        )
-
-    def open(self, view):
-        self.one(f"#tab-{view}").click()
-
-    def submit(self, view, **fields):
-        """Fill the view's form, send it, and return its result once it is there."""
-        for name, value in fields.items():
-            self.script(
-                "const one = document.querySelector(arguments[0]); one.value = arguments[1];",
-                f"#{view} form.query [name={name}]",
-                value,
-            )
-        result = self.one(f"#{view} > .result")
-        self.script("arguments[0].replaceChildren()", result)
-        self.one(f"#{view} > form button").click()
-        self.wait(lambda: self.script("return arguments[0].children.length", result))
-        return result
-
-    def problems(self):
-        """What axe-core finds wrong with the page as it is."""
-        self.script(AXE.read_text(encoding="utf-8"))
-        found = self.browser.execute_async_script(
-            "const done = arguments[0];"
-            "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'best-practice']})"
-            ".then((r) => done(r.violations.map((v) => v.id + ': ' + v.nodes[0].html)))"
-        )
-        return found
-
-    def overflow(self):
-        return self.script(
-            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
+def explorer(browser, server):
+    """The explorer of a server."""
+    return Page(browser, f"http://{server.http_address}/explore")
 
 
 @pytest.fixture
 def page(browser, text_server):
-    page = Page(browser, text_server)
+    page = explorer(browser, text_server)
     page.dark(False)
     page.resize(1400)
     return page
@@ -166,11 +81,103 @@ def test_a_document_that_did_not_rank_is_explained(page, text_server):
 
 
 def test_two_ways_are_compared(page):
-    result = page.submit("compare", text="rivers") if page.open("compare") is None else None
+    page.open("compare")
+    result = page.submit("compare", text="rivers")
     lists = [len(one.find_elements("css selector", "li")) for one in page.all("#compare ol")]
     assert lists == [20, 20]
     assert "terms in common" in result.text
     assert page.all("#compare .move")
+    page.submit("compare", text="rivers", right="/TEXT_KIND_QUERY")
+    assert {one.text for one in page.all("#compare .move")} == {"same rank"}
+    assert "20 of the first 20 hits are in both; the first differs at no rank" in result.text
+    assert not page.all("#compare tr.lone")
+
+
+@pytest.fixture
+def near_page(browser, near):
+    """The explorer of a server that may ask another service, b."""
+    page = explorer(browser, near)
+    page.dark(False)
+    page.resize(1400)
+    page.open("compare")
+    return page
+
+
+def test_two_services_are_compared(near_page, near, other):
+    result = near_page.submit("compare", text="iron in winter")
+    assert near_page.one("#compare [name=right]").get_attribute("value").startswith("services/b/")
+    request = {"query": {"text": "iron in winter"}, "k": 20, "withDocument": True}
+    answers = [call(one.http_address, "/v1/search", request).body for one in (near, other)]
+    left, right = ([hit["id"] for hit in answer["hits"]] for answer in answers)
+    assert left != right
+    lists = near_page.all("#compare ol")
+    for shown, answer, others in zip(lists, answers, (right, left), strict=True):
+        scores = [one.text for one in shown.find_elements("css selector", ".score")]
+        assert scores == [f"{hit['score']:.3f}" for hit in answer["hits"]]
+        moves = [one.text for one in shown.find_elements("css selector", ".move")]
+        assert moves == [
+            expected_move(rank, others, hit["id"]) for rank, hit in enumerate(answer["hits"])
+        ]
+    common = len(set(left) & set(right))
+    first = next(i for i in range(20) if left[i] != right[i]) + 1
+    assert f"{common} of the first 20 hits are in both; the first differs at rank {first}." in (
+        result.text
+    )
+    names = [one.get_attribute("aria-label") for one in near_page.all("#compare section")]
+    assert names == ["this index, text as query", "b, text as query"]
+    assert "24 documents" in near_page.all("#compare section .hint")[1].text
+
+
+def expected_move(rank, others, id):
+    if id not in others:
+        return "only here"
+    there = others.index(id)
+    if there == rank:
+        return "same rank"
+    return f"▲ {there - rank} higher" if there > rank else f"▼ {rank - there} lower"
+
+
+def test_terms_of_both_queries_stand_side_by_side(near_page, near, other):
+    near_page.submit("compare", text="iron in winter")
+    given = {"texts": ["iron in winter"], "kind": "TEXT_KIND_QUERY", "decode": True}
+    sides = []
+    for one in (near, other):
+        (encoding,) = call(one.http_address, "/v1/encode", given).body["encodings"]
+        vector = encoding["vector"]
+        names = [token.lstrip("Ġ") or token for token in vector["tokens"]]
+        largest = max(vector["values"])
+        shares = [value / largest for value in vector["values"]]
+        sides.append(dict(zip(names, shares, strict=True)))
+    rows = near_page.all("#compare table.compared tbody tr")
+    assert len(rows) == 20
+    for row in rows:
+        name, _, left, _, right = [
+            one.get_attribute("textContent") for one in row.find_elements("css selector", "td")
+        ]
+        shown = [f"{side[name]:.2f}" if name in side else "-" for side in sides]
+        assert [left, right] == shown
+        assert ("lone" in row.get_attribute("class")) == ("-" in shown)
+    caption = near_page.one("#compare caption").text
+    common = len(sides[0].keys() & sides[1].keys())
+    assert caption.startswith(f"{common} terms in common, of {len(sides[0])} and {len(sides[1])};")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_comparison_of_services_is_usable_by_all(near_page, width, dark):
+    near_page.submit("compare", text="iron in winter")
+    near_page.resize(width)
+    near_page.dark(dark)
+    assert near_page.problems() == []
+    assert near_page.overflow() <= 0
+
+
+def test_a_service_that_is_not_there_is_told(near_page):
+    words = near_page.submit("compare", text="iron", right="services/gone/TEXT_KIND_QUERY").text
+    assert words.startswith("unavailable: gone: ")
+    near_page.open("search")
+    near_page.submit("search", text="iron", collection="services/b")
+    assert near_page.all("#search .hits li")
 
 
 def test_a_pasted_text_becomes_its_terms(page, text_server):
@@ -190,7 +197,7 @@ def test_an_upload_is_searched(page, text_server):
     name = page.one("[data-collection]").get_attribute("data-collection")
     assert "2 documents are indexed" in result.text
     page.open("search")
-    page.submit("search", text="river", collection=name)
+    page.submit("search", text="river", collection=f"collections/{name}")
     assert {one.text for one in page.all("#search .hits .id")} <= {"a", "b"}
     assert call(text_server.http_address, f"/explore/collections/{name}/info", {}).status == 200
     page.open("upload")
@@ -237,7 +244,7 @@ def test_hostile_documents_are_text(browser, serve, encoder, tiny_model, tmp_pat
     builder.add([document], encoder.encode_document([text]))
     builder.finish()
     with serve(index, http__explorer=True) as server:
-        page = Page(browser, server)
+        page = explorer(browser, server)
         page.submit("search", text=f"iron {HOSTILE}")
         assert page.one("#search .hits h3").text == f"1. title {HOSTILE}"
         assert page.one("#search .hits .passage").text == text
@@ -259,7 +266,7 @@ def test_a_wrong_key_is_told_and_a_right_one_used(browser, serve, text_index, tm
     keys = tmp_path / "keys"
     keys.write_text("open-sesame\n")
     with serve(text_index, http__explorer=True, security__keys_file=keys) as server:
-        page = Page(browser, server)
+        page = explorer(browser, server)
         assert "unauthenticated" in page.one("#summary").text
         assert "unauthenticated" in page.submit("search", text="iron").text
         for key, words in [("wrong", "permission_denied"), ("open-sesame", "48 documents")]:
@@ -273,7 +280,7 @@ def test_a_wrong_key_is_told_and_a_right_one_used(browser, serve, text_index, tm
 
 def test_a_server_that_left_is_told(browser, serve, text_index):
     with serve(text_index, http__explorer=True) as server:
-        page = Page(browser, server)
+        page = explorer(browser, server)
     assert "cannot be reached" in page.submit("search", text="iron").text
 
 
@@ -286,8 +293,16 @@ def test_screenshots(browser, serve):
     """SCREENSHOTS=docs/explorer SCREENSHOTS_INDEX=DIR of the example corpus."""
     folder = Path(os.environ["SCREENSHOTS"])
     folder.mkdir(parents=True, exist_ok=True)
-    with serve(Path(os.environ["SCREENSHOTS_INDEX"]), http__explorer=True) as server:
-        page = Page(browser, server)
+    index = Path(os.environ["SCREENSHOTS_INDEX"])
+    with (
+        serve(index, model__query_encoder="both") as both,
+        serve(
+            index,
+            http__explorer=True,
+            http__services=[{"name": "table-and-network", "target": both.address}],
+        ) as server,
+    ):
+        page = explorer(browser, server)
         page.resize(1280)
 
         def shoot(name, height):
