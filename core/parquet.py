@@ -45,6 +45,8 @@ def read_parquet(
             path, buffer_size=BUFFER_BYTES, page_checksum_verification=True
         ) as file:
             schema = file.schema_arrow
+            if len(set(schema.names)) < len(schema.names):
+                raise InputError(f"{path}: has two columns of one name; drop one")
             for field in schema:
                 is_map = pa.types.is_map(field.type) and pa.types.is_string(field.type.key_type)
                 if not _is_readable(pa, field.type.item_type if is_map else field.type):
@@ -66,7 +68,9 @@ def read_parquet(
                         on_bad(error)
                         continue
                     yield line, values
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         where = f" after row {number}" if number else ""
         raise InputError(
             f"{path}: is not Parquet, or is damaged{where}: {' '.join(str(error).split()):.200}"

@@ -1,5 +1,6 @@
 """``csplade explore`` as a process: it prints the address of the page, and ends on SIGTERM."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,6 +20,25 @@ def test_it_prints_the_address_of_the_page(text_index):
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+def test_other_services_are_named(text_index):
+    arguments = [str(text_index), "--port", "0", "--device", "cpu", "--compare", "127.0.0.1:7"]
+    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().strip()
+            with urllib.request.urlopen(f"{address}/config.json", timeout=30) as response:
+                assert json.load(response)["services"] == ["127.0.0.1:7"]
+        finally:
+            process.kill()
+
+
+def test_an_address_without_a_port_is_one_line(text_index):
+    arguments = [*COMMAND, str(text_index), "--compare", "elsewhere"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("csplade: flags: http.services.0.target = 'elsewhere': ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_index_that_is_not_there_is_one_line(tmp_path):

@@ -134,6 +134,18 @@ def test_types_that_json_does_not_have(write, column, kind):
     assert "\n" not in str(raised.value)
 
 
+def test_names_that_come_twice(tmp_path):
+    path = tmp_path / "v.parquet"
+    values = pa.array(["a"])
+    parquet.write_table(pa.Table.from_arrays([values, values], ["id", "id"]), path)
+    with pytest.raises(InputError, match=r"v\.parquet: has two columns of one name"):
+        list(read_corpus(path))
+    inner = pa.StructArray.from_arrays([values, values], ["x", "x"])
+    parquet.write_table(pa.table({"id": values, "text": values, "inner": inner}), path)
+    with pytest.raises(InputError, match=r"v\.parquet: "):
+        list(read_corpus(path))
+
+
 def test_broken_files_are_one_line(write, tmp_path):
     path = write(id=[f"{i}" for i in range(4000)], text=["x" * (i % 99) for i in range(4000)])
     whole = path.read_bytes()
