@@ -29,6 +29,16 @@ def page(browser, text_server):
     return page
 
 
+@pytest.fixture
+def uploading(browser, serve, text_index):
+    """The explorer of a server of this test alone, which removes its uploads when it ends."""
+    with serve(text_index, http__explorer=True) as server:
+        page = explorer(browser, server)
+        page.dark(False)
+        page.resize(1400)
+        yield page
+
+
 def fill(page):
     """Give every view a result."""
     page.submit("search", text="rivers in winter")
@@ -189,21 +199,22 @@ def test_a_pasted_text_becomes_its_terms(page, text_server):
     assert page.all("#encode .tokens mark")
 
 
-def test_an_upload_is_searched(page, text_server):
-    page.open("upload")
-    result = page.submit(
+def test_an_upload_is_searched(uploading):
+    uploading.open("upload")
+    result = uploading.submit(
         "upload", lines='{"_id": "a", "text": "iron ore"}\n{"_id": "b", "text": "a river"}'
     )
-    name = page.one("[data-collection]").get_attribute("data-collection")
+    name = uploading.one("[data-collection]").get_attribute("data-collection")
     assert "2 documents are indexed" in result.text
-    page.open("search")
-    page.submit("search", text="river", collection=f"collections/{name}")
-    assert {one.text for one in page.all("#search .hits .id")} <= {"a", "b"}
-    assert call(text_server.http_address, f"/explore/collections/{name}/info", {}).status == 200
-    page.open("upload")
+    uploading.open("search")
+    uploading.submit("search", text="river", collection=f"collections/{name}")
+    assert {one.text for one in uploading.all("#search .hits .id")} <= {"a", "b"}
+    address = uploading.browser.current_url.split("/")[2]
+    assert call(address, f"/explore/collections/{name}/info", {}).status == 200
+    uploading.open("upload")
     assert (
         "invalid_argument: upload:2"
-        in page.submit("upload", lines='{"_id":"a","text":"b"}\n{').text
+        in uploading.submit("upload", lines='{"_id":"a","text":"b"}\n{').text
     )
 
 
@@ -215,7 +226,8 @@ def test_the_collection_page_tells_what_is_served(page):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_view_is_usable_by_all(page, width, dark):
+def test_every_view_is_usable_by_all(uploading, width, dark):
+    page = uploading
     fill(page)
     page.resize(width)
     page.dark(dark)
