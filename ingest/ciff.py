@@ -136,8 +136,8 @@ def write_ciff(path: Path, chunks: Chunks, name: Callable[[int], str], descripti
             description=description,
         )
         _write(file, header)
-        for term, (rows, values) in zip(ordered, postings.columns(), strict=True):
-            _write(file, _postings_list(name(term), rows, values))
+        for term, (numbers, values) in zip(ordered, postings.columns(), strict=True):
+            _write(file, _postings_list(name(term), numbers, values))
         records.seek(0)
         copyfileobj(records, file)
     return documents
@@ -156,9 +156,9 @@ def _lengths(ids: Sequence[str], impacts: ImpactBatch) -> Iterator[tuple[str, in
 
 
 def _postings_list(
-    word: str, rows: NDArray[np.int32], values: NDArray[np.int32]
+    word: str, numbers: NDArray[np.int32], values: NDArray[np.int32]
 ) -> pb.PostingsList:
-    gaps = np.diff(rows, prepend=0).tolist()
+    gaps = np.diff(numbers, prepend=0).tolist()
     postings = [
         pb.Posting(docid=gap, tf=value) for gap, value in zip(gaps, values.tolist(), strict=True)
     ]
