@@ -10,6 +10,7 @@ from .conftest import call
 
 CALLS = {
     "search": {"query": {"text": "iron in winter"}, "k": 9, "explain": True, "withDocument": True},
+    "search/batch": {"requests": [{"query": {"text": "iron"}}, {"query": {"text": "winter"}}]},
     "explain": {"query": {"text": "iron in winter"}, "ids": ["d3", "nothing"]},
     "encode": {"texts": ["rivers"], "kind": "TEXT_KIND_QUERY", "decode": True, "attribution": True},
     "verify": {"query": {"text": "iron in winter"}, "k": 9},
@@ -18,9 +19,13 @@ CALLS = {
 
 
 def without_times(body):
-    """The parts of an answer that do not depend on the time it took."""
+    """An answer without what depends on the time it took."""
+    if isinstance(body, list):
+        return [without_times(one) for one in body]
+    if not isinstance(body, dict):
+        return body
     return {
-        name: value
+        name: without_times(value)
         for name, value in body.items()
         if name not in ("timings", "referenceNanoseconds")
     }
