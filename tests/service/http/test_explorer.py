@@ -9,7 +9,7 @@ from csplade.core.document import Document
 from csplade.index import BuildOptions, IndexBuilder
 
 from ..browser import Page
-from .conftest import call
+from ..caller import call
 
 WIDTHS = [320, 1400]
 VIEWS = ["search", "compare", "encode", "upload", "about"]

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from csplade.client.client import Client
 from csplade.v1 import retrieval_pb2 as pb
 
-from .conftest import call
+from ..caller import call
 
 RPC = "/csplade.v1.RetrievalService"
 QUERY = {"query": {"text": "rivers in winter"}, "k": 7, "explain": True, "withDocument": True}

@@ -12,7 +12,7 @@ except ModuleNotFoundError:
     schemathesis = None
 from hypothesis import HealthCheck, given, settings
 
-from .conftest import call
+from ..caller import call
 
 COMMITTED = Path(__file__).parents[3] / "service" / "http" / "openapi.json"
 

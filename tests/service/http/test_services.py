@@ -6,7 +6,7 @@ from csplade.core.errors import InputError
 from csplade.service.http.services import OtherServices
 from csplade.service.settings import Service, load
 
-from .conftest import call
+from ..caller import call
 
 CALLS = {
     "search": {"query": {"text": "iron in winter"}, "k": 9, "explain": True, "withDocument": True},

@@ -15,7 +15,7 @@ from csplade.service.http.temporary import COLLECTIONS, DOCUMENTS, TemporaryColl
 from csplade.service.retrieval import Retrieval
 from csplade.service.telemetry.metrics import Metrics
 
-from .conftest import call
+from ..caller import call
 
 LINES = b'{"_id": "a", "text": "iron"}\n{"_id": "b", "text": "rivers"}\n'
 

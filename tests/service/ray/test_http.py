@@ -5,7 +5,7 @@ import pytest
 from csplade.client.client import Client
 
 from ..browser import Page
-from ..http.conftest import call
+from ..caller import call
 
 
 @pytest.mark.timeout(600)
