@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.document import Document
+from ..core.fields import Fields
 from ..core.vectors import SparseBatch
 from ..index import BuildOptions, Index, IndexBuilder
 from .distribution import DOCUMENT_IMPACTS, VOCABULARY, probabilities
@@ -24,16 +26,21 @@ def build(
     mean_terms: float,
     seed: int,
     progress: Callable[[str, int, int], None],
+    *,
+    fields: Fields | None = None,
+    metadata: Callable[[int], dict[str, Any]] = lambda number: {},
 ) -> None:
-    """Build an index of the synthetic collection."""
+    """Build an index of the synthetic collection.
+
+    ``metadata`` returns that of a document by its number, for the declared ``fields``.
+    """
     rng = np.random.default_rng(seed)
-    with IndexBuilder.create(
-        path, BuildOptions(VOCABULARY, document_scale=DOCUMENT_SCALE)
-    ) as builder:
+    options = BuildOptions(VOCABULARY, document_scale=DOCUMENT_SCALE, fields=fields or {})
+    with IndexBuilder.create(path, options) as builder:
         for first in range(0, documents, BATCH):
             count = min(BATCH, documents - first)
             builder.add(
-                [Document(str(first + i), "") for i in range(count)],
+                [Document(str(i), "", "", metadata(i)) for i in range(first, first + count)],
                 _vectors(rng, count, mean_terms),
             )
             progress("documents", first + count, documents)

@@ -279,6 +279,34 @@ def _compile_kernels(
 
 
 @app.command()
+def filter(
+    documents: Documents = 300_000,
+    mean_terms: MeanTerms = 119,
+    queries: Queries = 50,
+    query_terms: QueryTerms = 43,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query.")] = 1000,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that score.")] = 1,
+    seed: Seed = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Time searches with cached filters beside the same ones without."""
+    from ..bench import distribution
+    from ..bench.filter import HEADINGS, run
+
+    batch = distribution.queries(queries, query_terms, seed + 1)
+    query_set = f"synthetic, seed {seed + 1}: {queries} queries of {query_terms} terms"
+    with progress_bars("steps") as show, tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "index"
+        report = run(path, documents, mean_terms, batch, query_set, k, threads, seed, progress=show)
+    if as_json:
+        _print_json(report)
+        return
+    print_table(HEADINGS, report.rows(), left=["filter"])
+    for line in report.notes():
+        note(line)
+
+
+@app.command()
 def encode(
     model: Annotated[str, typer.Option(help="embedded or a causal-LM directory.")] = "embedded",
     corpus: Annotated[

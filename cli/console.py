@@ -68,6 +68,13 @@ def above_zero(value: float | None) -> float | None:
     return value
 
 
+def finite(value: float | None) -> float | None:
+    """Accept a finite number; a callback of options."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value:g} is out of range; must be finite")
+    return value
+
+
 def not_blank(value: str | None) -> str | None:
     """Accept a text with at least one word; a callback of options."""
     if value is not None and not value.strip():

@@ -90,6 +90,15 @@ def build(
         Literal["auto", "none", "idf"],
         typer.Option(help="Factors on query weights from this index; auto: as the encoder says."),
     ] = "auto",
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="NAME:TYPE",
+            help="Field of the metadata that filters may name; TYPE is keyword, bool, integer, "
+            "float or datetime. Give it once for each field.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a build that was interrupted.")
     ] = False,
@@ -113,10 +122,16 @@ def build(
         raise typer.BadParameter("goes without --model", param_hint="--vocabulary-size")
     if vectors is not None and quantization != "auto":
         raise typer.BadParameter("needs --corpus", param_hint="--quantization")
+    from ..core.errors import InputError
+    from ..core.fields import parse_fields
     from ..ingest.build import build_from_corpus, build_from_vectors
 
     how = {"preset": preset, "tokenizer": tokenizer, "base": base}
     on_bad = BadLines() if skip_bad else None
+    try:
+        declared = parse_fields(fields or ())
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--field") from None
     with progress_bars("docs") as progress:
         if corpus is not None:
             report = build_from_corpus(
@@ -125,6 +140,7 @@ def build(
                 lambda: load_encoder(model or "embedded", quantization, **how),
                 shards=shards,
                 query_modifier=query_modifier,
+                fields=declared,
                 resume=resume,
                 on_bad=on_bad,
                 progress=progress,
@@ -138,6 +154,7 @@ def build(
                 vocabulary_size=vocabulary_size,
                 shards=shards,
                 query_modifier=query_modifier,
+                fields=declared,
                 document_scale=document_scale,
                 resume=resume,
                 on_bad=on_bad,
@@ -239,6 +256,7 @@ def info(
         "max_impact": manifest.max_impact,
         "fidelity": manifest.fidelity and asdict(manifest.fidelity),
         "query_modifier": manifest.query_modifier,
+        "fields": manifest.fields,
         "block_size": manifest.block_size,
         "shards": [asdict(shard) for shard in manifest.shards],
     }
@@ -249,6 +267,7 @@ def info(
     values["encoder"] = (
         f"{encoder['model']} ({encoder['fingerprint'][:16]})" if encoder else "none, vectors only"
     )
+    values["fields"] = ", ".join(map(":".join, manifest.fields.items())) or "none"
     del values["shards"], values["fidelity"]
     rows = [[name.replace("_", " "), _text(value)] for name, value in values.items()]
     print_table(["field", "value"], rows, left=["field", "value"])

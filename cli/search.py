@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .console import (
     Quantization,
     QueryEncoder,
+    finite,
     not_blank,
     note,
     note_counts,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Hits = list[tuple[str, float]]  # document ids and scores, best first
 Join = Callable[[str, Hits], Hits]  # of a query's id and hits
 
+MAX_DEPTH = 10_000  # hits that one search ranks
 SNIPPET_CHARACTERS = 100  # of a document, in the table
 TERMS_SHOWN = 6  # per hit, in the table
 
@@ -39,8 +41,24 @@ def search(
         str | None, typer.Argument(metavar="TEXT", help="Query to search for.", callback=not_blank)
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits per query at most.")] = 10,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="JSON",
+            help='Which documents may be hits, by declared fields: \'{"must": [{"field": "year", '
+            '"range": {"gte": 2000}}]}\'.',
+        ),
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Hits per query to pass over.")] = 0,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Smallest score of a hit.", callback=finite)
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the terms of each score.")
+    ] = False,
+    with_vector: Annotated[
+        bool, typer.Option("--with-vector", help="With --json: add each hit's stored vector.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with everything.")
@@ -102,6 +120,12 @@ def search(
         raise typer.BadParameter("need TEXT", param_hint="--explain, --json")
     if text is not None and integer_scores:
         raise typer.BadParameter("needs --queries or --vectors", param_hint="--integer-scores")
+    if with_vector and not as_json:
+        raise typer.BadParameter("needs --json", param_hint="--with-vector")
+    if k + offset > MAX_DEPTH:
+        raise typer.BadParameter(
+            f"{offset} and -k {k} reach {k + offset}; at most {MAX_DEPTH:,}", param_hint="--offset"
+        )
     if vectors is None and terms != "auto":
         raise typer.BadParameter("needs --vectors", param_hint="--terms")
     if fuse is not None and (text is not None or integer_scores):
@@ -111,6 +135,7 @@ def search(
     if fusion != "sum" and fuse_weight != 0.5:
         raise typer.BadParameter("needs --fusion sum", param_hint="--fuse-weight")
     from ..core.beir import read_queries
+    from ..core.filters import Filter
     from ..engine.bulk import answer_texts, answer_vectors
     from ..engine.collection import Collection
     from ..index import IndexManifest
@@ -119,6 +144,9 @@ def search(
 
     # Check everything first: an error must not wait for a model to load.
     manifest = IndexManifest.open(index)
+    options: dict[str, Any] = {"offset": offset, "score_threshold": score_threshold}
+    if filter is not None:
+        options["filter"] = Filter.parse(_json(filter)).resolve(manifest.fields)
     if output is not None:
         check_run_place(output, tag)
     join = None if fuse is None else _joiner(fuse, fusion, fuse_weight, k)
@@ -137,18 +165,27 @@ def search(
         query_encoder=query_encoder,
     ) as engine:
         if text is not None:
-            answer = engine.search([text], k, explain=explain)[0]
+            answer = engine.search([text], k, explain=explain, with_vector=with_vector, **options)[
+                0
+            ]
             if as_json:
                 typer.echo(json.dumps(_plain(text, answer), ensure_ascii=False))
             else:
                 _print(answer, explain)
         elif output is not None:
             answers = (
-                answer_vectors(lines, engine, k, keys)
+                answer_vectors(lines, engine, k, keys, **options)
                 if vectors
-                else answer_texts(texts, engine, k)
+                else answer_texts(texts, engine, k, **options)
             )
             _write(answers, len(lines) or len(texts), output, tag, integer_scores, join)
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--filter") from None
 
 
 def _joiner(path: Path, fusion: str, weight: float, k: int) -> Join:
@@ -252,6 +289,8 @@ def _plain(text: str, answer: Answer) -> dict[str, object]:
     for rank, hit in enumerate(answer.hits, 1):
         document = asdict(hit.document) if hit.document else {}
         plain = {"rank": rank, "score": hit.score, "integer_score": hit.integer_score, **document}
+        if hit.vector is not None:
+            plain["vector"] = hit.vector
         if hit.contributions:
             plain["contributions"] = [
                 {name: value for name, value in asdict(one).items() if name != "score"}

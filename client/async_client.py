@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
+from ..core.filters import Filter
 from ..core.results import Answer, Encoding, Explanation, Verification
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
@@ -40,13 +41,27 @@ class AsyncClient:
         query: Query,
         k: int = 10,
         *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        offset: int = 0,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = False,
+        with_vector: bool = False,
         allow_partial: bool = False,
         timeout: float | None = None,
     ) -> Answer:
         """See :meth:`.client.Client.search`."""
-        request = requests.search_request(query, k, explain, with_document, allow_partial)
+        request = requests.search_request(
+            query,
+            k,
+            filter=filter,
+            offset=offset,
+            score_threshold=score_threshold,
+            explain=explain,
+            with_document=with_document,
+            with_vector=with_vector,
+            allow_partial=allow_partial,
+        )
         return results.answer(await self._call(self._stub.Search, request, timeout))
 
     async def search_batch(
@@ -54,13 +69,27 @@ class AsyncClient:
         queries: Sequence[Query],
         k: int = 10,
         *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        offset: int = 0,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = False,
+        with_vector: bool = False,
         allow_partial: bool = False,
         timeout: float | None = None,
     ) -> list[Answer | ServiceError]:
         """See :meth:`.client.Client.search_batch`."""
-        request = requests.batch_request(queries, k, explain, with_document, allow_partial)
+        request = requests.batch_request(
+            queries,
+            k,
+            filter=filter,
+            offset=offset,
+            score_threshold=score_threshold,
+            explain=explain,
+            with_document=with_document,
+            with_vector=with_vector,
+            allow_partial=allow_partial,
+        )
         return results.outcomes(await self._call(self._stub.SearchBatch, request, timeout))
 
     async def search_many(
@@ -68,8 +97,11 @@ class AsyncClient:
         queries: Iterable[Query] | AsyncIterable[Query],
         k: int = 10,
         *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = False,
+        with_vector: bool = False,
         timeout: float | None = None,
     ) -> AsyncIterator[Answer]:
         """See :meth:`.client.Client.search_many`; ``queries`` may be asynchronous too."""
@@ -83,7 +115,15 @@ class AsyncClient:
             nonlocal sent, failure
             try:
                 async for query in _asynchronous(queries):
-                    request = requests.search_request(query, k, explain, with_document)
+                    request = requests.search_request(
+                        query,
+                        k,
+                        filter=filter,
+                        score_threshold=score_threshold,
+                        explain=explain,
+                        with_document=with_document,
+                        with_vector=with_vector,
+                    )
                     yield pb.SearchStreamRequest(sequence=sent, request=request)
                     sent += 1
             except Exception as error:  # gRPC would replace it by an error of its own
@@ -134,10 +174,15 @@ class AsyncClient:
         return results.info(await self._call(self._stub.Info, pb.InfoRequest(), timeout))
 
     async def verify(
-        self, query: Query, k: int = 10, *, timeout: float | None = None
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> Verification:
         """See :meth:`.client.Client.verify`."""
-        request = requests.verify_request(query, k)
+        request = requests.verify_request(query, k, filter)
         return results.verification(await self._call(self._stub.Verify, request, timeout))
 
     async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:

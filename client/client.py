@@ -7,11 +7,12 @@ with Client("localhost:50051") as client:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
 
+from ..core.filters import Filter
 from ..core.results import Answer, Encoding, Explanation, Verification
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
@@ -49,8 +50,12 @@ class Client:
         query: Query,
         k: int = 10,
         *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        offset: int = 0,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = False,
+        with_vector: bool = False,
         allow_partial: bool = False,
         timeout: float | None = None,
     ) -> Answer:
@@ -59,8 +64,13 @@ class Client:
         Args:
             query: A text or a vector.
             k: Hits at most.
+            filter: Which documents may be hits: a :class:`~csplade.core.filters.Filter`, or its
+                JSON form as plain values, see :mod:`csplade.core.filters`.
+            offset: Hits to pass over: the first ones.
+            score_threshold: Smallest score of a hit.
             explain: Add to every hit the terms that made its score.
             with_document: Add to every hit title, text and metadata.
+            with_vector: Add to every hit its stored vector.
             allow_partial: Accept an answer without the shards that fail; it names them.
             timeout: Seconds, instead of the client's.
 
@@ -68,7 +78,17 @@ class Client:
             InputError: an argument that no service accepts.
             ServiceError: the service rejected the query, failed, or is not there.
         """
-        request = requests.search_request(query, k, explain, with_document, allow_partial)
+        request = requests.search_request(
+            query,
+            k,
+            filter=filter,
+            offset=offset,
+            score_threshold=score_threshold,
+            explain=explain,
+            with_document=with_document,
+            with_vector=with_vector,
+            allow_partial=allow_partial,
+        )
         return results.answer(self._call(self._stub.Search, request, timeout))
 
     def search_batch(
@@ -76,8 +96,12 @@ class Client:
         queries: Sequence[Query],
         k: int = 10,
         *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        offset: int = 0,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = False,
+        with_vector: bool = False,
         allow_partial: bool = False,
         timeout: float | None = None,
     ) -> list[Answer | ServiceError]:
@@ -86,7 +110,7 @@ class Client:
         Args:
             queries: As many as the service's ``limits.batch_searches`` allows.
             k: Hits at most, each.
-            explain: As for :meth:`search`, as are the others.
+            filter: As for :meth:`search`, as are the others.
 
         Returns:
             The answer, or the error, of each query, in their order.
@@ -95,7 +119,17 @@ class Client:
             InputError: an argument that no service accepts.
             ServiceError: the service rejected the batch, failed, or is not there.
         """
-        request = requests.batch_request(queries, k, explain, with_document, allow_partial)
+        request = requests.batch_request(
+            queries,
+            k,
+            filter=filter,
+            offset=offset,
+            score_threshold=score_threshold,
+            explain=explain,
+            with_document=with_document,
+            with_vector=with_vector,
+            allow_partial=allow_partial,
+        )
         return results.outcomes(self._call(self._stub.SearchBatch, request, timeout))
 
     def search_many(
@@ -103,8 +137,11 @@ class Client:
         queries: Iterable[Query],
         k: int = 10,
         *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = False,
+        with_vector: bool = False,
         timeout: float | None = None,
     ) -> Iterator[Answer]:
         """Rank for many queries over one stream; yields answers in the order of the queries.
@@ -114,8 +151,7 @@ class Client:
         Args:
             queries: Texts or vectors, read as fast as the service answers.
             k: Hits at most, each.
-            explain: As for :meth:`search`.
-            with_document: As for :meth:`search`.
+            filter, score_threshold, explain, with_document, with_vector: As for :meth:`search`.
             timeout: Seconds for the whole stream; by default none.
 
         Raises:
@@ -131,7 +167,15 @@ class Client:
             nonlocal sent, failure
             try:
                 for query in queries:
-                    request = requests.search_request(query, k, explain, with_document)
+                    request = requests.search_request(
+                        query,
+                        k,
+                        filter=filter,
+                        score_threshold=score_threshold,
+                        explain=explain,
+                        with_document=with_document,
+                        with_vector=with_vector,
+                    )
                     yield pb.SearchStreamRequest(sequence=sent, request=request)
                     sent += 1
             except Exception as error:  # gRPC would replace it by an error of its own
@@ -208,9 +252,16 @@ class Client:
         """Return what is served: versions, model, index, limits."""
         return results.info(self._call(self._stub.Info, pb.InfoRequest(), timeout))
 
-    def verify(self, query: Query, k: int = 10, *, timeout: float | None = None) -> Verification:
+    def verify(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Verification:
         """Compare a search with the exhaustive reference."""
-        request = requests.verify_request(query, k)
+        request = requests.verify_request(query, k, filter)
         return results.verification(self._call(self._stub.Verify, request, timeout))
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:

@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from google.protobuf import json_format
+
 from ..core.errors import InputError
+from ..core.filters import Filter
 from ..v1 import retrieval_pb2 as pb
 
 Query = str | Mapping[int, float] | Mapping[str, float]
@@ -18,35 +21,50 @@ KINDS = {"query": pb.TEXT_KIND_QUERY, "document": pb.TEXT_KIND_DOCUMENT}
 
 
 def search_request(
-    query: Query, k: int, explain: bool, with_document: bool, allow_partial: bool = False
+    query: Query,
+    k: int,
+    *,
+    filter: Filter | Mapping[str, Any] | None = None,
+    offset: int = 0,
+    score_threshold: float | None = None,
+    explain: bool = False,
+    with_document: bool = False,
+    with_vector: bool = False,
+    allow_partial: bool = False,
 ) -> pb.SearchRequest:
     """Return the message of a Search, which asks for columns where these hold all that is wanted.
 
     Raises InputError for a value that no service accepts.
     """
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= MAX_K:
+        raise InputError(f"offset: {_shown(offset)} is not allowed; a whole number of at least 0")
+    if score_threshold is not None and not _is_finite(score_threshold):
+        raise InputError(f"score_threshold: {_shown(score_threshold)} is not a finite number")
     return pb.SearchRequest(
         query=_query(query),
         k=check_k(k),
+        filter=_filter(filter),
+        offset=offset,
+        score_threshold=score_threshold,
         explain=explain,
         with_document=with_document,
+        with_vector=with_vector,
         allow_partial=allow_partial,
-        columns=not (explain or with_document),
+        columns=not (explain or with_document or with_vector),
     )
 
 
-def batch_request(
-    queries: Sequence[Query], k: int, explain: bool, with_document: bool, allow_partial: bool
-) -> pb.SearchBatchRequest:
-    """Return the message of a SearchBatch; raises as :func:`search_request`."""
+def batch_request(queries: Sequence[Query], k: int, **options: Any) -> pb.SearchBatchRequest:
+    """Return the message of a SearchBatch; options and errors are those of :func:`search_request`."""
     check_queries(queries)
-    return pb.SearchBatchRequest(
-        requests=[search_request(one, k, explain, with_document, allow_partial) for one in queries]
-    )
+    return pb.SearchBatchRequest(requests=[search_request(one, k, **options) for one in queries])
 
 
-def verify_request(query: Query, k: int) -> pb.VerifyRequest:
+def verify_request(
+    query: Query, k: int, filter: Filter | Mapping[str, Any] | None
+) -> pb.VerifyRequest:
     """Return the message of a Verify; raises as :func:`search_request`."""
-    return pb.VerifyRequest(query=_query(query), k=check_k(k))
+    return pb.VerifyRequest(query=_query(query), k=check_k(k), filter=_filter(filter))
 
 
 def explain_request(query: Query, ids: Sequence[str], with_document: bool) -> pb.ExplainRequest:
@@ -80,6 +98,20 @@ def check_queries(queries: Any) -> None:
     """Raise InputError for a single query where many are needed."""
     if isinstance(queries, str | Mapping):
         raise InputError(f"queries: {_shown(queries)} is one query; a list of queries is needed")
+
+
+def _filter(filter: Filter | Mapping[str, Any] | None) -> pb.Filter | None:
+    if filter is None:
+        return None
+    checked = filter if isinstance(filter, Filter) else Filter.parse(filter)
+    try:
+        return json_format.ParseDict(checked.to_json(), pb.Filter())
+    except (json_format.ParseError, ValueError) as error:  # not finite, or not valid Unicode
+        raise InputError(f"filter: {' '.join(str(error).split())}") from None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _query(query: Query) -> pb.Query:

@@ -194,7 +194,12 @@ def _hit(message: pb.Hit, scale: float) -> Hit:
             )
             for one in message.contributions
         ),
+        vector=_vector(message.vector) if message.HasField("vector") else None,
     )
+
+
+def _vector(message: pb.SparseVector) -> dict[int, float]:
+    return dict(zip(message.indices, message.values, strict=True))
 
 
 def _cut(message: pb.Cut) -> Cut:
@@ -210,7 +215,9 @@ def _plain(message: Any) -> dict[str, Any]:
     plain = {}
     for name, kind in message.DESCRIPTOR.fields_by_name.items():
         value = getattr(message, name)
-        if kind.is_repeated:
+        if kind.message_type and kind.message_type.GetOptions().map_entry:
+            value = dict(value)
+        elif kind.is_repeated:
             value = [_plain(one) if kind.message_type else one for one in value]
         if name.endswith("_json"):
             name, value = name.removesuffix("_json"), json.loads(value or "{}")

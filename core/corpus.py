@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from .document import Document, parse_id
 from .errors import InputError
+from .fields import Fields, check_document
 from .lines import Line, OnBad, files_of, plain_suffix, read_jsonl
 from .parquet import SUFFIX as PARQUET
 from .parquet import read_parquet
@@ -34,9 +35,11 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
-def read_corpus(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[Document]:
+def read_corpus(
+    path: Path | str, *, fields: Fields | None = None, on_bad: OnBad | None = None
+) -> Iterator[Document]:
     """Yield the documents of a corpus in file order; see :func:`read_records`."""
-    return (record.document for record in read_records(path, on_bad=on_bad))
+    return (record.document for record in read_records(path, fields=fields, on_bad=on_bad))
 
 
 def read_records(
@@ -44,6 +47,7 @@ def read_records(
     *,
     text_needed: bool = True,
     reserved: tuple[str, ...] = (),
+    fields: Fields | None = None,
     on_bad: OnBad | None = None,
 ) -> Iterator[Record]:
     """Yield the documents of a file or folder of JSON lines or Parquet, in file order.
@@ -57,12 +61,14 @@ def read_records(
             ``corpus.jsonl`` is a BEIR collection, of which that file is read.
         text_needed: whether a line without text is bad.
         reserved: keys that are not metadata.
+        fields: declared fields, to check the metadata against.
         on_bad: see :data:`.lines.OnBad`.
 
     Raises:
         InputError: as :func:`.lines.read_jsonl` and :func:`.parquet.read_parquet`; a line has no id
             or a bad one, an id of another document, a title or text that is not a string, both text
-            keys, or metadata that is twice there with different values.
+            keys, metadata that is twice there with different values, or a value that is not of its
+            field's type.
         UnavailableError: Parquet, and pyarrow is not installed.
     """
     # one integer a document, to be small: line number, then 64 bits of a hash of the line
@@ -70,6 +76,7 @@ def read_records(
     for line, values in _objects(corpus_path(Path(path)), on_bad):
         try:
             document = _document(values, text_needed, reserved)
+            check_document(document.metadata, fields or {}, document.id)
             now = line.number << 64 | hash(line.text) & _HASH_BITS
             before = seen.setdefault(document.id, now)
             if (before ^ now) & _HASH_BITS:

@@ -47,6 +47,7 @@ class Hit:
         document: Title, text and metadata, if requested.
         contributions: If explained: the shared terms, by product descending, then term ascending.
             Their products sum exactly to ``integer_score``.
+        vector: The stored vector, if requested: term -> weight, by ascending term.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Hit:
     ordinal: int | None = field(default=None, repr=False)
     document: Document | None = field(default=None, repr=False)
     contributions: tuple[Contribution, ...] = field(default=(), repr=False)
+    vector: Mapping[int, float] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         why = ", ".join(map(str, self.contributions[:8]))
@@ -73,7 +75,7 @@ class Hits(Sequence[Hit]):
     Attributes:
         ids, integer_scores, shards: As of :class:`Hit`.
         score_scale: ``score = integer_score * score_scale``.
-        ordinals, documents, contributions: As of :class:`Hit`; empty where no hit has one.
+        ordinals, documents, contributions, vectors: As of :class:`Hit`; empty where no hit has one.
     """
 
     ids: Sequence[str] = ()
@@ -83,6 +85,7 @@ class Hits(Sequence[Hit]):
     ordinals: Sequence[int] = ()
     documents: Sequence[Document | None] = ()
     contributions: Sequence[tuple[Contribution, ...]] = ()
+    vectors: Sequence[Mapping[int, float] | None] = ()
 
     @property
     def scores(self) -> list[float]:
@@ -110,6 +113,7 @@ class Hits(Sequence[Hit]):
             self.ordinals[place] if self.ordinals else None,
             self.documents[place] if self.documents else None,
             self.contributions[place] if self.contributions else (),
+            self.vectors[place] if self.vectors else None,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -147,7 +151,7 @@ class Answer:
 
     Attributes:
         hits: Score descending, then order of arrival.
-        matched: Documents that share a term with the query.
+        matched: Documents inside the filter that share a term with the query.
         postings: Postings read.
         query_terms: Terms of the query as scored.
         cut: What was removed from the query.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.document import TextKind
 from ..core.errors import IncompatibleError
+from ..core.filters import Filter
 from ..core.results import Answer, Encoding, Explanation, Verification
 from ..core.vectors import SparseBatch
 from ..index import IndexManifest, TermStatistics
@@ -34,9 +35,13 @@ class Query:
     Attributes:
         text: Text to encode as a query.
         vector: A ready vector.
-        k: Hits at most, 1 to 10,000.
+        k: Hits at most; with ``offset`` 1 to 10,000.
+        offset: Hits that are passed over: the first ones.
+        filter: Which documents may be hits, resolved; None for all.
+        score_threshold: Smallest score of a hit; None for any.
         explain: Add contributions to the hits.
         with_document: Add documents to the hits.
+        with_vector: Add the stored vectors to the hits.
         allow_partial: Accept an answer without the shards that fail, where shards can fail alone.
         unknown_terms: Terms that the transport dropped because the collection does not have them.
     """
@@ -44,10 +49,19 @@ class Query:
     text: str | None = None
     vector: Vector | None = None
     k: int = 10
+    offset: int = 0
+    filter: Filter | None = None
+    score_threshold: float | None = None
     explain: bool = False
     with_document: bool = False
+    with_vector: bool = False
     allow_partial: bool = False
     unknown_terms: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Hits to rank: those that are asked for, and those before them."""
+        return self.offset + self.k
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from ..core.errors import IncompatibleError
 from ..core.results import Answer
@@ -16,17 +17,24 @@ BATCH = 64
 
 
 def answer_texts(
-    queries: Mapping[str, str], collection: Collection, k: int
+    queries: Mapping[str, str], collection: Collection, k: int, **options: Any
 ) -> Iterator[tuple[str, Answer]]:
-    """Answer texts by query id, in their order, without documents."""
+    """Answer texts by query id, in their order, without documents.
+
+    ``options`` are those of :meth:`.collection.Collection.search`.
+    """
     rest = iter(queries.items())
     while batch := list(islice(rest, BATCH)):
-        answers = collection.search([text for _, text in batch], k, with_document=False)
+        answers = collection.search([text for _, text in batch], k, with_document=False, **options)
         yield from zip((query for query, _ in batch), answers, strict=True)
 
 
 def answer_vectors(
-    lines: Sequence[VectorLine], collection: Collection, k: int, keys: Keys | None = None
+    lines: Sequence[VectorLine],
+    collection: Collection,
+    k: int,
+    keys: Keys | None = None,
+    **options: Any,
 ) -> Iterator[tuple[str, Answer]]:
     """Answer ready query vectors.
 
@@ -38,6 +46,7 @@ def answer_vectors(
             encoder.
         k: hits at most per query.
         keys: what the terms are, see :func:`query_lookup`.
+        options: of :meth:`.collection.Collection.search`.
 
     Raises:
         IncompatibleError: token strings, but nothing that tells their terms.
@@ -47,7 +56,7 @@ def answer_vectors(
     for first in range(0, len(lines), BATCH):
         batch = lines[first : first + BATCH]
         vectors, dropped = to_batch(batch, lookup, ids)
-        answers = collection.search(vectors, k, with_document=False)
+        answers = collection.search(vectors, k, with_document=False, **options)
         for line, answer, unknown in zip(batch, answers, dropped.tolist(), strict=True):
             yield line.document.id, replace(answer, cut=replace(answer.cut, terms=unknown))
 

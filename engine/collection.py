@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..core.errors import IncompatibleError
+from ..core.filters import Filter
 from ..core.results import Answer
 from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import Index
+from ..index.read.filter import CACHE_BYTES
 from ..kernels.select.types import check_k
 from .backend import CollectionInfo, EncoderInfo, Query
 from .observer import NullObserver
@@ -41,6 +43,7 @@ class OpenOptions:
         index_device: Where to score: "cpu", "cuda", "cuda:1" ..., "auto" for a GPU if present, or
             several GPUs: "cuda:0,cuda:1", "cuda:all".
         shards: Numbers of the shards to open; None for all.
+        filter_bytes: Bytes of evaluated filters to keep at most.
     """
 
     model: str | None = None
@@ -52,6 +55,7 @@ class OpenOptions:
     index_threads: int | None = None
     index_device: str = "cpu"
     shards: Sequence[int] | None = None
+    filter_bytes: int = CACHE_BYTES
 
 
 class Collection:
@@ -91,6 +95,7 @@ class Collection:
             threads=options.index_threads,
             shards=options.shards,
             device=options.index_device,
+            filter_bytes=options.filter_bytes,
         )
         try:
             named = options.model or (index.manifest.encoder or {}).get("model")
@@ -180,34 +185,50 @@ class Collection:
         queries: Sequence[str] | SparseBatch | ImpactBatch,
         k: int,
         *,
+        filter: Filter | None = None,
+        offset: int = 0,
+        score_threshold: float | None = None,
         explain: bool = False,
         with_document: bool = True,
+        with_vector: bool = False,
     ) -> list[Answer]:
         """Rank the documents of the collection for every query.
 
         Args:
             queries: Texts, weights, or impacts.
-            k: Hits at most per query, 1 to 10,000.
+            k: Hits at most per query; with ``offset`` 1 to 10,000.
+            filter: Which documents may be hits; None for all.
+            offset: Hits to pass over: the first ones.
+            score_threshold: Smallest score of a hit.
             explain: Add contributions to the hits.
             with_document: Add documents to the hits.
+            with_vector: Add the stored vectors to the hits.
 
         Raises:
-            InputError: ``k`` or a query out of the index's bounds.
+            InputError: ``k``, the filter or a query out of the index's bounds.
             IncompatibleError: texts, but no encoder.
         """
-        check_k(k)
+        check_k(offset + k)
         if not len(queries):
             return []
         plan = Plan(self, NullObserver())
-        options = {"k": k, "explain": explain, "with_document": with_document}
+        options: dict[str, Any] = {
+            "k": k,
+            "filter": filter.resolve(self.index.manifest.fields) if filter else None,
+            "offset": offset,
+            "score_threshold": score_threshold,
+            "explain": explain,
+            "with_document": with_document,
+            "with_vector": with_vector,
+        }
         if isinstance(queries, SparseBatch):
-            tasks = [SearchTask(Query(vector=row, **options)) for row in queries]  # type: ignore[arg-type]
+            tasks = [SearchTask(Query(vector=row, **options)) for row in queries]
             plan.run(tasks)
         elif isinstance(queries, ImpactBatch):
-            tasks = [SearchTask(Query(**options)) for _ in range(len(queries))]  # type: ignore[arg-type]
+            tasks = [SearchTask(Query(**options)) for _ in range(len(queries))]
             plan.rank_impacts(tasks, queries)
         else:
-            tasks = [SearchTask(Query(text=text, **options)) for text in queries]  # type: ignore[arg-type]
+            tasks = [SearchTask(Query(text=text, **options)) for text in queries]
             plan.tokenize(tasks)
             plan.run(tasks)
         return [plan.answer(task) for task in tasks]

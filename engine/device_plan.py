@@ -5,15 +5,20 @@ The host synchronizes once per batch, for one copy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..core.document import TextKind
 from ..core.vectors import ImpactBatch
-from ..index import Index, SearchResult
+from ..index import Index, SearchResult, Selection
+from ..index.read.device import DeviceSearcher
 from ..kernels.impacts import quantize_queries
-from ..kernels.runtime.transfer import Clock, fetch
+from ..kernels.runtime.transfer import Clock, fetch, upload
+from ..kernels.score.search import Found
 from ..kernels.select.types import check_k
 from ..model import Encoder
 from ..model.tokens import Encoded, Tokens
@@ -41,6 +46,7 @@ def rank(
     kind: TextKind,
     k: int,
     factors: Tensor | None = None,
+    masks: Sequence[tuple[Selection | None, Sequence[int]]] = (),
 ) -> Ranked:
     """Encode texts and find the ``k`` best documents of each; the same as doing so one after the
     other.
@@ -52,6 +58,8 @@ def rank(
         kind: which side the texts stand on.
         k: 1 to 10,000.
         factors: of the query modifier, float32 [V] on the device; None where there is none.
+        masks: the documents that may be hits, with the rows of the texts that they are for, every
+            row once; empty for all documents.
 
     Raises:
         InputError: ``k`` out of range.
@@ -64,8 +72,7 @@ def rank(
     if factors is not None:
         weighed = weighed * factors[made.terms.clamp(min=0)]  # padding has weight 0
     asked, steps = quantize_queries(weighed, index.manifest.max_impact)
-    rows = index.tensors.queries_from_rows(made.terms, asked, made.counts)
-    found = index.tensors.search_tensors(rows, k, clock)
+    found = _search(index.tensors, (made.terms, asked, made.counts), k, masks, clock)
     (
         terms, weights, counts, positive, nonfinite, impacts, scales, keys, hits, matched, postings
     ) = fetch(
@@ -77,3 +84,26 @@ def rank(
     queries = ImpactBatch(vectors.indptr, vectors.terms, impacts[terms >= 0], scales)
     result = index.tensors.result(keys, hits, matched, postings, clock=clock)
     return Ranked(encoded, queries, result)
+
+
+def _search(
+    searcher: DeviceSearcher,
+    padded: tuple[Tensor, Tensor, Tensor],
+    k: int,
+    masks: Sequence[tuple[Selection | None, Sequence[int]]],
+    clock: Clock,
+) -> Found:
+    """Search with the terms, impacts and counts of padded rows, those of each mask together."""
+    if len(masks) <= 1:
+        mask = masks[0][0] if masks else None
+        return searcher.search_tensors(searcher.queries_from_rows(*padded), k, clock, mask)
+    parts, places = [], []
+    for mask, rows in masks:
+        chosen = upload(np.array(rows), searcher.device)
+        queries = searcher.queries_from_rows(*(one[chosen] for one in padded))
+        parts.append(searcher.search_tensors(queries, k, clock, mask))
+        places.append(chosen)
+    order = torch.cat(places).argsort()
+    return Found(
+        *(torch.cat([getattr(one, field.name) for one in parts])[order] for field in fields(Found))
+    )

@@ -172,7 +172,7 @@ class _Job:
         query = task.query
         if query.with_document and (queued or query.k > INLINE_DOCUMENTS):
             return False  # the store may be slow
-        return query.k <= INLINE_HITS and not query.explain
+        return query.k <= INLINE_HITS and not query.explain and not query.with_vector
 
     def runs_inline(self, task: SearchTask) -> bool:
         query, index, encoder = task.query, self._collection.index, self._collection.encoder
@@ -180,6 +180,8 @@ class _Job:
             return False
         if not query.k or query.with_document or not self.finishes_inline(task, 0):
             return False
+        if query.filter is not None:
+            return False  # it may have to be evaluated
         return query.text is None or (
             encoder is not None and encoder.looks_up(task.kind) and len(query.text) <= INLINE_TEXT
         )

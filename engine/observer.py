@@ -26,6 +26,9 @@ class Observer(Protocol):
     def ranked(self, terms: int, postings: int) -> None:
         """Report a ranked query: its terms, and the postings read for it."""
 
+    def filtered(self, hits: int, misses: int, nbytes: int) -> None:
+        """Report look-ups of evaluated filters since the last report, and the bytes of all."""
+
 
 class NullObserver:
     """Ignores every measurement."""
@@ -43,4 +46,7 @@ class NullObserver:
         """Ignore."""
 
     def ranked(self, terms: int, postings: int) -> None:
+        """Ignore."""
+
+    def filtered(self, hits: int, misses: int, nbytes: int) -> None:
         """Ignore."""

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.document import Document, TextKind
+from ..core.filters import Filter
 from ..core.results import Answer, Contribution, Cut, Encoding, Hit, Hits
 from ..core.vectors import ImpactBatch, SparseBatch
-from ..index import SearchResult
+from ..index import SearchResult, Selection
 from .backend import Query, Vector
 from .deadline import Deadline
 from .observer import Observer
@@ -170,14 +171,15 @@ class Plan:
         terms, impacts = task.impacts.row(task.row)
         alone = ImpactBatch.join([(terms, impacts)], task.impacts.scales[task.row])
         started = time.perf_counter_ns()
-        result = self._collection.index.oracle(alone, task.query.k)
+        index, query = self._collection.index, task.query
+        result = index.oracle(alone, query.depth, query.filter)
         spent = time.perf_counter_ns() - started
-        return self.answer(SearchTask(task.query, impacts=alone, result=result)), spent
+        return self.answer(SearchTask(query, impacts=alone, result=result)), spent
 
     def rank_impacts(self, tasks: Sequence[SearchTask], impacts: ImpactBatch) -> None:
-        """Rank the queries of the tasks, given as integers; row i is that of task i."""
-        k = max(task.query.k for task in tasks)
-        self._ranked(tasks, impacts, self._collection.index.search(impacts, k))
+        """Rank queries of one filter, given as integers; row i is that of task i."""
+        index, k = self._collection.index, max(task.query.depth for task in tasks)
+        self._ranked(tasks, impacts, index.search(impacts, k, self._mask(tasks[0].query.filter)))
 
     def _score_scale(self, task: SearchTask) -> float:
         """Return the weight of one step of an integer score of the task's query."""
@@ -189,10 +191,13 @@ class Plan:
         assert task.impacts is not None
         assert task.result is not None
         index, query, result = self._collection.index, task.query, task.result
-        first = int(result.indptr[task.row])
-        span = slice(first, min(first + query.k, int(result.indptr[task.row + 1])))
-        shards, ordinals, scores = result.shards[span], result.ordinals[span], result.scores[span]
         scale = self._score_scale(task)
+        shards, ordinals, scores = (
+            column[query.offset : query.depth] for column in result.row(task.row)
+        )
+        if query.score_threshold is not None:
+            kept = int(np.count_nonzero(scores * scale >= query.score_threshold))  # they descend
+            shards, ordinals, scores = shards[:kept], ordinals[:kept], scores[:kept]
         documents: list[Document] = []
         if query.with_document:
             documents = index.fetch(shards, ordinals)
@@ -200,12 +205,20 @@ class Plan:
         else:
             ids = index.ids(shards, ordinals)
         reasons: list[tuple[Contribution, ...]] = []
-        if query.explain:
+        vectors: list[dict[int, float]] = []
+        if query.explain or query.with_vector:
             stored = index.vectors(shards, ordinals)
-            asked = task.impacts.row(task.row)
-            reasons = [self._contributions(*asked, *stored.row(i), scale) for i in range(len(ids))]
+            if query.explain:
+                asked = task.impacts.row(task.row)
+                reasons = [self._contributions(*asked, *one, scale) for one in stored]
+            if query.with_vector:
+                step = index.manifest.step
+                vectors = [
+                    dict(zip(terms.tolist(), (impacts * step).tolist(), strict=True))
+                    for terms, impacts in stored
+                ]
         columns = (scores.tolist(), shards.tolist(), scale, ordinals.tolist())
-        return Hits(ids, *columns, documents, reasons)
+        return Hits(ids, *columns, documents, reasons, vectors)
 
     def explain(
         self, task: SearchTask, ids: Sequence[str], *, with_document: bool
@@ -256,10 +269,11 @@ class Plan:
     def _encode_and_rank(self, tasks: Sequence[SearchTask], kind: TextKind) -> None:
         from .device_plan import rank  # torch and transformers, which other searches need not load
 
-        collection, k = self._collection, max(task.query.k for task in tasks)
+        collection, k = self._collection, max(task.query.depth for task in tasks)
         encoder = collection.require_encoder()
         factors = collection.device_factors
-        ranked = rank(encoder, collection.index, _tokens(tasks), kind, k, factors)
+        masks = [(self._mask(one), rows) for one, rows in _by_filter(tasks)]
+        ranked = rank(encoder, collection.index, _tokens(tasks), kind, k, factors, masks)
         self._encoded(tasks, ranked.encoded)
         self._ranked(tasks, ranked.queries, ranked.result)
 
@@ -276,8 +290,13 @@ class Plan:
         )
 
     def _rank(self, tasks: Sequence[SearchTask]) -> None:
-        vectors = SparseBatch.join([task.vector for task in tasks if task.vector])
-        self.rank_impacts(tasks, self._collection.quantize(vectors))
+        for _, rows in _by_filter(tasks):
+            group = [tasks[row] for row in rows]
+            vectors = SparseBatch.join([task.vector for task in group if task.vector])
+            self.rank_impacts(group, self._collection.quantize(vectors))
+
+    def _mask(self, filter: Filter | None) -> Selection | None:
+        return None if filter is None else self._collection.index.mask(filter)
 
     def _ranked(
         self, tasks: Sequence[SearchTask], impacts: ImpactBatch, result: SearchResult
@@ -288,7 +307,18 @@ class Plan:
             task.impacts, task.result, task.row = impacts, result, row
             task.timings.update(result.timings)
             self._observer.ranked(terms[row], int(result.postings[row]))
+        if any(task.query.filter is not None for task in tasks):
+            filters = self._collection.index.filters
+            self._observer.filtered(*filters.take_counts(), filters.nbytes)
         self._observer.cut(Cut(0, sum(task.query.unknown_terms for task in tasks), 0))
+
+
+def _by_filter(tasks: Sequence[SearchTask]) -> list[tuple[Filter | None, list[int]]]:
+    """Return the filters of tasks, each with the places of its tasks."""
+    groups: dict[Filter | None, list[int]] = {}
+    for place, task in enumerate(tasks):
+        groups.setdefault(task.query.filter, []).append(place)
+    return list(groups.items())
 
 
 def _tokens(tasks: Sequence[SearchTask]) -> Tokens:

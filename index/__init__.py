@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .maintenance import VerifyReport, repair, verify
     from .read.reader import Index
-    from .read.searcher import Mask, Searcher, SearchResult
+    from .read.searcher import Mask, Searcher, SearchResult, Selection
     from .read.statistics import TermStatistics
     from .storage.manifest import IndexManifest
     from .write.build import BuildOptions, IndexBuilder
+    from .write.fields import declare_field, drop_field
 
 __all__ = [
     "BuildOptions",
@@ -19,8 +20,11 @@ __all__ = [
     "Mask",
     "SearchResult",
     "Searcher",
+    "Selection",
     "TermStatistics",
     "VerifyReport",
+    "declare_field",
+    "drop_field",
     "repair",
     "verify",
 ]
@@ -33,8 +37,11 @@ _MODULES = {
     "Mask": ".read.searcher",
     "SearchResult": ".read.searcher",
     "Searcher": ".read.searcher",
+    "Selection": ".read.searcher",
     "TermStatistics": ".read.statistics",
     "VerifyReport": ".maintenance",
+    "declare_field": ".write.fields",
+    "drop_field": ".write.fields",
     "repair": ".maintenance",
     "verify": ".maintenance",
 }

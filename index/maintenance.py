@@ -118,7 +118,7 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
         if (
             not equal
             or found.matched[i] != truth.matched[i]
-            or found.postings[i] != truth.postings[i]
+            or found.postings[i] > truth.postings[i]  # blocks may be passed over
         ):
             problems.append(
                 f"{index.path}: searcher and oracle differ on the vector of shard {shard}, ordinal "

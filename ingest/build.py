@@ -17,6 +17,7 @@ import numpy as np
 from ..core.corpus import read_corpus
 from ..core.document import Document
 from ..core.errors import IncompatibleError, InputError
+from ..core.fields import Fields
 from ..core.lines import OnBad
 from ..core.resume import require_same_settings
 from ..core.vectors import SparseBatch
@@ -80,6 +81,7 @@ def build_from_corpus(
     *,
     shards: int = 1,
     query_modifier: QueryModifier = "auto",
+    fields: Fields | None = None,
     resume: bool = False,
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
@@ -93,6 +95,7 @@ def build_from_corpus(
             checked.
         shards: number of shards.
         query_modifier: "none", "idf", or "auto" for what the encoder was made for.
+        fields: type of each field of the metadata that filters may name.
         resume: go on with an unfinished build; start one where there is none.
         on_bad: gets the error of each bad line, which is then skipped and counted; without it, it
             is raised.
@@ -106,7 +109,7 @@ def build_from_corpus(
     _check_place(Path(out), resume)
     report = BuildReport()
     count = _counting(report, on_bad)
-    total = sum(1 for _ in read_corpus(corpus, on_bad=count))
+    total = sum(1 for _ in read_corpus(corpus, fields=fields, on_bad=count))
     if not total:
         raise InputError(
             f"{corpus}: no documents in it" + (f", {report.skipped} bad lines" if on_bad else "")
@@ -117,6 +120,7 @@ def build_from_corpus(
         encoder=_encoder_record(encoder),
         shards=shards,
         query_modifier=_modifier(query_modifier, encoder),
+        fields=fields or {},
     )
 
     def encode(documents: list[Document], advance: Callable[[int], None]) -> SparseBatch:
@@ -125,7 +129,7 @@ def build_from_corpus(
         report.dropped_terms += int(encoded.dropped_terms.sum())
         return encoded.vectors
 
-    source = read_corpus(corpus, on_bad=_quietly(on_bad))
+    source = read_corpus(corpus, fields=fields, on_bad=_quietly(on_bad))
     return _build(
         corpus,
         out,
@@ -150,6 +154,7 @@ def build_from_vectors(
     shards: int = 1,
     document_scale: float | None = None,
     query_modifier: QueryModifier = "auto",
+    fields: Fields | None = None,
     resume: bool = False,
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
@@ -169,7 +174,7 @@ def build_from_vectors(
         shards: number of shards.
         document_scale: weight of one document impact step; None fits it to the weights.
         query_modifier: as for :func:`build_from_corpus`; "auto" without an encoder is "none".
-        resume, on_bad, progress: as for :func:`build_from_corpus`.
+        fields, resume, on_bad, progress: as for :func:`build_from_corpus`.
 
     Raises:
         InputError, IncompatibleError, UnavailableError: as :func:`build_from_corpus`; also an
@@ -178,7 +183,9 @@ def build_from_vectors(
     _check_place(Path(out), resume)
     report = BuildReport()
     default: Keys | None = None if encoder is None else "tokens"
-    file = scan_vectors(vectors, keys=keys, default=default, on_bad=_counting(report, on_bad))
+    file = scan_vectors(
+        vectors, keys=keys, default=default, fields=fields, on_bad=_counting(report, on_bad)
+    )
     if vocabulary_size is not None and (encoder is not None or file.keys == "tokens"):
         raise InputError(
             "vocabulary_size: goes with integer ids and no encoder, whose vocabulary is known"
@@ -191,13 +198,14 @@ def build_from_vectors(
         shards=shards,
         document_scale=document_scale or _fitted_scale(file, lookup, size),
         query_modifier=_modifier(query_modifier, encoder),
+        fields=fields or {},
         vocabulary=strings,
     )
 
     def convert(lines: list[Any], advance: Callable[[int], None]) -> SparseBatch:
         return to_batch(lines, lookup)[0]
 
-    source = read_vectors(vectors, on_bad=_quietly(on_bad))
+    source = read_vectors(vectors, fields=fields, on_bad=_quietly(on_bad))
     return _build(
         vectors,
         out,
@@ -357,6 +365,7 @@ def _settings(source: IndexManifest | BuildOptions, shards: int) -> dict[str, An
         "vocabulary": source.vocabulary,
         "document scale": source.document_scale,
         "query modifier": source.query_modifier,
+        "fields": dict(source.fields),
     }
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..core.corpus import read_records
 from ..core.document import Document, parse_id
 from ..core.errors import InputError
+from ..core.fields import Fields
 from ..core.lines import Line, OnBad, files_of, is_tab_separated, located, plain_suffix, read_lines
 from ..core.vectors import (
     MAX_QUERY_TERMS,
@@ -41,7 +42,9 @@ _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float3
 _PAIR = {"indices", "values"}
 
 
-def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[VectorLine]:
+def read_vectors(
+    path: Path | str, *, fields: Fields | None = None, on_bad: OnBad | None = None
+) -> Iterator[VectorLine]:
     """Yield the vectors of a file or folder; see :mod:`.vectors`.
 
     A weight of zero means that the term is absent.
@@ -49,6 +52,7 @@ def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[V
     Args:
         path: see :func:`csplade.core.corpus.read_records`, the text may be left out; or a file that
             ends in ``.ciff``, see :mod:`.ciff`.
+        fields: declared fields, to check the metadata against.
         on_bad: see :data:`csplade.core.lines.OnBad`.
 
     Raises:
@@ -60,7 +64,7 @@ def read_vectors(path: Path | str, *, on_bad: OnBad | None = None) -> Iterator[V
         yield from read_ciff(Path(path))
         return
     for line, document, values in read_records(
-        path, text_needed=False, reserved=("vector", *_PAIR), on_bad=on_bad
+        path, text_needed=False, reserved=("vector", *_PAIR), fields=fields, on_bad=on_bad
     ):
         try:
             terms, weights, has_ids = _vector(values)
@@ -192,6 +196,7 @@ def scan_vectors(
     *,
     keys: Keys | None = None,
     default: Keys | None = None,
+    fields: Fields | None = None,
     on_bad: OnBad | None = None,
 ) -> VectorFile:
     """Read a whole file of vectors once: checks every line before anything is built from it.
@@ -201,7 +206,7 @@ def scan_vectors(
         keys: what the terms are; None takes what the lines say: ``indices`` are ids.
         default: what the terms of ``{term: weight}`` are where ``keys`` is None; None takes ids if
             every term of the file is one.
-        on_bad: as for :func:`read_vectors`.
+        fields, on_bad: as for :func:`read_vectors`.
 
     Raises:
         InputError: as :func:`read_vectors`; also no lines, no terms at all, a term that is not an
@@ -212,7 +217,7 @@ def scan_vectors(
     terms: dict[str, str] = {}
     with_indices: str | None = None  # the place of the first vector of each form
     with_names: str | None = None
-    for one in read_vectors(path, on_bad=on_bad):
+    for one in read_vectors(path, fields=fields, on_bad=on_bad):
         if lines % stride == 0:
             sample.append(one)
             if len(sample) == SAMPLE_LINES:

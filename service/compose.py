@@ -38,6 +38,7 @@ def open_collection(settings: Settings, shards: Sequence[int] | None = None) -> 
             index_threads=settings.scoring.threads,
             index_device=settings.scoring.device,
             shards=shards,
+            filter_bytes=settings.scoring.filter_bytes,
         ),
     )
 

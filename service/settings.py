@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from ..core.errors import InputError
 from ..core.vectors import MAX_QUERY_TERMS
+from ..index.read.filter import CACHE_BYTES
 
 PREFIX = "CSPLADE_"
 # Variables of the model loader, of tests and of the Ray cluster; they share the prefix.
@@ -52,6 +53,7 @@ class Scoring(Section):
 
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    filter_bytes: int = Field(default=CACHE_BYTES, ge=0)
 
 
 class Server(Section):

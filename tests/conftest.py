@@ -142,8 +142,8 @@ def encoder(tiny_model):
 
 @pytest.fixture(scope="session")
 def text_index(text_index_of) -> Path:
-    """48 texts in two shards, encoded by the tiny model."""
-    return text_index_of()
+    """48 texts in two shards, encoded by the tiny model; the field "number" is declared."""
+    return text_index_of(fields={"number": "integer"})
 
 
 @pytest.fixture(scope="session")

@@ -236,6 +236,20 @@ def overview() -> Dashboard:
                 "Cut by caps", "short", {"{{what}}": rate("csplade_truncated_total", "what")},
                 "Tokens, terms and impacts per second; each answer tells its own.",
             ),
+            graph(
+                "Filters", "short",
+                {
+                    # On Ray there is no such series before the first filter.
+                    "found": rate("csplade_filter_cache_hits_total") + " or vector(0)",
+                    "evaluated": rate("csplade_filter_cache_misses_total") + " or vector(0)",
+                },
+                "Per second and segment. Filters that are evaluated again and again do not fit "
+                "into scoring.filter_bytes.",
+            ),
+            graph(
+                "Evaluated filters", "bytes",
+                {"{{instance}}": f"csplade_filter_cache_bytes{{{JOB}}}"},
+            ),
         ],
         "Exactness": [
             graph(

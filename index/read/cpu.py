@@ -16,7 +16,7 @@ from ...core.vectors import ImpactBatch
 from ...kernels.score.cpu import Workspace, score_segments
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
-from .searcher import Mask, SearchResult
+from .searcher import SearchResult, Selection
 from .snapshot import Shard
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class CpuSearcher:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         started = time.perf_counter_ns()
         count = len(queries)
@@ -70,10 +70,7 @@ class CpuSearcher:
         # The kernels are compiled for one layout only, and vectors from a message are read-only.
         terms = np.require(queries.terms, requirements=["C", "A", "W"])
         impacts = np.require(queries.impacts, requirements=["C", "A", "W"])
-        allowed = {
-            number: shard.allowed(None if mask is None else mask.shards[number])
-            for number, shard in self._shards.items()
-        }
+        allowed = {number: shard.allowed(mask) for number, shard in self._shards.items()}
 
         def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
             q, shard, first, last = task

@@ -25,11 +25,11 @@ from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks, warm_
 from ...kernels.score.types import SLOT_TERMS, Postings, Queries
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
-from .searcher import Mask, SearchResult
+from .searcher import SearchResult, Selection
 from .snapshot import OpenSegment, Shard
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Part:
     """One shard on its device.
 
@@ -38,12 +38,14 @@ class _Part:
         postings: its blocks.
         counts: documents of each block.
         live: uint8 [blocks * block_size], 1 where a document is live; None if nothing is deleted.
+        segments: its segments on the host, in the order of the blocks.
     """
 
     shard: int
     postings: Postings
     counts: NDArray[np.int32]
     live: Tensor | None
+    segments: Sequence[OpenSegment]
 
 
 class DeviceSearcher:
@@ -85,7 +87,7 @@ class DeviceSearcher:
         """Copy shards to devices, if they fit: the largest first, each to the least filled device.
 
         Args:
-            shards: open shards; the copy does not need them afterwards.
+            shards: open shards.
             index: that the shards belong to.
             devices: canonical names, "cuda:0" ..., or "cpu" for the plain torch scorer.
             workspace: bytes that a search may take on each device for sums and candidates.
@@ -120,6 +122,7 @@ class DeviceSearcher:
                 ),
                 _counts(held[number]),
                 _live(held[number], index.block_size, places[homes[number]]),
+                held[number],
             )
             for number, layout in layouts.items()
         ]
@@ -128,7 +131,7 @@ class DeviceSearcher:
                 warm_up(part.postings)
         return cls(places, parts, _sum(list(sizes.values())), index, workspace)
 
-    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         clock = Clock(self.device)
         if self._index.max_impact > ONE_BYTE:
@@ -139,7 +142,7 @@ class DeviceSearcher:
         )
 
     def search_tensors(
-        self, queries: Queries, k: int, clock: Clock, mask: Mask | None = None
+        self, queries: Queries, k: int, clock: Clock, mask: Selection | None = None
     ) -> Found:
         """Search without leaving the devices and without waiting for them.
 
@@ -208,13 +211,11 @@ class DeviceSearcher:
         timings = {"score": 0, "select": 0, "merge": 0, **clock.read()}
         return SearchResult.from_keys(ranked, self.shard_count, matched, postings, timings)
 
-    def _allowed(self, part: _Part, mask: Mask | None) -> Tensor | None:
+    def _allowed(self, part: _Part, mask: Selection | None) -> Tensor | None:
         """Return which of the part's places are live and inside the mask; None for all."""
         if mask is None:
             return part.live
-        inside = mask.shards[part.shard].view(np.uint8)
-        places = _by_place(inside, part.counts, part.postings.block_size)
-        allowed = upload(places, part.postings.device)
+        allowed = mask.keep(part, lambda: _inside(part, mask))
         return allowed if part.live is None else allowed & part.live
 
 
@@ -272,6 +273,13 @@ def _live(segments: Sequence[OpenSegment], block_size: int, device: torch.device
         return None
     live = [one.live if len(one.live) else np.ones_like(one.ordinals, np.uint8) for one in segments]
     return upload(_by_place(np.concatenate(live), _counts(segments), block_size), device)
+
+
+def _inside(part: _Part, mask: Selection) -> Tensor:
+    """Return which of the part's places are inside the mask, on its device."""
+    inside = np.concatenate([mask.of(part.shard, one) for one in part.segments])
+    places = _by_place(inside.view(np.uint8), part.counts, part.postings.block_size)
+    return upload(places, part.postings.device)
 
 
 def _by_place(

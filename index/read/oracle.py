@@ -5,14 +5,18 @@ It is slow, and shares no scoring or selection code with the searchers that it j
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.fields import Fields, FieldValue, convert, values_of
+from ...core.filters import Condition, Exists, Filter, HasId, Match, Range
 from ...core.vectors import ImpactBatch, offsets
-from .searcher import Mask, SearchResult
+from .searcher import Mask, SearchResult, Selection
 from .snapshot import Shard
 
 CHUNK = 4096
@@ -29,7 +33,22 @@ class Oracle:
     def __init__(self, shards: Sequence[Shard], vocabulary_size: int) -> None:
         self._shards, self._vocabulary_size = tuple(shards), vocabulary_size
 
-    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+    def mask(self, filter: Filter, fields: Fields) -> Mask:
+        """Return the documents that a resolved filter holds for, one by one from the store."""
+        return Mask(
+            {
+                shard.number: np.fromiter(
+                    (
+                        _holds(filter, id, metadata, fields)
+                        for id, metadata in shard.store.metadata(0, shard.store.count())
+                    ),
+                    np.bool_,
+                )
+                for shard in self._shards
+            }
+        )
+
+    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         started = time.perf_counter_ns()
         tables = []
@@ -41,12 +60,13 @@ class Oracle:
         postings = np.zeros(len(tables), dtype=np.int64)
         for shard in self._shards:
             deleted, documents = shard.store.deleted(), shard.store.count()
+            inside = None if mask is None else _inside(mask, shard)
             for first in range(0, documents, CHUNK):
                 last = min(first + CHUNK, documents)
                 rows = shard.store.vectors(first, last)
                 allowed = ~np.isin(np.arange(first, last), deleted)
-                if mask is not None:
-                    allowed &= mask.shards[shard.number][first:last]
+                if inside is not None:
+                    allowed &= inside[first:last]
                 for q, table in enumerate(tables):
                     weights = table[rows.terms]
                     impacts = rows.impacts.astype(np.int64)
@@ -73,6 +93,49 @@ class Oracle:
             postings,
             {"score": time.perf_counter_ns() - started, "select": 0, "merge": 0},
         )
+
+
+def _holds(condition: Condition, id: str, metadata: Mapping[str, Any], fields: Fields) -> bool:
+    """Return whether a condition holds for a document."""
+
+    def values(field: str) -> list[FieldValue]:
+        return values_of(metadata, field, fields[field], id)
+
+    match condition:
+        case HasId(ids):
+            return id in ids
+        case Match(field, wanted, excluded):
+            wanted = tuple(convert(fields[field], one) for one in wanted)
+            return any((value in wanted) != excluded for value in values(field))
+        case Range(field, gt, gte, lt, lte):
+            compares = (
+                (gt, operator.gt),
+                (gte, operator.ge),
+                (lt, operator.lt),
+                (lte, operator.le),
+            )
+            bounds = [
+                (convert(fields[field], bound), compare)
+                for bound, compare in compares
+                if bound is not None
+            ]
+            return any(
+                all(compare(value, bound) for bound, compare in bounds) for value in values(field)
+            )
+        case Exists(field, exists):
+            return bool(values(field)) == exists
+        case Filter(must, should, must_not):
+            holds = [
+                [_holds(one, id, metadata, fields) for one in conditions]
+                for conditions in (must, should, must_not)
+            ]
+            return all(holds[0]) and (any(holds[1]) or not should) and not any(holds[2])
+
+
+def _inside(mask: Selection, shard: Shard) -> NDArray[np.bool_]:
+    """Return which documents of a shard are inside."""
+    none = np.zeros(0, dtype=np.bool_)
+    return np.concatenate([none, *(mask.of(shard.number, one) for one in shard.segments)])
 
 
 def _columns(pieces: Sequence[tuple[NDArray[np.int64], ...]]) -> list[NDArray[np.int64]]:

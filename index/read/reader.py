@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...core.device import find_devices
 from ...core.document import Document
 from ...core.errors import InputError
+from ...core.filters import Filter
 from ...core.machine import cores
 from ...core.vectors import MAX_SCORE, ImpactBatch, offsets
 from ...kernels.score.types import Block, check_queries
@@ -20,8 +21,9 @@ from ...kernels.select.types import check_k
 from ..storage.documents import DocumentStore
 from ..storage.manifest import IndexManifest
 from .cpu import CpuSearcher
+from .filter import CACHE_BYTES, FilterCache, FilterMask
 from .oracle import Oracle
-from .searcher import Mask, Searcher, SearchResult
+from .searcher import Searcher, SearchResult, Selection
 from .snapshot import Shard
 from .statistics import TermStatistics
 
@@ -41,16 +43,23 @@ class Index:
         shards: the open shards by number.
         cpu: the searcher on the CPU, always there.
         tensors: the searcher on a torch device, see :meth:`to`; None where there is none.
+        filters: what filters hold for, as far as it is kept.
     """
 
     def __init__(
-        self, path: Path, manifest: IndexManifest, shards: Sequence[Shard], threads: int
+        self,
+        path: Path,
+        manifest: IndexManifest,
+        shards: Sequence[Shard],
+        threads: int,
+        filter_bytes: int = CACHE_BYTES,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.shards: Mapping[int, Shard] = {shard.number: shard for shard in shards}
         self.cpu = CpuSearcher(shards, manifest, threads)
         self.tensors: DeviceSearcher | None = None
+        self.filters = FilterCache(filter_bytes)
         self._oracle = Oracle(shards, manifest.vocabulary_size)
         self._documents = {shard.shard: shard.documents for shard in manifest.shards}
 
@@ -62,6 +71,7 @@ class Index:
         threads: int | None = None,
         shards: Sequence[int] | None = None,
         device: str = "cpu",
+        filter_bytes: int = CACHE_BYTES,
     ) -> Index:
         """Open an index: read its segments into memory and check every checksum.
 
@@ -71,6 +81,7 @@ class Index:
             shards: numbers of the shards to open, None for all; files of other shards are not read.
             device: where to score: "cpu", "cuda", "cuda:1" ..., "auto" for a GPU where there is
                 one, or several, over which the shards are spread: "cuda:0,cuda:1", "cuda:all".
+            filter_bytes: bytes of evaluated filters to keep at most.
 
         Raises:
             CorruptError: no index, an unfinished build, another format version, or a torn or
@@ -93,7 +104,7 @@ class Index:
             for shard in opened:
                 shard.store.close()
             raise
-        index = cls(path, manifest, opened, threads)
+        index = cls(path, manifest, opened, threads, filter_bytes)
         try:
             if devices == ("cpu",):
                 index.cpu.prepare()
@@ -144,7 +155,26 @@ class Index:
         """The searcher that :meth:`search` uses."""
         return self.cpu if self.tensors is None else self.tensors
 
-    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+    def mask(self, filter: Filter) -> FilterMask:
+        """Return the documents that a filter holds for.
+
+        Raises:
+            InputError: a field that is not declared, a value of another type, too many of them.
+        """
+        return FilterMask(filter.resolve(self.manifest.fields), self.filters)
+
+    def count(self, mask: Selection | None = None) -> int:
+        """Return how many live documents of the open shards are inside the mask."""
+        if mask is not None:
+            mask.check(self._documents)
+        allowed = (
+            (one.manifest.documents, inside)
+            for shard in self.shards.values()
+            for one, inside in zip(shard.segments, shard.allowed(mask), strict=True)
+        )
+        return sum(int(np.count_nonzero(one)) if len(one) else count for count, one in allowed)
+
+    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
         """Return the k best documents of each query.
 
         Args:
@@ -159,8 +189,15 @@ class Index:
         self._check(queries, k, mask)
         return self.searcher.search(queries, k, mask)
 
-    def oracle(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
-        """Return what :meth:`search` must return, found exhaustively from the stored vectors."""
+    def oracle(
+        self, queries: ImpactBatch, k: int, mask: Selection | Filter | None = None
+    ) -> SearchResult:
+        """Return what :meth:`search` must return, found exhaustively from the stored vectors.
+
+        A filter is evaluated document by document on the stored metadata.
+        """
+        if isinstance(mask, Filter):
+            mask = self._oracle.mask(mask.resolve(self.manifest.fields), self.manifest.fields)
         self._check(queries, k, mask)
         return self._oracle.search(queries, k, mask)
 
@@ -252,7 +289,7 @@ class Index:
                 )
         return places
 
-    def _check(self, queries: ImpactBatch, k: int, mask: Mask | None) -> None:
+    def _check(self, queries: ImpactBatch, k: int, mask: Selection | None) -> None:
         check_k(k)
         check_queries(queries, self.manifest.vocabulary_size)
         if mask is not None:

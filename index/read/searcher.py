@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,41 @@ from ...core.errors import InputError
 from ...core.ranking_key import unpack
 from ...core.vectors import ImpactBatch, offsets
 
+if TYPE_CHECKING:
+    from .snapshot import OpenSegment
+
+
+class Sized(Protocol):
+    """An array or a tensor."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its content."""
+
+
+S = TypeVar("S", bound=Sized)
+
+
+class Selection(Protocol):
+    """The documents that may be hits; the others are neither ranked nor counted as matches."""
+
+    def check(self, documents: Mapping[int, int]) -> None:
+        """Check that the selection fits shards with these numbers of documents.
+
+        Raises:
+            InputError: it does not.
+        """
+
+    def of(self, shard: int, segment: OpenSegment) -> NDArray[np.bool_]:
+        """Return which documents of a segment are inside: bool [documents], contiguous."""
+
+    def keep(self, owner: object, make: Callable[[], S]) -> S:
+        """Return what ``make`` makes of this selection for an owner, perhaps made earlier."""
+
 
 @dataclass(frozen=True)
 class Mask:
-    """The documents that may be hits; the others are neither ranked nor counted as matches.
+    """A :class:`Selection` by arrays.
 
     Attributes:
         shards: bool [documents of the shard] for each shard that is searched, by its number.
@@ -42,6 +73,16 @@ class Mask:
                     f"needed is bool [{count}]"
                 )
 
+    def of(self, shard: int, segment: OpenSegment) -> NDArray[np.bool_]:
+        """Return which documents of a segment are inside: bool [documents]."""
+        first = segment.manifest.first_ordinal
+        inside = self.shards[shard][first : first + segment.manifest.documents]
+        return np.ascontiguousarray(inside)
+
+    def keep(self, owner: object, make: Callable[[], S]) -> S:
+        """Return what ``make`` makes."""
+        return make()
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -53,7 +94,8 @@ class SearchResult:
         ordinals: int64 [h].
         scores: int32 [h], all > 0; times the scales of query and index the float score.
         matched: int64 [n], live documents within the mask that share a term with the query.
-        postings: int64 [n], postings read, those of documents outside the mask included.
+        postings: int64 [n], postings read, those of documents outside the mask included. A
+            searcher may pass over blocks without a document inside the mask.
         timings: nanoseconds of wall time under "score", "select" and "merge".
     """
 
@@ -90,7 +132,7 @@ class SearchResult:
 class Searcher(Protocol):
     """Ranks the documents of open shards exactly; every implementation gives the same numbers."""
 
-    def search(self, queries: ImpactBatch, k: int, mask: Mask | None = None) -> SearchResult:
+    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
         """Return the k best documents of each query.
 
         Args:

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import CorruptError
+from ...core.errors import CorruptError, InputError
+from ...core.fields import Fields
 from ..storage.documents import DocumentStore
 from ..storage.ids import ResidentIds
 from ..storage.manifest import IndexManifest, SegmentManifest, ShardManifest
 from ..storage.segment import Segment, read_segment
 from ..storage.tombstones import live_documents
+from .fields import FieldColumns
+from .searcher import Selection
 
 
 @dataclass(frozen=True)
@@ -25,23 +28,24 @@ class OpenSegment:
         segment: its postings.
         manifest: its place and its file.
         live: uint8 [documents], empty if nothing is deleted.
+        fields: what filters read of the documents.
     """
 
     segment: Segment
     manifest: SegmentManifest
     live: NDArray[np.uint8]
+    fields: FieldColumns
 
     @property
     def ordinals(self) -> NDArray[np.int64]:
         """int64 [documents], ascending: the ordinal of each document."""
         return self.manifest.first_ordinal + np.arange(self.manifest.documents)
 
-    def allowed(self, mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-        """Return which documents are live and inside the shard's mask, as :attr:`live`."""
-        if mask is None:
+    def allowed(self, inside: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+        """Return which documents are live and inside, as :attr:`live`."""
+        if inside is None:
             return self.live
-        first = self.manifest.first_ordinal
-        allowed = mask[first : first + self.manifest.documents].astype(np.uint8)
+        allowed = inside.view(np.uint8)
         return allowed & self.live if len(self.live) else allowed
 
 
@@ -76,6 +80,7 @@ class Shard:
                     read_segment(directory, one, manifest),
                     one,
                     live_documents(one.first_ordinal, one.documents, deleted),
+                    read_fields(store, one, manifest.fields, ids),
                 )
                 for one in shard.segments
             )
@@ -94,9 +99,12 @@ class Shard:
         """Ordinals given out, deleted documents included."""
         return sum(one.manifest.documents for one in self.segments)
 
-    def allowed(self, mask: NDArray[np.bool_] | None) -> list[NDArray[np.uint8]]:
-        """Return :meth:`OpenSegment.allowed` of every segment; ``mask`` is bool [documents]."""
-        return [one.allowed(mask) for one in self.segments]
+    def allowed(self, mask: Selection | None) -> list[NDArray[np.uint8]]:
+        """Return :meth:`OpenSegment.allowed` of every segment."""
+        return [
+            one.allowed(None if mask is None else mask.of(self.number, one))
+            for one in self.segments
+        ]
 
     def parts(
         self, first: int, last: int, allowed: Sequence[NDArray[np.uint8]]
@@ -109,3 +117,26 @@ class Shard:
                 found.append((one.segment, one.manifest.first_ordinal, begin, end, inside))
             start += len(one.segment)
         return found
+
+
+def read_fields(
+    store: DocumentStore, segment: SegmentManifest, fields: Fields, ids: ResidentIds
+) -> FieldColumns:
+    """Derive the columns of a segment's documents from the store.
+
+    Args:
+        store: Of the shard.
+        segment: Its place in the shard.
+        fields: Declared fields.
+        ids: Of the shard's documents.
+
+    Raises:
+        CorruptError: a value of another type than its field's, or a row that is altered.
+    """
+    first, documents = segment.first_ordinal, segment.documents
+    if not fields:
+        return FieldColumns(documents, {}, ids, first)
+    try:
+        return FieldColumns.of(store.metadata(first, first + documents), fields, ids, first)
+    except InputError as error:
+        raise CorruptError(f"{store.path}: {error}; drop the field and declare it again") from None

@@ -337,6 +337,25 @@ class DocumentStore:
             found.append(Document(identity, text, title, json.loads(metadata)))
         return found
 
+    def metadata(self, first: int, last: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield id and metadata of ordinals ``first`` to ``last - 1``, deleted documents included.
+
+        Raises:
+            CorruptError: a row that is missing or whose checksum differs.
+        """
+        for start in range(first, last, IDS_CHUNK):
+            stop = min(start + IDS_CHUNK, last)
+            rows = self._read(
+                "SELECT ordinal, id, title, text, metadata, checksum FROM documents "
+                "WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal",
+                (start, stop),
+            )
+            if [row[0] for row in rows] != list(range(start, stop)):
+                raise self._corrupt(f"rows of ordinals {start} to {stop - 1} are missing")
+            for ordinal, identity, *content, stored in rows:
+                self._compare(ordinal, stored, *content)
+                yield identity, json.loads(content[-1])
+
     def ids(self) -> Iterator[str]:
         """Yield the ids of all documents by ordinal, those of deleted ones included.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,28 @@ class ResidentIds:
     def nbytes(self) -> int:
         """Bytes in memory."""
         return self._offsets.nbytes + len(self._buffer)
+
+    def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the ordinals of all documents that have one of the ids, in any order."""
+        hashes, ordinals = self._by_hash
+        wanted = {one.encode() for one in ids}
+        asked = np.fromiter(map(hash, wanted), np.int64, len(wanted))
+        starts = np.searchsorted(hashes, asked, "left").tolist()
+        ends = np.searchsorted(hashes, asked, "right").tolist()
+        close = [ordinals[start:end] for start, end in zip(starts, ends, strict=True)]
+        found = np.concatenate([np.empty(0, np.int64), *close])
+        same = [one.encode() in wanted for one in self.take(found)]
+        return found[np.array(same, dtype=np.bool_)]
+
+    @cached_property
+    def _by_hash(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Hash and ordinal of every id, by ascending hash; made by the first :meth:`find`."""
+        bounds = pairwise(self._offsets.tolist())
+        hashes = np.fromiter(
+            (hash(self._buffer[start:end]) for start, end in bounds), np.int64, len(self)
+        )
+        order = np.argsort(hashes)
+        return hashes[order], order
 
     def take(self, ordinals: NDArray[np.int64]) -> list[str]:
         """Return the ids of ordinals below ``len``, in the order given."""

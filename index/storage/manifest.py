@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ...core.errors import CorruptError, InputError
+from ...core.fields import FieldKind, check_fields
 from ...core.files import write_aside
 from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
 from .files import read_plain_file, require_plain_name
@@ -123,7 +124,7 @@ class ShardManifest:
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """What an index is; constant through its life, but for ``shards``.
+    """What an index is; constant through its life, but for ``fields`` and ``shards``.
 
     Attributes:
         format_version: of the directory layout and the segments.
@@ -139,7 +140,8 @@ class IndexManifest:
         query_modifier: "idf" if the weights of queries are multiplied by factors that follow from
             this collection's document frequencies, else "none".
         fidelity: what rounding costs on a sample; None while the index is built.
-        checksum: SHA-256 of the fields above.
+        fields: type of each declared field of the metadata; it may change later.
+        checksum: SHA-256 of the above without ``fields``, by which the shards know their index.
         shards: one manifest each, of all shards or of those that are opened; empty while the index
             is built.
     """
@@ -155,6 +157,7 @@ class IndexManifest:
     shard_count: int
     query_modifier: str = "none"
     fidelity: Fidelity | None = None
+    fields: dict[str, FieldKind] = field(default_factory=dict)
     checksum: str = ""
     shards: tuple[ShardManifest, ...] = ()
 
@@ -216,7 +219,8 @@ class IndexManifest:
         """Write everything but ``checksum`` and ``shards``; returns the checksum."""
         content = asdict(self)
         del content["checksum"], content["shards"]
-        return write_checked(path, content)
+        write_checked(path, content)
+        return _identity(content)
 
     @classmethod
     def read(cls, path: Path) -> IndexManifest:
@@ -225,8 +229,9 @@ class IndexManifest:
         Raises:
             CorruptError: missing, torn, altered, or of another format version.
         """
-        content = read_checked(path, with_checksum=True)
+        content = read_checked(path)
         with fields_of(path):
+            content["checksum"] = _identity(content)
             if content.get("fidelity") is not None:
                 content["fidelity"] = load(Fidelity, content["fidelity"])
             manifest = load(cls, content)
@@ -235,6 +240,7 @@ class IndexManifest:
                     raise ValueError(f"{name} is out of range")
             if manifest.block_size > MAX_BLOCK_DOCUMENTS:
                 raise ValueError("block_size is out of range")
+            check_fields(manifest.fields)
             return manifest
 
     @classmethod
@@ -267,23 +273,22 @@ class IndexManifest:
         return cls(**vars(manifest) | {"shards": found})
 
 
-def write_checked(path: Path, content: dict[str, Any]) -> str:
-    """Write JSON with the SHA-256 of its content inside; return that checksum."""
-    checksum = _checksum(content)
+def write_checked(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON with the SHA-256 of its content inside."""
     with write_aside(path) as file:
-        json.dump({**content, "checksum": checksum}, file, indent=1, ensure_ascii=False)
+        checked = {**content, "checksum": _checksum(content)}
+        json.dump(checked, file, indent=1, ensure_ascii=False)
         file.write("\n")
-    return checksum
 
 
-def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
+def read_checked(path: Path) -> dict[str, Any]:
     """Read what ``write_checked`` wrote.
 
     Raises:
         CorruptError: missing, torn, altered, or of another format version.
     """
     try:
-        content = json.loads(read_plain_file(path))
+        content: dict[str, Any] = json.loads(read_plain_file(path))
         checksum = content.pop("checksum")
     except FileNotFoundError:
         raise CorruptError(f"{path}: missing; restore the file or build the index again") from None
@@ -299,7 +304,7 @@ def read_checked(path: Path, *, with_checksum: bool = False) -> dict[str, Any]:
         )
     if _checksum(content) != checksum:
         raise CorruptError(f"{path}: altered, its checksum differs; build the index again")
-    return {**content, "checksum": checksum} if with_checksum else content
+    return content
 
 
 @contextmanager
@@ -326,6 +331,11 @@ def load(cls: type[T], content: dict[str, Any]) -> T:
             if isinstance(content[name], bool) or not isinstance(content[name], plain):
                 raise TypeError(f"{name} is {type(content[name]).__name__}")
     return cls(**content)
+
+
+def _identity(content: dict[str, Any]) -> str:
+    """Return the checksum of what never changes of an index's manifest."""
+    return _checksum({name: value for name, value in content.items() if name != "fields"})
 
 
 def _checksum(content: dict[str, Any]) -> str:

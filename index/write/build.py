@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
+from ...core.fields import Fields, check_document, check_fields
 from ...core.files import sync_directory
 from ...core.vectors import (
     SparseBatch,
@@ -56,6 +57,7 @@ class BuildOptions:
             first addition.
         vocabulary: the string of each term, where vectors are keyed by strings.
         query_modifier: "none" or "idf", see :class:`.manifest.IndexManifest`.
+        fields: type of each field of the metadata that filters may name.
         block_size: documents in a full block.
         segment_blocks: blocks in a full segment.
     """
@@ -66,6 +68,7 @@ class BuildOptions:
     document_scale: float | None = None
     vocabulary: list[str] | None = None
     query_modifier: str = "none"
+    fields: Fields = field(default_factory=dict)
     block_size: int = MAX_BLOCK_DOCUMENTS
     segment_blocks: int = SEGMENT_BLOCKS
 
@@ -85,6 +88,7 @@ class BuildOptions:
                 raise InputError(f"{name}: {value} is out of range; allowed 1 to {highest}")
         if self.query_modifier not in ("none", "idf"):
             raise InputError(f"query_modifier: {self.query_modifier!r}; allowed none and idf")
+        check_fields(self.fields)
         scale = self.document_scale
         if scale is not None and first_bad_weight(np.array([scale])) is not None:
             raise InputError(f"document_scale: {scale} is out of range; must be finite and > 0")
@@ -202,8 +206,8 @@ class IndexBuilder:
         """Add documents with their vectors in one durable step, all of them or none.
 
         Raises:
-            InputError: an id that is empty or already there, a term outside the vocabulary, a
-                broken vector.
+            InputError: an id that is empty or already there, a declared field with a value of
+                another type, a term outside the vocabulary, a broken vector.
             UnavailableError: the disk is full; nothing of this addition stays, the builder is
                 closed.
         """
@@ -214,6 +218,8 @@ class IndexBuilder:
         if not documents:
             return
         self._check_ids(documents)
+        for document in documents:
+            check_document(document.metadata, self.manifest.fields, document.id)
         metadata = [_metadata_json(document) for document in documents]
         self._check_vectors(documents, vectors)
         if self._documents + len(documents) > MAX_DOCUMENTS:
@@ -410,6 +416,7 @@ def _manifest(options: BuildOptions) -> IndexManifest:
         segment_blocks=options.segment_blocks,
         shard_count=options.shards,
         query_modifier=options.query_modifier,
+        fields=dict(options.fields),
     )
 
 

@@ -109,6 +109,18 @@ def keep_best(keys, count, k):  # type: ignore[no-untyped-def]
     return low
 
 
+@compiled("boolean(uint8[::1], int64, int64)")
+def any_set(mask, first, last):  # type: ignore[no-untyped-def]
+    """Return whether a byte of ``mask[first:last]`` is not 0."""
+    for start in range(first, last, CHUNK_DOCUMENTS):
+        some = np.int32(0)
+        for d in range(start, min(start + CHUNK_DOCUMENTS, last)):
+            some = np.int32(some | np.int32(mask[d]))
+        if some:
+            return True
+    return False
+
+
 @compiled(
     "void(int64, int64, int64, int64, int64, int32[::1], int64[::1], int32[::1], int64[::1], "
     "uint16[::1],"
@@ -137,6 +149,10 @@ def score_blocks(  # type: ignore[no-untyped-def]
         state[POSTINGS],
     )
     for block in range(first_block, last_block):
+        documents = np.int64(block_documents[block])
+        start = block * block_size
+        if len(mask) and not any_set(mask, start, start + documents):
+            continue
         row, last_row = block_term_indptr[block], block_term_indptr[block + 1]
         found = dense = 0
         for q in range(len(query_terms)):
@@ -178,7 +194,6 @@ def score_blocks(  # type: ignore[no-untyped-def]
             for p in range(len(owners)):
                 sums[owners[p]] += impact * np.int32(values[p])
 
-        documents = np.int64(block_documents[block])
         while dense % COLUMNS_AT_ONCE:  # fill up with a column that adds nothing
             chosen[dense, 0], chosen[dense, 1] = chosen[0, 0], 0
             dense += 1
@@ -199,13 +214,18 @@ def score_blocks(  # type: ignore[no-untyped-def]
                     tile[d] = np.int32(
                         left + np.int32(right + np.int32(by_four * np.int32(four[d])))
                     )
-        if len(mask):
-            for d in range(documents):
-                sums[d] *= np.int32(mask[block * block_size + d] != 0)
         # Fixed lengths and int32 sums let the compiler vectorize the loops over 64 and 8.
         for start in range(0, documents, CHUNK_DOCUMENTS):
             chunk = sums[start : start + CHUNK_DOCUMENTS]
             best = hits = np.int32(0)
+            if len(mask):
+                inside = mask[block * block_size + start : block * block_size + documents]
+                if len(inside) >= CHUNK_DOCUMENTS:
+                    for d in range(CHUNK_DOCUMENTS):
+                        chunk[d] = chunk[d] if inside[d] else np.int32(0)
+                else:
+                    for d in range(len(inside)):
+                        chunk[d] = chunk[d] if inside[d] else np.int32(0)
             for d in range(CHUNK_DOCUMENTS):
                 best = max(best, chunk[d])
                 hits = np.int32(hits + np.int32(chunk[d] > 0))

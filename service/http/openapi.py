@@ -42,6 +42,7 @@ NUMBERS: Mapping[int, Schema] = {
     Field.TYPE_BOOL: {"type": "boolean"},
     Field.TYPE_STRING: {"type": "string"},
 }
+VALUE: Schema = {"type": ["string", "number", "boolean"]}  # of google.protobuf.Value, without null
 ERROR: Schema = {
     "type": "object",
     "description": "Why a request failed.",
@@ -236,7 +237,9 @@ def _message(
 def _field(field: FieldDescriptorProto, maps: Mapping[str, DescriptorProto]) -> Schema:
     if field.type == Field.TYPE_MESSAGE and (entry := maps.get(_name(field.type_name))):
         return {"type": "object", "additionalProperties": _field(entry.field[1], {})}
-    if field.type in (Field.TYPE_MESSAGE, Field.TYPE_ENUM):
+    if field.type_name == ".google.protobuf.Value":
+        one = VALUE
+    elif field.type in (Field.TYPE_MESSAGE, Field.TYPE_ENUM):
         one = _reference(_name(field.type_name))
     else:
         one = dict(NUMBERS[field.type])

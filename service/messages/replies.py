@@ -143,6 +143,7 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
             ],
             string_terms=index.vocabulary is not None,
             query_modifier=index.query_modifier,
+            fields=index.fields,
         ),
         limits=pb.Limits(
             k=limits.k,
@@ -189,6 +190,9 @@ def _hit(hit: Hit) -> pb.Hit:
         message.document.title = hit.document.title
         message.document.text = hit.document.text
         message.document.metadata_json = json.dumps(hit.document.metadata, ensure_ascii=False)
+    if hit.vector is not None:
+        message.vector.indices.extend(hit.vector)
+        message.vector.values.extend(hit.vector.values())
     for one in hit.contributions:
         message.contributions.add(
             term=one.term,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
 from ...core.document import TextKind
 from ...core.errors import InputError
+from ...core.filters import Filter
 from ...engine.backend import CollectionInfo, Query, Vector
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Limits
@@ -24,15 +29,19 @@ def search_query(request: pb.SearchRequest, limits: Limits, info: CollectionInfo
     k = _k(request, limits)
     if request.explain and k > limits.explain_k:
         raise InputError(f"k: {k} is too many with explain; at most {limits.explain_k}")
-    if request.columns and (request.explain or request.with_document):
-        raise InputError("columns: true is not allowed with explain or with_document")
+    if request.columns and (request.explain or request.with_document or request.with_vector):
+        raise InputError("columns: true is not allowed with explain, with_document or with_vector")
     return _query(
         request.query,
         limits,
         info,
         k=k,
+        offset=_offset(request, k, limits),
+        filter=_filter(request, info),
+        score_threshold=_score_threshold(request),
         explain=request.explain,
         with_document=request.with_document,
+        with_vector=request.with_vector,
         allow_partial=request.allow_partial,
     )
 
@@ -56,7 +65,8 @@ def explain_query(
 
 def verify_query(request: pb.VerifyRequest, limits: Limits, info: CollectionInfo) -> Query:
     """Return the query of a Verify; raises as :func:`search_query`."""
-    return _query(request.query, limits, info, k=_k(request, limits))
+    filter = _filter(request, info)
+    return _query(request.query, limits, info, k=_k(request, limits), filter=filter)
 
 
 def encode_texts(request: pb.EncodeRequest, limits: Limits) -> tuple[list[str], TextKind]:
@@ -83,16 +93,44 @@ def _k(request: pb.SearchRequest | pb.VerifyRequest, limits: Limits) -> int:
     return k
 
 
-def _query(query: pb.Query, limits: Limits, info: CollectionInfo, **options: bool | int) -> Query:
+def _offset(request: pb.SearchRequest, k: int, limits: Limits) -> int:
+    if request.offset + k > limits.k:
+        raise InputError(
+            f"offset: {request.offset} and k {k} reach {request.offset + k}; at most {limits.k}; "
+            "narrow the search by a filter"
+        )
+    return request.offset
+
+
+def _score_threshold(request: pb.SearchRequest) -> float | None:
+    if not request.HasField("score_threshold"):
+        return None
+    if not math.isfinite(request.score_threshold):
+        raise InputError(f"score_threshold: {request.score_threshold} is not finite")
+    return request.score_threshold
+
+
+def _filter(request: pb.SearchRequest | pb.VerifyRequest, info: CollectionInfo) -> Filter | None:
+    """Return the filter of a request, resolved; None for one that holds for every document."""
+    if not request.HasField("filter"):
+        return None
+    try:
+        plain = MessageToDict(request.filter, preserving_proto_field_name=True)
+    except ValueError as error:  # a number that is not finite
+        raise InputError(f"filter: {error}") from None
+    return Filter.parse(plain).resolve(info.index.fields) or None
+
+
+def _query(query: pb.Query, limits: Limits, info: CollectionInfo, **options: Any) -> Query:
     match query.WhichOneof("kind"):
         case "text":
             _check_text("query.text", query.text, limits)
             if not query.text.strip():
                 raise InputError("query.text: blank; at least one word is needed")
-            return Query(text=query.text, **options)  # type: ignore[arg-type]
+            return Query(text=query.text, **options)
         case "vector":
             vector, unknown = _vector(query.vector, limits, info)
-            return Query(vector=vector, unknown_terms=unknown, **options)  # type: ignore[arg-type]
+            return Query(vector=vector, unknown_terms=unknown, **options)
         case _:
             raise InputError("query: not set; a text or a vector is needed")
 

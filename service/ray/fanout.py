@@ -93,14 +93,8 @@ class Fanout:
         """Answer a query; without ``allow_partial`` every shard must answer."""
         async with deadline.enforced():
             encoding = self._modified(await self._encoding(query, deadline))
-            detailed = query.k * len(self._shards) <= DETAILED_HITS
-            message = ShardQuery(
-                encoding.terms,  # type: ignore[arg-type]
-                encoding.weights,  # type: ignore[arg-type]
-                query.k,
-                query.explain and detailed,
-                query.with_document and detailed,
-            )
+            detailed = query.depth * len(self._shards) <= DETAILED_HITS
+            message = _shard_query(query, encoding, detailed=detailed)
             request = _request(deadline, message)
             self._check_room(self._searches)
             submitted = [batcher.submit(request) for batcher in self._searches]
@@ -144,12 +138,7 @@ class Fanout:
             answer = await self.search(ranked, deadline)
             asked = self._modified(encoding)
             call = _call(self.version, _request(deadline))
-            message = ShardQuery(
-                asked.terms,  # type: ignore[arg-type]
-                asked.weights,  # type: ignore[arg-type]
-                query.k,
-                with_document=query.with_document,
-            )
+            message = _shard_query(query, asked, detailed=True)
             found: list[dict[str, Hit]] = await asyncio.gather(
                 *(shard.call("explain", call, message, list(ids)) for shard in self._shards)
             )
@@ -168,7 +157,7 @@ class Fanout:
         async with deadline.enforced():
             encoding = self._modified(await self._encoding(query, deadline))
             call = _call(self.version, _request(deadline))
-            message = ShardQuery(encoding.terms, encoding.weights, query.k)  # type: ignore[arg-type]
+            message = _shard_query(query, encoding, detailed=False)
             responses = await asyncio.gather(
                 *(shard.call("verify", call, message) for shard in self._shards)
             )
@@ -271,7 +260,7 @@ class Fanout:
     ) -> Answer:
         """Merge the rankings of the shards into one answer, with everything the query asks for."""
         started = time.perf_counter_ns()
-        best = _best(rankings, query.k)
+        best = _best(rankings, query)
         merging = time.perf_counter_ns() - started
         self._metrics.stages({"merge": merging})
         started = time.perf_counter_ns()
@@ -284,8 +273,9 @@ class Fanout:
             shards,
             next(iter(rankings.values())).score_scale,
             best.ordinals.tolist(),
-            [document for document, _ in details],
-            [self._named(contributions) for _, contributions in details],
+            [one.document for one in details],
+            [self._named(one.contributions) for one in details],
+            [one.vector for one in details],
         )
         slowest = max(
             (one.timings for one in rankings.values()), key=lambda timings: sum(timings.values())
@@ -322,7 +312,7 @@ class Fanout:
 
         Empty if the query asks for none.
         """
-        if not (query.explain or query.with_document):
+        if not (query.explain or query.with_document or query.with_vector):
             return []
         present = {i: one.details for i, one in rankings.items() if one.details is not None}
         if present:
@@ -330,13 +320,7 @@ class Fanout:
             return [present[shard][row] for shard, row in pairs]
         wanted = np.unique(best.shards).tolist()
         call = _call(self.version, _request(deadline))
-        message = ShardQuery(
-            encoding.terms,  # type: ignore[arg-type]
-            encoding.weights,  # type: ignore[arg-type]
-            query.k,
-            query.explain,
-            query.with_document,
-        )
+        message = _shard_query(query, encoding, detailed=True)
         found = await asyncio.gather(
             *(
                 self._shards[shard].call(
@@ -368,16 +352,32 @@ class _Best(NamedTuple):
     rows: NDArray[np.int64]
 
 
-def _best(rankings: Mapping[int, ShardRanking], k: int) -> _Best:
-    """Return the best ``k`` in the order of one process: score, then ordinal, then shard."""
+def _best(rankings: Mapping[int, ShardRanking], query: Query) -> _Best:
+    """Return the hits that are asked for in the order of one process: score, ordinal, shard."""
     ordinals = np.concatenate([one.ordinals for one in rankings.values()])
     scores = np.concatenate([one.scores for one in rankings.values()])
     shards = np.repeat(
         np.array(list(rankings), np.int32), [len(one.scores) for one in rankings.values()]
     )
     rows = np.concatenate([np.arange(len(one.scores)) for one in rankings.values()])
-    order = np.lexsort((shards, ordinals, -scores.astype(np.int64)))[:k]
+    order = np.lexsort((shards, ordinals, -scores.astype(np.int64)))[query.offset : query.depth]
+    if query.score_threshold is not None:
+        scale = next(iter(rankings.values())).score_scale
+        order = order[scores[order] * scale >= query.score_threshold]
     return _Best(shards[order], ordinals[order], scores[order], rows[order])
+
+
+def _shard_query(query: Query, encoding: Encoding, *, detailed: bool) -> ShardQuery:
+    """Return what a shard is asked; ``detailed`` includes what the query asks of every hit."""
+    return ShardQuery(
+        encoding.terms,  # type: ignore[arg-type]
+        encoding.weights,  # type: ignore[arg-type]
+        query.depth,
+        query.filter,
+        query.explain and detailed,
+        query.with_document and detailed,
+        query.with_vector and detailed,
+    )
 
 
 def _request(deadline: Deadline, *arguments: Any) -> _Request:

@@ -6,7 +6,7 @@ as a tuple of Hit objects. Errors travel as values: Ray would log a raised one w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,21 @@ from numpy.typing import NDArray
 
 from ...core.document import Document
 from ...core.errors import UnavailableError
-from ...core.results import Answer, Contribution, Timings
+from ...core.filters import Filter
+from ...core.results import Answer, Contribution, Hit, Timings
 
-Detail = tuple[Document | None, tuple[Contribution, ...]]
-"""Document and contributions of a hit, as far as they were requested."""
+
+class Detail(NamedTuple):
+    """Document, contributions and vector of a hit, as far as they were requested."""
+
+    document: Document | None = None
+    contributions: tuple[Contribution, ...] = ()
+    vector: Mapping[int, float] | None = None
+
+    @classmethod
+    def of(cls, hit: Hit) -> Detail:
+        """Return the details of a hit."""
+        return cls(hit.document, hit.contributions, hit.vector)
 
 
 class Call(NamedTuple):
@@ -29,13 +40,15 @@ class Call(NamedTuple):
 
 
 class ShardQuery(NamedTuple):
-    """A query to one shard; ``explain`` and ``with_document`` ask for details with the ranking."""
+    """A query to one shard; ``explain`` and ``with_...`` ask for details with the ranking."""
 
     terms: NDArray[np.int32]
     weights: NDArray[np.float32]
     k: int
+    filter: Filter | None = None
     explain: bool = False
     with_document: bool = False
+    with_vector: bool = False
 
 
 class ShardRanking(NamedTuple):
@@ -74,7 +87,7 @@ class ShardRanking(NamedTuple):
             answer.cut.impacts,
             answer.score_scale,
             answer.timings,
-            [(hit.document, hit.contributions) for hit in answer.hits] if detailed else None,
+            list(map(Detail.of, answer.hits)) if detailed else None,
         )
 
 

@@ -130,7 +130,8 @@ class ShardReplica(_Replica):
     async def _search(self, call: Call, query: ShardQuery) -> ShardRanking | CspladeError:
         async def search(backend: LocalBackend) -> ShardRanking:
             answer = await backend.search(_query(query), Deadline.after(call.remaining))
-            return ShardRanking.of(answer, detailed=query.explain or query.with_document)
+            detailed = query.explain or query.with_document or query.with_vector
+            return ShardRanking.of(answer, detailed=detailed)
 
         return await self._answer(call, search)
 
@@ -195,13 +196,15 @@ class ShardReplica(_Replica):
         task.impacts = collection.quantize(SparseBatch.join([(query.terms, query.weights)]))
         task.result = SearchResult(np.array([0, count]), shards, ordinals, scores, none, none, {})
         hits = Plan(collection, NullObserver()).hits(task)
-        return [(hit.document, hit.contributions) for hit in hits]
+        return list(map(Detail.of, hits))
 
 
 def _query(query: ShardQuery) -> Query:
     return Query(
         vector=(query.terms, query.weights),
         k=query.k,
+        filter=query.filter,
         explain=query.explain,
         with_document=query.with_document,
+        with_vector=query.with_vector,
     )

@@ -122,6 +122,11 @@ class Metrics:
         )
         self.query_terms = histogram("query_terms", "Terms of a query as scored.", COUNTS)
         self.postings_scored = histogram("postings_scored", "Postings read for a query.", POSTINGS)
+        self.filter_hits = counter(
+            "filter_cache_hits_total", "Evaluated filters that were found in the cache."
+        )
+        self.filter_misses = counter("filter_cache_misses_total", "Filters that were evaluated.")
+        self.filter_bytes = gauge("filter_cache_bytes", "Bytes of the cache of filters.")
         self.truncated = counter(
             "truncated_total", "Tokens, terms and impacts that a cap cut.", "what"
         )
@@ -148,6 +153,7 @@ class Metrics:
             "All memory of that accelerator.",
             _device_memory_limit,
         )
+        self.filter_bytes.set(0)
         # Finding the metric of a label takes longer than recording a value: each is found once.
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         self._cuts = {what: self.truncated.labels(what) for what in ("tokens", "terms", "impacts")}
@@ -194,6 +200,12 @@ class Metrics:
         """Record a ranked query."""
         self.query_terms.observe(terms)
         self.postings_scored.observe(postings)
+
+    def filtered(self, hits: int, misses: int, nbytes: int) -> None:
+        """Record look-ups of evaluated filters, and the bytes of all that are kept."""
+        self.filter_hits.inc(hits)
+        self.filter_misses.inc(misses)
+        self.filter_bytes.set(nbytes)
 
     def index(self, manifest: IndexManifest) -> None:
         """Record what the index holds, shard by shard."""

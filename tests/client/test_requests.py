@@ -56,7 +56,7 @@ def test_what_no_service_accepts_is_not_sent(client, call, complaint):
 
 
 def test_numbers_of_numpy_are_numbers():
-    message = search_request({np.int64(7): np.float32(0.5), 3: 1}, 5, False, False)
+    message = search_request({np.int64(7): np.float32(0.5), 3: 1}, 5)
     vector = message.query.vector
     assert list(zip(vector.indices, vector.values, strict=True)) == [(7, 0.5), (3, 1.0)]
 
@@ -124,3 +124,27 @@ def test_an_error_names_the_proxy_that_stands_between(monkeypatch):
 def test_loopback_targets(target, loopback):
     assert is_loopback(target) is loopback
     assert (("grpc.enable_http_proxy", 0) in Connection(target).options) is loopback
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"offset": -1}, "offset: -1 is not allowed; a whole number of at least 0"),
+        ({"score_threshold": float("nan")}, "score_threshold: nan is not a finite number"),
+        ({"filter": {"must": [{"field": "a", "match": {"any": [float("inf")]}}]}}, "filter: "),
+        ({"filter": {"must": [{"has_id": ["\ud800"]}]}}, "filter: "),
+        ({"filter": "year > 5"}, "filter: 'year > 5' is not an object"),
+    ],
+)
+def test_options_that_no_service_accepts_are_rejected(options, message):
+    with pytest.raises(InputError, match=message):
+        search_request("iron", 5, **options)
+
+
+def test_large_integers_of_filters_stay_exact():
+    wanted = {"must": [{"field": "year", "match": {"any": [2**63 - 1, 5]}}]}
+    message = search_request("iron", 5, filter=wanted).filter
+    assert [one.WhichOneof("kind") for one in message.must[0].match.any] == [
+        "string_value",
+        "number_value",
+    ]

@@ -97,5 +97,9 @@ def test_metrics_have_the_same_names_in_both_modes(watched, prometheus, eventual
         return {name for name in found if name.startswith(("csplade_", "ray_csplade_"))}
 
     # On Ray a counter has no series before it counts.
-    assert names(prometheus) - names(of_ray) == {"csplade_verify_mismatches_total"}
+    assert names(prometheus) - names(of_ray) == {
+        "csplade_verify_mismatches_total",
+        "csplade_filter_cache_hits_total",
+        "csplade_filter_cache_misses_total",
+    }
     assert names(of_ray) <= names(prometheus)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from csplade.core.errors import InputError
+from csplade.core.filters import Filter, Range
 from csplade.engine import device_plan
 from csplade.engine.backend import Query
 from csplade.engine.collection import Collection
@@ -127,6 +128,25 @@ def test_one_batch_answers_texts_and_vectors_of_one_batch(plain, together, monke
             np.testing.assert_array_equal(found[:k], expected[:k])
     assert mine[3].result is theirs[3].result is None
     np.testing.assert_array_equal(mine[3].vector[0], theirs[3].vector[0])
+
+
+def test_texts_of_one_batch_keep_their_own_filters(plain, together):
+    filters = [None, *(Filter(must=(Range("number", lt=bound),)) for bound in (10, 30, 10, 0))]
+
+    def run(collection):
+        tasks = [
+            SearchTask(Query(text=text, k=48, filter=filter))
+            for text, filter in zip(TEXTS, filters, strict=True)
+        ]
+        plan = Plan(collection, NullObserver())
+        plan.tokenize(tasks)
+        plan.run(tasks)
+        return [plan.answer(task) for task in tasks]
+
+    found = run(together)
+    expected = [dataclasses.replace(one, postings=0) for one in without_times(run(plain))]
+    assert [dataclasses.replace(one, postings=0) for one in without_times(found)] == expected
+    assert [len(one) for one in found] == [48, 0, 30, 10, 0]
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])

@@ -30,9 +30,9 @@ def done_here(monkeypatch):
     async def done_here(engine, **asked):
         threads, search = [], engine.index.search
 
-        def noting(queries, k):
+        def noting(queries, k, mask=None):
             threads.append(threading.get_ident())
-            return search(queries, k)
+            return search(queries, k, mask)
 
         monkeypatch.setattr(engine.index, "search", noting)
         running = LocalBackend(engine, BatchOptions(), NullObserver())

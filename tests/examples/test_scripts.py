@@ -88,6 +88,13 @@ def test_index_vectors(capsys):
     assert ranking == ["cats", "dogs"]
 
 
+def test_filter_hits(capsys):
+    main_of("filter_hits")()
+    whole, filtered = capsys.readouterr().out.splitlines()
+    assert whole == "4 match: birds, vögel, flight, undated"
+    assert filtered == "2 match: flight, undated"
+
+
 def test_every_script_is_run_here_and_listed():
     tested = set(re.findall(r'main_of\("(\w+)"\)', Path(__file__).read_text()))
     listed = set(re.findall(r"`(\w+)\.py`", (EXAMPLES / "README.md").read_text()))

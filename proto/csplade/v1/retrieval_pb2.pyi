@@ -1,3 +1,4 @@
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -35,20 +36,73 @@ class Query(_message.Message):
     def __init__(self, text: _Optional[str] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "explain", "with_document", "allow_partial", "columns")
+    __slots__ = ("query", "k", "explain", "with_document", "allow_partial", "columns", "filter", "offset", "score_threshold", "with_vector")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     WITH_DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SCORE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    WITH_VECTOR_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     explain: bool
     with_document: bool
     allow_partial: bool
     columns: bool
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ..., columns: _Optional[bool] = ...) -> None: ...
+    filter: Filter
+    offset: int
+    score_threshold: float
+    with_vector: bool
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ..., columns: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., offset: _Optional[int] = ..., score_threshold: _Optional[float] = ..., with_vector: _Optional[bool] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("must", "should", "must_not")
+    MUST_FIELD_NUMBER: _ClassVar[int]
+    SHOULD_FIELD_NUMBER: _ClassVar[int]
+    MUST_NOT_FIELD_NUMBER: _ClassVar[int]
+    must: _containers.RepeatedCompositeFieldContainer[Condition]
+    should: _containers.RepeatedCompositeFieldContainer[Condition]
+    must_not: _containers.RepeatedCompositeFieldContainer[Condition]
+    def __init__(self, must: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., should: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., must_not: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ...) -> None: ...
+
+class Condition(_message.Message):
+    __slots__ = ("field", "match", "range", "exists", "has_id", "nested")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    EXISTS_FIELD_NUMBER: _ClassVar[int]
+    HAS_ID_FIELD_NUMBER: _ClassVar[int]
+    NESTED_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    match: Match
+    range: Range
+    exists: bool
+    has_id: _containers.RepeatedScalarFieldContainer[str]
+    nested: Filter
+    def __init__(self, field: _Optional[str] = ..., match: _Optional[_Union[Match, _Mapping]] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., exists: _Optional[bool] = ..., has_id: _Optional[_Iterable[str]] = ..., nested: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+
+class Match(_message.Message):
+    __slots__ = ("any",)
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    EXCEPT_FIELD_NUMBER: _ClassVar[int]
+    any: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]
+    def __init__(self, any: _Optional[_Iterable[_Union[_struct_pb2.Value, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("gt", "gte", "lt", "lte")
+    GT_FIELD_NUMBER: _ClassVar[int]
+    GTE_FIELD_NUMBER: _ClassVar[int]
+    LT_FIELD_NUMBER: _ClassVar[int]
+    LTE_FIELD_NUMBER: _ClassVar[int]
+    gt: _struct_pb2.Value
+    gte: _struct_pb2.Value
+    lt: _struct_pb2.Value
+    lte: _struct_pb2.Value
+    def __init__(self, gt: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., gte: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., lt: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., lte: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("hits", "matched_documents", "postings_read", "query_terms", "cut", "timings", "generation", "model_fingerprint", "score_scale", "partial", "missing_shards", "columns")
@@ -89,20 +143,22 @@ class HitColumns(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ..., integer_scores: _Optional[_Iterable[int]] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("id", "score", "integer_score", "shard", "document", "contributions")
+    __slots__ = ("id", "score", "integer_score", "shard", "document", "contributions", "vector")
     ID_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     INTEGER_SCORE_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     score: float
     integer_score: int
     shard: int
     document: Document
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
-    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., integer_score: _Optional[int] = ..., shard: _Optional[int] = ..., document: _Optional[_Union[Document, _Mapping]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
+    vector: SparseVector
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., integer_score: _Optional[int] = ..., shard: _Optional[int] = ..., document: _Optional[_Union[Document, _Mapping]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
 
 class Document(_message.Message):
     __slots__ = ("title", "text", "metadata_json")
@@ -322,7 +378,14 @@ class ModelInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., query_encoder: _Optional[str] = ...) -> None: ...
 
 class IndexInfo(_message.Message):
-    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "max_impact", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier")
+    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "max_impact", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier", "fields")
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -335,6 +398,7 @@ class IndexInfo(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     STRING_TERMS_FIELD_NUMBER: _ClassVar[int]
     QUERY_MODIFIER_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     model_fingerprint: str
     vocabulary_size: int
@@ -347,7 +411,8 @@ class IndexInfo(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[ShardInfo]
     string_terms: bool
     query_modifier: str
-    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., max_impact: _Optional[int] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ...) -> None: ...
+    fields: _containers.ScalarMap[str, str]
+    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., max_impact: _Optional[int] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ShardInfo(_message.Message):
     __slots__ = ("documents", "postings", "bytes")
@@ -390,12 +455,14 @@ class Limits(_message.Message):
     def __init__(self, k: _Optional[int] = ..., explain_k: _Optional[int] = ..., query_terms: _Optional[int] = ..., text_bytes: _Optional[int] = ..., encode_texts: _Optional[int] = ..., stream_in_flight: _Optional[int] = ..., queue: _Optional[int] = ..., batch_tokens: _Optional[int] = ..., batch_queries: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., receive_bytes: _Optional[int] = ..., send_bytes: _Optional[int] = ..., batch_searches: _Optional[int] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("query", "k")
+    __slots__ = ("query", "k", "filter")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ...) -> None: ...
+    filter: Filter
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("identical", "compared", "differences", "matched_documents", "reference_matched_documents", "reference_nanoseconds", "timings", "generation")

@@ -1,0 +1,161 @@
+"""Columns of declared fields: their values in memory, derived from the documents' metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.fields import FieldKind, Fields, FieldValue, convert, values_of
+from ..storage.ids import ResidentIds
+
+_DTYPES: dict[FieldKind, str] = {
+    "bool": "?", "integer": "<i8", "float": "<f8", "datetime": "<i8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """The values of one field in n documents.
+
+    Attributes:
+        kind: The field's type.
+        documents: n.
+        values: [v], of all documents one after the other: uint32 codes of a keyword, bool, int64
+            of an integer or of a datetime in microseconds since 1970, float64.
+        owners: uint32 [v], the position of each value's document, ascending; None if every
+            document has exactly one value.
+        codes: Code of each string of a keyword.
+    """
+
+    kind: FieldKind
+    documents: int
+    values: NDArray[Any]
+    owners: NDArray[np.uint32] | None
+    codes: Mapping[str, int] | None = None
+
+    @classmethod
+    def of(cls, kind: FieldKind, documents: Sequence[Sequence[FieldValue]]) -> Self:
+        """Make the column of documents with these values."""
+        counts = np.fromiter(map(len, documents), np.int64, len(documents))
+        owners = None
+        if (counts != 1).any():
+            owners = np.repeat(np.arange(len(documents), dtype=np.uint32), counts)
+        flat = (value for values in documents for value in values)
+        if kind != "keyword":
+            values = np.fromiter(flat, _DTYPES[kind], int(counts.sum()))
+            return cls(kind, len(documents), values, owners)
+        codes: dict[str, int] = {}
+        values = np.fromiter(
+            (codes.setdefault(str(value), len(codes)) for value in flat),
+            np.uint32,
+            int(counts.sum()),
+        )
+        return cls(kind, len(documents), values, owners, codes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.values.nbytes + (0 if self.owners is None else self.owners.nbytes)
+
+    def match(self, wanted: Sequence[FieldValue], excluded: bool) -> NDArray[np.bool_]:
+        """Return which documents have a value that is wanted, or one that is not: bool [n]."""
+        if self.codes is not None:
+            table = np.zeros(len(self.codes), dtype=np.bool_)
+            known = [self.codes[one] for one in map(str, wanted) if one in self.codes]
+            table[known] = True
+            found = table[self.values]
+        else:
+            values = [convert(self.kind, one) for one in wanted]
+            found = np.isin(self.values, np.array(values, dtype=self.values.dtype))
+        return self._owned(~found if excluded else found)
+
+    def within(
+        self,
+        gt: FieldValue | None,
+        gte: FieldValue | None,
+        lt: FieldValue | None,
+        lte: FieldValue | None,
+    ) -> NDArray[np.bool_]:
+        """Return which documents have a value within the bounds that are not None: bool [n]."""
+        found = np.ones(len(self.values), dtype=np.bool_)
+        for bound, compare in (
+            (gt, np.greater),
+            (gte, np.greater_equal),
+            (lt, np.less),
+            (lte, np.less_equal),
+        ):
+            if bound is not None:
+                found &= compare(self.values, convert(self.kind, bound))
+        return self._owned(found)
+
+    def exists(self) -> NDArray[np.bool_]:
+        """Return which documents have a value: bool [n]."""
+        return self._owned(np.ones(len(self.values), dtype=np.bool_))
+
+    def _owned(self, found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which documents own a value that was found."""
+        if self.owners is None:
+            return found
+        documents = np.zeros(self.documents, dtype=np.bool_)
+        documents[self.owners[found]] = True
+        return documents
+
+
+@dataclass(frozen=True, eq=False)
+class FieldColumns:
+    """What filters read of n consecutive documents of a shard. Immutable.
+
+    Attributes:
+        documents: n.
+        columns: Of each declared field, by name.
+        ids: Of the shard's documents.
+        first: Position of the first document in ``ids``.
+    """
+
+    documents: int
+    columns: Mapping[str, Column]
+    ids: ResidentIds
+    first: int
+
+    @classmethod
+    def of(
+        cls,
+        metadata: Iterable[tuple[str, Mapping[str, Any]]],
+        fields: Fields,
+        ids: ResidentIds,
+        first: int,
+    ) -> Self:
+        """Derive the columns of documents.
+
+        Args:
+            metadata: Id and metadata of each document, in order of position.
+            fields: Declared fields.
+            ids, first: See the attributes.
+
+        Raises:
+            InputError: a value of another type than its field's.
+        """
+        values: dict[str, list[list[FieldValue]]] = {name: [] for name in fields}
+        count = 0
+        for id, held in metadata:
+            count += 1
+            for name, kind in fields.items():
+                values[name].append(values_of(held, name, kind, id))
+        columns = {name: Column.of(kind, values[name]) for name, kind in fields.items()}
+        return cls(count, columns, ids, first)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(column.nbytes for column in self.columns.values())
+
+    def have_id(self, ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which documents have one of the ids: bool [n]."""
+        found = np.zeros(self.documents, dtype=np.bool_)
+        places = self.ids.find(ids) - self.first
+        found[places[(places >= 0) & (places < self.documents)]] = True
+        return found
