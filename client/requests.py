@@ -55,7 +55,7 @@ def search_request(
 
 
 def batch_request(queries: Sequence[Query], k: int, **options: Any) -> pb.SearchBatchRequest:
-    """Return the message of a SearchBatch; options and errors are those of :func:`search_request`."""
+    """Return the message of a SearchBatch; options and errors as of :func:`search_request`."""
     check_queries(queries)
     return pb.SearchBatchRequest(requests=[search_request(one, k, **options) for one in queries])
 

@@ -168,6 +168,7 @@ def _hits(message: pb.SearchResponse) -> Hits:
         scale,
         documents=tuple(hit.document for hit in hits),
         contributions=tuple(hit.contributions for hit in hits),
+        vectors=tuple(hit.vector for hit in hits),
     )
 
 
