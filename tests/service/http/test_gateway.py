@@ -71,6 +71,34 @@ def test_a_batch_answers_each_query_or_says_why_not(text_server, path):
     assert failed["error"]["message"].startswith("query: not set")
 
 
+def test_a_filter_is_plain_json(text_server):
+    address = text_server.http_address
+    number = {"field": "number", "range": {"gte": 10, "lt": 13}}
+    asked = {
+        "query": QUERY["query"],
+        "filter": {"must": [number], "must_not": [{"has_id": ["d11"]}]},
+        "score_threshold": 0.0,
+        "with_vector": True,
+    }
+    reply = call(address, "/v1/search", asked).body
+    assert sorted(hit["id"] for hit in reply["hits"]) == ["d10", "d12"]
+    assert reply["matchedDocuments"] == "2"
+    assert all(len(hit["vector"]["indices"]) > 10 for hit in reply["hits"])
+    camel = {**asked, "filter": {"must": [number], "mustNot": [{"hasId": ["d11"]}]}, "offset": 1}
+    assert call(address, "/v1/search", camel).body["hits"] == reply["hits"][1:]
+    assert call(address, "/v1/verify", {"query": asked["query"], "filter": asked["filter"]}).body[
+        "identical"
+    ]
+    for condition, message in (
+        ({"field": "number", "match": {"any": [None]}}, "None is not a string, a number"),
+        ({"field": "number", "match": {"any": [{"a": 1}]}}, "is not a string, a number"),
+        ({"field": "color", "exists": True}, "field 'color' is not declared"),
+    ):
+        refused = call(address, "/v1/search", {**asked, "filter": {"must": [condition]}})
+        assert refused.status == 400
+        assert message in refused.body["message"]
+
+
 def test_encode_info_and_verify_answer(text_server):
     address = text_server.http_address
     given = {"texts": ["iron", ""], "kind": "TEXT_KIND_QUERY", "decode": True}
