@@ -16,6 +16,7 @@ from ..core.document import TextKind
 from ..core.vectors import ImpactBatch
 from ..index import Index, SearchResult, Selection
 from ..index.read.device import DeviceSearcher
+from ..index.read.searcher import Wanted, always
 from ..kernels.impacts import quantize_queries
 from ..kernels.runtime.transfer import Clock, fetch, upload
 from ..kernels.score.search import Found
@@ -47,6 +48,7 @@ def rank(
     k: int,
     factors: Tensor | None = None,
     masks: Sequence[tuple[Selection | None, Sequence[int]]] = (),
+    wanted: Wanted = always,
 ) -> Ranked:
     """Encode texts and find the ``k`` best documents of each; the same as doing so one after the
     other.
@@ -60,6 +62,7 @@ def rank(
         factors: of the query modifier, float32 [V] on the device; None where there is none.
         masks: the documents that may be hits, with the rows of the texts that they are for, every
             row once; empty for all documents.
+        wanted: as for :meth:`csplade.index.Searcher.search`.
 
     Raises:
         InputError: ``k`` out of range.
@@ -72,7 +75,7 @@ def rank(
     if factors is not None:
         weighed = weighed * factors[made.terms.clamp(min=0)]  # padding has weight 0
     asked, steps = quantize_queries(weighed, index.manifest.max_impact)
-    found = _search(index.tensors, (made.terms, asked, made.counts), k, masks, clock)
+    found = _search(index.tensors, (made.terms, asked, made.counts), k, masks, clock, wanted)
     (
         terms, weights, counts, positive, nonfinite, impacts, scales, keys, hits, matched, postings
     ) = fetch(
@@ -92,18 +95,24 @@ def _search(
     k: int,
     masks: Sequence[tuple[Selection | None, Sequence[int]]],
     clock: Clock,
+    wanted: Wanted,
 ) -> Found:
     """Search with the terms, impacts and counts of padded rows, those of each mask together."""
     if len(masks) <= 1:
         mask = masks[0][0] if masks else None
-        return searcher.search_tensors(searcher.queries_from_rows(*padded), k, clock, mask)
+        queries = searcher.queries_from_rows(*padded)
+        return searcher.search_tensors(queries, k, clock, mask, wanted)
     parts, places = [], []
     for mask, rows in masks:
         chosen = upload(np.array(rows), searcher.device)
         queries = searcher.queries_from_rows(*(one[chosen] for one in padded))
-        parts.append(searcher.search_tensors(queries, k, clock, mask))
+        parts.append(searcher.search_tensors(queries, k, clock, mask, _of_rows(wanted, rows)))
         places.append(chosen)
     order = torch.cat(places).argsort()
     return Found(
         *(torch.cat([getattr(one, field.name) for one in parts])[order] for field in fields(Found))
     )
+
+
+def _of_rows(wanted: Wanted, rows: Sequence[int]) -> Wanted:
+    return lambda i: wanted(rows[i])

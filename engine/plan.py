@@ -7,7 +7,7 @@ steps of a task fill its fields one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class SearchTask:
     Attributes:
         query: What is asked for. ``query.k`` is 0 for a text that is only encoded.
         kind: The side of a search that the text stands for.
-        deadline: Tasks whose deadline passed are not ranked; they keep no result.
+        deadline: Ranking stops for tasks whose deadline passed; they keep no result.
         tokens: Of the text, once tokenized.
         vector: The query's, or made of the text.
         tokens_read: Tokens of the text that were encoded.
@@ -61,6 +61,11 @@ class SearchTask:
     row: int = 0
     answer: Answer | None = None
     timings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for the task."""
+        return self.deadline is None or not self.deadline.expired
 
     @property
     def cut(self) -> Cut:
@@ -109,13 +114,7 @@ class Plan:
                 texts = [task for task in texts if not task.query.k]
             if texts:
                 self._encode(texts, kind)
-        queries = [
-            task
-            for task in tasks
-            if task.query.k
-            and task.result is None
-            and not (task.deadline is not None and task.deadline.expired)
-        ]
+        queries = [task for task in tasks if task.query.k and task.result is None and task.wanted]
         if queries:
             self._rank(queries)
 
@@ -179,7 +178,8 @@ class Plan:
     def rank_impacts(self, tasks: Sequence[SearchTask], impacts: ImpactBatch) -> None:
         """Rank queries of one filter, given as integers; row i is that of task i."""
         index, k = self._collection.index, max(task.query.depth for task in tasks)
-        self._ranked(tasks, impacts, index.search(impacts, k, self._mask(tasks[0].query.filter)))
+        mask = self._mask(tasks[0].query.filter)
+        self._ranked(tasks, impacts, index.search(impacts, k, mask, _wanted(tasks)))
 
     def _score_scale(self, task: SearchTask) -> float:
         """Return the weight of one step of an integer score of the task's query."""
@@ -273,7 +273,8 @@ class Plan:
         encoder = collection.require_encoder()
         factors = collection.device_factors
         masks = [(self._mask(one), rows) for one, rows in _by_filter(tasks)]
-        ranked = rank(encoder, collection.index, _tokens(tasks), kind, k, factors, masks)
+        tokens, wanted = _tokens(tasks), _wanted(tasks)
+        ranked = rank(encoder, collection.index, tokens, kind, k, factors, masks, wanted)
         self._encoded(tasks, ranked.encoded)
         self._ranked(tasks, ranked.queries, ranked.result)
 
@@ -304,7 +305,10 @@ class Plan:
         self._observer.stages(result.timings)
         terms = np.diff(impacts.indptr).tolist()
         for row, task in enumerate(tasks):
-            task.impacts, task.result, task.row = impacts, result, row
+            task.impacts, task.row = impacts, row
+            if not task.wanted:
+                continue  # its hits may be incomplete
+            task.result = result
             task.timings.update(result.timings)
             self._observer.ranked(terms[row], int(result.postings[row]))
         if any(task.query.filter is not None for task in tasks):
@@ -319,6 +323,10 @@ def _by_filter(tasks: Sequence[SearchTask]) -> list[tuple[Filter | None, list[in
     for place, task in enumerate(tasks):
         groups.setdefault(task.query.filter, []).append(place)
     return list(groups.items())
+
+
+def _wanted(tasks: Sequence[SearchTask]) -> Callable[[int], bool]:
+    return lambda i: tasks[i].wanted
 
 
 def _tokens(tasks: Sequence[SearchTask]) -> Tokens:

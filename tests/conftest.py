@@ -245,13 +245,13 @@ class HeldIndex:
     def __getattr__(self, name: str) -> object:
         return getattr(self._index, name)
 
-    def search(self, queries, k, mask=None):
+    def search(self, queries, k, mask=None, **options):
         self.searched.append(len(queries))
         self.entered.set()
         assert self.release.wait(30)
         if self.failure is not None:
             raise self.failure
-        return self._index.search(queries, k)
+        return self._index.search(queries, k, mask, **options)
 
 
 @pytest.fixture

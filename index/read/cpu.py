@@ -16,7 +16,7 @@ from ...core.vectors import ImpactBatch
 from ...kernels.score.cpu import Workspace, score_segments
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
-from .searcher import SearchResult, Selection
+from .searcher import SearchResult, Selection, Wanted, always
 from .snapshot import Shard
 
 T = TypeVar("T")
@@ -58,7 +58,9 @@ class CpuSearcher:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
+    def search(
+        self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
+    ) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         started = time.perf_counter_ns()
         count = len(queries)
@@ -78,7 +80,7 @@ class CpuSearcher:
             return score_segments(
                 self._shards[shard].parts(first, last, allowed[shard]),
                 self._block_size, shard, self._shard_count,
-                terms[span], impacts[span], k, self._workspace,
+                terms[span], impacts[span], k, self._workspace, lambda: wanted(q),
             )  # fmt: skip
 
         answers = self._map(score, tasks, pool)

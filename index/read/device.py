@@ -25,7 +25,7 @@ from ...kernels.score.search import WORKSPACE_BYTES, Found, search_blocks, warm_
 from ...kernels.score.types import SLOT_TERMS, Postings, Queries
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
-from .searcher import SearchResult, Selection
+from .searcher import SearchResult, Selection, Wanted, always
 from .snapshot import OpenSegment, Shard
 
 
@@ -131,18 +131,26 @@ class DeviceSearcher:
                 warm_up(part.postings)
         return cls(places, parts, _sum(list(sizes.values())), index, workspace)
 
-    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
+    def search(
+        self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
+    ) -> SearchResult:
         """Return the k best documents of each query; see :class:`.searcher.Searcher`."""
         clock = Clock(self.device)
         if self._index.max_impact > ONE_BYTE:
             queries = split_queries(queries, self._index.vocabulary_size)
-        found = self.search_tensors(Queries.from_impacts(queries, self.device), k, clock, mask)
+        asked = Queries.from_impacts(queries, self.device)
+        found = self.search_tensors(asked, k, clock, mask, wanted)
         return self.result(
             *fetch(found.keys, found.counts, found.matched, found.postings), clock=clock
         )
 
     def search_tensors(
-        self, queries: Queries, k: int, clock: Clock, mask: Selection | None = None
+        self,
+        queries: Queries,
+        k: int,
+        clock: Clock,
+        mask: Selection | None = None,
+        wanted: Wanted = always,
     ) -> Found:
         """Search without leaving the devices and without waiting for them.
 
@@ -150,6 +158,7 @@ class DeviceSearcher:
             queries: checked, on the first device; of :meth:`queries_from_rows` or split by
                 :func:`csplade.index.storage.wide.split_queries`.
             k, mask: as for :meth:`search`.
+            wanted: the same; a shard is left out when nobody waits for any query.
             clock: gets the marks of the stages on the first device.
         """
         with self._enqueueing:
@@ -164,6 +173,7 @@ class DeviceSearcher:
                     mark=clock.mark if part.postings.device == self.device else _unmarked,
                 ).to(self.device)
                 for part in self._parts
+                if not len(queries) or any(map(wanted, range(len(queries))))
             ]
         answer = Found.joined(found, k) if found else Found.nothing(len(queries), k, self.device)
         clock.mark("merge")

@@ -23,7 +23,7 @@ from ..storage.manifest import IndexManifest
 from .cpu import CpuSearcher
 from .filter import CACHE_BYTES, FilterCache, FilterMask
 from .oracle import Oracle
-from .searcher import Searcher, SearchResult, Selection
+from .searcher import Searcher, SearchResult, Selection, Wanted, always
 from .snapshot import Shard
 from .statistics import TermStatistics
 
@@ -174,7 +174,9 @@ class Index:
         )
         return sum(int(np.count_nonzero(one)) if len(one) else count for count, one in allowed)
 
-    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
+    def search(
+        self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
+    ) -> SearchResult:
         """Return the k best documents of each query.
 
         Args:
@@ -182,12 +184,13 @@ class Index:
                 the index's ``max_impact`` sum to less than 2^31.
             k: 1 to 10,000; more than there are matches gives the matches.
             mask: the documents that may be hits, of every open shard; None for all live ones.
+            wanted: asked between blocks of postings; see :meth:`.searcher.Searcher.search`.
 
         Raises:
             InputError: ``k``, a query or the mask out of its bounds.
         """
         self._check(queries, k, mask)
-        return self.searcher.search(queries, k, mask)
+        return self.searcher.search(queries, k, mask, wanted)
 
     def oracle(
         self, queries: ImpactBatch, k: int, mask: Selection | Filter | None = None

@@ -45,6 +45,16 @@ class Selection(Protocol):
         """Return what ``make`` makes of this selection for an owner, perhaps made earlier."""
 
 
+Wanted = Callable[[int], bool]
+"""Tell whether anybody still waits for the result of a query, by its number in the batch. Once
+False, it stays so."""
+
+
+def always(query: int) -> bool:
+    """Say that the result of every query is waited for."""
+    return True
+
+
 @dataclass(frozen=True)
 class Mask:
     """A :class:`Selection` by arrays.
@@ -132,12 +142,16 @@ class SearchResult:
 class Searcher(Protocol):
     """Ranks the documents of open shards exactly; every implementation gives the same numbers."""
 
-    def search(self, queries: ImpactBatch, k: int, mask: Selection | None = None) -> SearchResult:
+    def search(
+        self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
+    ) -> SearchResult:
         """Return the k best documents of each query.
 
         Args:
             queries: n checked vectors (``check_queries``).
             k: 1 to 10,000.
             mask: the documents that may be hits, checked; None for all live ones.
+            wanted: asked between blocks of postings. Hits of queries that nobody waits for are
+                incomplete.
         """
         ...

@@ -39,6 +39,8 @@ BUCKETS = 2048
 PREFETCH_POSTINGS = 256
 LINE_POSTINGS = 32
 COUNT, THRESHOLD, MATCHED, POSTINGS = range(4)
+# Blocks between two questions whether the answer is still wanted: some 10 ms of a long query.
+BLOCKS_AT_ONCE = 64
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
@@ -283,6 +285,7 @@ def score_segments(
     impacts: NDArray[np.int32],
     k: int,
     workspace: Workspace,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[NDArray[np.int64], int, int]:
     """Score one query against block ranges of one shard, in ascending ordinals.
 
@@ -294,13 +297,21 @@ def score_segments(
         terms, impacts: int32, the query; checked already.
         k: how many of the best must be among the candidates.
         workspace: buffers of this thread.
+        wanted: asked before every run of blocks; the search ends at the first False.
 
     Returns:
         keys int64 of at least the k best (all, if fewer match), in unspecified order; documents
-        that matched; postings read.
+        that matched; postings read. Of the blocks until then if the search ended early.
     """
     workspace.prepare(block_size, k)
-    for segment, first_ordinal, first, last, mask in parts:
+    runs = (
+        (segment, first_ordinal, start, min(start + BLOCKS_AT_ONCE, last), mask)
+        for segment, first_ordinal, first, last, mask in parts
+        for start in range(first, last, BLOCKS_AT_ONCE)
+    )
+    for segment, first_ordinal, first, last, mask in runs:
+        if not wanted():
+            break
         score_blocks(
             first, last, block_size, LAST_ARRIVAL - (first_ordinal * shards + shard), shards,
             segment.block_documents, segment.block_term_indptr, segment.terms, segment.indptr,

@@ -26,10 +26,10 @@ from csplade.cli.main import main
 
 search = Index.search
 
-def held(self, queries, k):
+def held(self, queries, k, **options):
     print("searching", flush=True)
     sys.stdin.readline()
-    return search(self, queries, k)
+    return search(self, queries, k, **options)
 
 Index.search = held
 main()

@@ -1,12 +1,15 @@
 """Where the work of a search is done: on the event loop when it is brief, else in the worker."""
 
+import asyncio
 import math
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from csplade.engine import batching, local
+from csplade.core.errors import DeadlineError
+from csplade.engine import batching, deadline, local
 from csplade.engine.backend import Query
 from csplade.engine.batching import BatchOptions
 from csplade.engine.collection import Collection
@@ -15,6 +18,7 @@ from csplade.engine.local import LocalBackend
 from csplade.engine.observer import NullObserver
 from csplade.engine.policy import INLINE_HITS, INLINE_TEXT
 from csplade.index import Index
+from csplade.kernels.score import cpu
 from csplade.model import Encoder
 
 VECTOR = (np.array([3, 45], np.int32), np.array([1.0, 2.0], np.float32))
@@ -30,9 +34,9 @@ def done_here(monkeypatch):
     async def done_here(engine, **asked):
         threads, search = [], engine.index.search
 
-        def noting(queries, k, mask=None):
+        def noting(queries, k, *arguments, **options):
             threads.append(threading.get_ident())
-            return search(queries, k, mask)
+            return search(queries, k, *arguments, **options)
 
         monkeypatch.setattr(engine.index, "search", noting)
         running = LocalBackend(engine, BatchOptions(), NullObserver())
@@ -79,3 +83,22 @@ async def test_a_text_is_brief_when_it_is_short_and_looked_up(
         engine.encoder = looks_up
         assert await done_here(engine, text="a river", k=5)
         assert not await done_here(engine, text="river " * INLINE_TEXT, k=5)
+
+
+async def test_an_expired_search_stops_at_the_next_blocks(vectors, monkeypatch):
+    """By a clock of its own: the deadline passes while the first of three shards is scored."""
+    now, scored, score = [0.0], [], cpu.score_blocks
+
+    def score_blocks(*arguments):
+        score(*arguments)
+        scored.append(arguments)
+        now[0] = 61.0
+
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(cpu, "score_blocks", score_blocks)
+    running = LocalBackend(vectors, BatchOptions(), NullObserver())
+    with pytest.raises(DeadlineError):
+        await running.search(Query(vector=VECTOR), Deadline.after(60))
+    await asyncio.to_thread(running._search_worker.close)
+    running._encode_worker.close()
+    assert len(scored) == 1

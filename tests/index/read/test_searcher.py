@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from csplade.core.errors import InputError
+from csplade.core.vectors import ImpactBatch, SparseBatch
 from csplade.index import Index, Mask
 
 from .. import helpers
@@ -75,3 +76,34 @@ def test_masks_that_do_not_fit_are_rejected(collection, shards, message, torch_d
         for search in (index.search, index.oracle):
             with pytest.raises(InputError, match=message):
                 search(queries, 5, Mask(shards))
+
+
+@pytest.mark.parametrize("device", ["numba", "cpu"])
+def test_a_search_that_nobody_waits_for_stops_between_blocks(tmp_path, monkeypatch, device):
+    """One block, or with tensors one run of blocks, is scored after the last time it is wanted."""
+    monkeypatch.setattr("csplade.kernels.score.cpu.BLOCKS_AT_ONCE", 1)
+    vectors = SparseBatch.from_rows([([0], [helpers.SCALE])] * 24)
+    path = helpers.make_index(tmp_path / "index", vectors, shards=3, block_size=2)
+    queries = ImpactBatch.join([([0], [5]), ([0], [7])])
+    with Index.open(path, threads=1) as index:
+        truth = index.oracle(queries, 24)
+        if device == "cpu":
+            index.to("cpu")
+        helpers.assert_same(index.search(queries, 24, wanted=lambda query: True), truth)
+        asked = []
+
+        def wanted(query):
+            asked.append(query)
+            return query == 1 or asked.count(0) <= 1
+
+        found = index.search(queries, 24, wanted=wanted)
+        for mine, theirs in zip(found.row(1), truth.row(1), strict=True):
+            np.testing.assert_array_equal(mine, theirs)  # the other one is not touched
+        assert found.postings[1] == truth.postings[1] == 24
+        asked.clear()
+        once = index.search(queries, 24, wanted=lambda query: not asked and not asked.append(query))
+    if device == "cpu":
+        assert once.postings.tolist() == [8, 8]  # of the first of three shards
+    else:
+        assert found.postings[0] == 2  # of the first of twelve blocks
+        assert once.postings.tolist() == [2, 0]

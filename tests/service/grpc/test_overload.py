@@ -29,10 +29,10 @@ class SlowIndex(Index):
 
     searched = 0
 
-    def search(self, queries, k, mask=None):
+    def search(self, queries, k, mask=None, **options):
         self.searched += len(queries)
         time.sleep(SERVICE_SECONDS)
-        return super().search(queries, k)
+        return super().search(queries, k, mask, **options)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -14,7 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from csplade.client.async_client import AsyncClient
 from csplade.client.client import Client
 from csplade.client.connection import ServiceError
+from csplade.engine import deadline
 from csplade.engine.collection import Collection
+from csplade.kernels.score import cpu
 from csplade.service.grpc.server import SERVICE_NAME, Server, running
 from csplade.service.telemetry import logs
 from csplade.v1 import retrieval_pb2 as pb
@@ -106,6 +109,33 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_scoring(held, settings, ra
         assert first.result().hits
         assert client.search(random_queries[2]).hits
     assert held.index.searched == [1, 1]
+
+
+def test_a_search_that_expires_between_blocks_is_counted_as_such(
+    vector_index, settings, random_queries, monkeypatch
+):
+    """By a clock of its own: the deadline passes while the first of three shards is scored."""
+    now, scored, score = [0.0], [], cpu.score_blocks
+
+    def score_blocks(*arguments):
+        score(*arguments)
+        scored.append(arguments)
+        now[0] = 61.0
+
+    with (
+        running(settings(vector_index, scoring__threads=1)) as server,
+        Client(server.address) as client,
+    ):
+        client.info()
+        monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr(cpu, "score_blocks", score_blocks)
+        with pytest.raises(ServiceError) as error:
+            client.search(random_queries[0], timeout=60)
+        monkeypatch.undo()
+        assert error.value.code == "DEADLINE_EXCEEDED"
+        assert len(scored) == 1
+        counter = server.metrics.requests.labels("Search", "DEADLINE_EXCEEDED")
+        assert until(lambda: counter._value.get() == 1)
 
 
 async def test_what_the_caller_gave_up_is_not_scored(held, settings, random_queries):
