@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
+MAX_CHARACTERS = 800
+
 
 class CspladeError(Exception):
-    """Base of every error meant for a user. The command line exits with 1 on it."""
+    """Base of every error meant for a user. The command line exits with 1 on it.
+
+    Its text is one line of at most ``MAX_CHARACTERS``: it may repeat what a file or a caller said.
+    """
 
     code: str = "INTERNAL"
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().split())
+        return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 3]}..."
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, vars(self))

@@ -275,8 +275,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: broken YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: broken YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -198,6 +198,14 @@ class DocumentStore:
         except (UnicodeDecodeError, OverflowError) as error:
             raise self._corrupt(f"a row cannot be read: {error}") from error
 
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Turn what goes wrong with the values of a row into a line that says so."""
+        try:
+            yield
+        except (TypeError, ValueError, IndexError, RecursionError) as error:
+            raise self._corrupt(f"a row cannot be read: {error}") from error
+
     def _corrupt(self, what: str) -> CorruptError:
         return CorruptError(f"{self.path}: {what}; restore the file or build the index again")
 
@@ -263,8 +271,9 @@ class DocumentStore:
 
     def arrivals(self) -> tuple[int, int]:
         """Return how many documents the index holds and their largest impact (shard 0 only)."""
-        count, max_impact = self._read("SELECT count, max_impact FROM arrivals")[0]
-        return int(count), int(max_impact)
+        with self._decoding():
+            count, max_impact = self._read("SELECT count, max_impact FROM arrivals")[0]
+            return int(count), int(max_impact)
 
     def add_sample(
         self, rows: Iterable[tuple[int, NDArray[np.int32], NDArray[np.float32]]], stride: int
@@ -282,7 +291,8 @@ class DocumentStore:
     def sample(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """Return the sampled documents' terms and float32 weights (shard 0 only)."""
         found = self._read("SELECT terms, weights FROM sample ORDER BY arrival")
-        return [(np.frombuffer(t, "<i4"), np.frombuffer(w, "<f4")) for t, w in found]
+        with self._decoding():
+            return [(np.frombuffer(t, "<i4"), np.frombuffer(w, "<f4")) for t, w in found]
 
     def truncate(self, ordinals: int) -> None:
         """Remove every document from this ordinal on: they were never acknowledged."""
@@ -314,7 +324,8 @@ class DocumentStore:
 
     def clipped(self) -> int:
         """Return how many document impacts were reduced to the maximum."""
-        return int(self._read("SELECT coalesce(sum(clipped), 0) FROM documents")[0][0])
+        with self._decoding():
+            return int(self._read("SELECT coalesce(sum(clipped), 0) FROM documents")[0][0])
 
     def deleted(self) -> NDArray[np.int64]:
         """Return the ordinals of deleted documents, ascending."""
@@ -333,8 +344,12 @@ class DocumentStore:
             identity, deleted, id_checksum, *content, stored = row
             self._compare(ordinal, id_checksum, identity, deleted)
             self._compare(ordinal, stored, *content)
-            title, text, metadata = content
-            found.append(Document(identity, text, title, json.loads(metadata)))
+            title, text, metadata = (self._text(ordinal, one) for one in content)
+            with self._decoding():
+                values = json.loads(metadata)
+                if not isinstance(values, dict):
+                    raise TypeError(f"the metadata of ordinal {ordinal} is not an object")
+            found.append(Document(self._text(ordinal, identity), text, title, values))
         return found
 
     def metadata(self, first: int, last: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -372,7 +387,12 @@ class DocumentStore:
                 if ordinal != expected:
                     raise self._corrupt(f"the row of ordinal {expected} is missing")
                 self._compare(ordinal, stored, identity, deleted)
-                yield identity
+                yield self._text(ordinal, identity)
+
+    def _text(self, ordinal: int, value: object) -> str:
+        if not isinstance(value, str):
+            raise self._corrupt(f"the row of ordinal {ordinal} holds something else than text")
+        return value
 
     def _compare(self, ordinal: int, stored: bytes, *content: object) -> None:
         if checksum(ordinal, *content) != stored:
@@ -405,11 +425,15 @@ class DocumentStore:
             raise self._corrupt(f"vectors of ordinals {first} to {last - 1} are missing")
         for ordinal, terms, impacts, stored in found:
             self._compare(ordinal, stored, terms, impacts)
-        return Rows(
-            offsets([len(row[2]) // 2 for row in found]),
-            np.frombuffer(b"".join(row[1] for row in found), dtype="<i4"),
-            np.frombuffer(b"".join(row[2] for row in found), dtype="<u2"),
-        )
+        with self._decoding():
+            rows = Rows(
+                offsets([len(row[2]) // 2 for row in found]),
+                np.frombuffer(b"".join(row[1] for row in found), dtype="<i4"),
+                np.frombuffer(b"".join(row[2] for row in found), dtype="<u2"),
+            )
+            if any(len(row[1]) != 2 * len(row[2]) for row in found):
+                raise ValueError("terms and impacts are not as many")
+            return rows
 
     def problems(self) -> list[str]:
         """Return what SQLite's own check, the checksums and the store's rules find wrong."""

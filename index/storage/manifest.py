@@ -8,17 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 from ...core.errors import CorruptError, InputError
 from ...core.fields import FieldKind, check_fields
 from ...core.files import write_aside
+from ...core.typed import load
 from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
 from .files import read_plain_file, require_plain_name
 from .wide import ONE_BYTE, highest_impact
-
-T = TypeVar("T")
 
 FORMAT_VERSION = 2
 INDEX_FILE = "index.json"
@@ -316,21 +314,6 @@ def fields_of(path: Path) -> Iterator[None]:
         raise CorruptError(
             f"{path}: has wrong fields: {error!r:.80}; build the index again"
         ) from None
-
-
-def load(cls: type[T], content: dict[str, Any]) -> T:
-    """Return a manifest of these fields, each of its declared type.
-
-    Raises:
-        TypeError: a field missing, unknown or of another type.
-    """
-    for name, wanted in get_type_hints(cls).items():
-        if name in content:
-            kinds = get_args(wanted) if get_origin(wanted) is UnionType else (wanted,)
-            plain = tuple(get_origin(kind) or kind for kind in kinds)
-            if isinstance(content[name], bool) or not isinstance(content[name], plain):
-                raise TypeError(f"{name} is {type(content[name]).__name__}")
-    return cls(**content)
 
 
 def _identity(content: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from ...core.typed import load
 from . import base, sentence_transformers
 from .files import ADAPTER_FILE, IDF_FILE, TABLE_FILE, check_fetched, first_line, read_json
 from .manifest import Manifest
@@ -37,6 +38,15 @@ _NOT_FETCHED = (
     "openvino/*",
     "original/*",
 )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What the header of a safetensors file says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -110,9 +120,9 @@ def saved_rows(checkpoint: Checkpoint) -> int:
     if not path.is_file():
         return 0
     rows = [
-        tensor["shape"][0]
+        tensor.shape[0]
         for name, tensor in _tensors(path).items()
-        if name.endswith(_EMBEDDINGS) and len(tensor["shape"]) == 2
+        if name.endswith(_EMBEDDINGS) and len(tensor.shape) == 2
     ]
     return int(rows[0]) if rows else 0
 
@@ -120,19 +130,21 @@ def saved_rows(checkpoint: Checkpoint) -> int:
 def _parameters(path: Path) -> int:
     if path.suffix != ".safetensors":
         return path.stat().st_size // 2  # older files, most often of 16-bit weights
-    return sum(math.prod(tensor["shape"]) for tensor in _tensors(path).values())
+    return sum(math.prod(tensor.shape) for tensor in _tensors(path).values())
 
 
-def _tensors(path: Path) -> dict[str, Any]:
+def _tensors(path: Path) -> dict[str, Tensor]:
     """Return the header of a safetensors file: dtype and shape of each tensor."""
     check_fetched(path)
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            tensors: dict[str, Any] = json.loads(file.read(min(size, path.stat().st_size)))
-    except ValueError as error:
+            header = json.loads(file.read(min(size, path.stat().st_size)))
+        return {
+            name: load(Tensor, tensor) for name, tensor in header.items() if name != "__metadata__"
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptError(f"{path}: not readable: {first_line(error)}") from None
-    return {name: tensor for name, tensor in tensors.items() if name != "__metadata__"}
 
 
 def resolve(path_or_id: str | Path) -> Path:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from ...core.errors import CorruptError, InputError
 from ...core.files import share_files, write_aside
+from ...core.typed import load
+from .files import read_json
 
 FILE_NAME = "csplade.json"
 FORMAT_VERSION = 1
@@ -179,11 +181,11 @@ class Manifest:
             InputError: an unknown key or a value out of range.
         """
         path = directory / FILE_NAME
+        values = read_json(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             version = values.pop("format_version")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CorruptError(f"{path}: not a model manifest: {error}") from None
+        except (KeyError, AttributeError, TypeError, IndexError) as error:
+            raise CorruptError(f"{path}: not a model manifest: {error!r}") from None
         if version != FORMAT_VERSION:
             raise CorruptError(
                 f"{path}: format version {version}, this program reads {FORMAT_VERSION}"
@@ -193,18 +195,11 @@ class Manifest:
             raise InputError(
                 f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(names))}"
             )
-        golden = tuple(
-            Golden(
-                kind=g["kind"],
-                text=g["text"],
-                terms=tuple(g["terms"]),
-                weights=tuple(g["weights"]),
-                tokens=tuple(g.get("tokens", ())),
-            )
-            for g in values.pop("golden", ())
-        )
-        excluded = tuple(values.pop("excluded_terms", ()))
-        return cls(golden=golden, excluded_terms=excluded, **values)
+        try:
+            golden = tuple(load(Golden, one) for one in values.pop("golden", ()))
+            return load(cls, {**values, "golden": golden})
+        except (InputError, TypeError) as error:
+            raise InputError(f"{path}: {error}") from None
 
 
 _CHOICES = {
@@ -215,6 +210,7 @@ _CHOICES = {
     "query_encoder": ("model", "lexical"),
 }
 _BOUNDS = {
+    "vocabulary_size": (0, 2**24),
     "lexical_prior": (0, 5),
     "query_expansion": (0, 100),
     "layers": (0, 1024),

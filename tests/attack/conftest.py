@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
+
+settings.register_profile("long", max_examples=20_000)
 
 
 class Attacked:

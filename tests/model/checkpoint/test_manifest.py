@@ -61,5 +61,12 @@ def test_refuses_unknown_keys_other_versions_and_torn_files(tmp_path):
     with pytest.raises(CorruptError, match="format version 99"):
         Manifest.load(tmp_path)
     path.write_text(json.dumps(values)[:40])
+    with pytest.raises(CorruptError, match="not readable as JSON"):
+        Manifest.load(tmp_path)
+    path.write_text("[1]")
     with pytest.raises(CorruptError, match="not a model manifest"):
         Manifest.load(tmp_path)
+    for change in ({"layers": "3"}, {"base": None}, {"lowercase": 1}, {"golden": [{"kind": "x"}]}):
+        path.write_text(json.dumps({**values, **change}))
+        with pytest.raises(InputError, match=f"csplade.json: {next(iter(change))} is|kind is"):
+            Manifest.load(tmp_path)
