@@ -12,6 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from csplade.v1.retrieval_pb2 import SparseVector
+
 # Of the profile in force: 100 examples, more with --hypothesis-profile=long.
 fuzzed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -91,12 +93,14 @@ def spoiled_json_bytes(tree: Any) -> st.SearchStrategy[bytes]:
 NUMBERS = {
     FieldDescriptor.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: st.integers(-(2**63), 2**63 - 1),
-    FieldDescriptor.CPPTYPE_UINT32: st.integers(0, 3) | st.integers(0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: st.integers(0, 20) | st.integers(0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: st.integers(0, 3) | st.integers(0, 2**64 - 1),
     FieldDescriptor.CPPTYPE_FLOAT: st.floats(0, 9, width=32) | st.floats(width=32),
     FieldDescriptor.CPPTYPE_DOUBLE: st.floats(),
     FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
-    FieldDescriptor.CPPTYPE_ENUM: st.integers(0, 4) | st.integers(-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_ENUM: st.integers(0, 3)
+    | st.integers(1, 2)
+    | st.integers(-(2**31), 2**31 - 1),
 }
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
     ["d1", "v1", "a river", "\0", "\u202e", "{", "[" * 2000, "x" * 70_000]
@@ -107,13 +111,17 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
 def messages(draw: st.DrawFn, kind: Descriptor) -> Message:
     """A message of a type, each field perhaps set, to anything that its type holds."""
     message = GetMessageClass(kind)()
+    if kind.full_name == SparseVector.DESCRIPTOR.full_name and draw(st.booleans()):
+        entries = draw(st.dictionaries(st.integers(0, 600), st.floats(0, 9, width=32), max_size=30))
+        return SparseVector(indices=entries, values=entries.values())
+    chosen = {draw(st.sampled_from([one.name for one in part.fields])) for part in kind.oneofs}
     for field in kind.fields:
-        if not draw(st.integers(0, 3)):
+        optional = field.containing_oneof is None or len(field.containing_oneof.fields) == 1
+        wanted = draw(st.integers(0, 5)) if optional else field.name in chosen
+        if not wanted:
             continue
         if field.is_repeated:
             few = st.lists(_value(field), max_size=4)
-            if field.message_type is not None and field.message_type.GetOptions().map_entry:
-                continue  # no request has a map
             values = draw(few if field.cpp_type not in NUMBERS else few | _many(field))
             if field.message_type is not None:
                 for value in values:
@@ -128,9 +136,9 @@ def messages(draw: st.DrawFn, kind: Descriptor) -> Message:
 
 
 def message_bytes(kind: Descriptor) -> st.SearchStrategy[bytes]:
-    """A serialized message of a type, and one that was spoiled."""
+    """A serialized message of a type; one in four is spoiled."""
     whole = messages(kind).map(lambda one: one.SerializeToString())
-    return whole | whole.flatmap(spoiled)
+    return whole | whole | whole | whole.flatmap(spoiled)
 
 
 def _value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
