@@ -74,12 +74,12 @@ class BatchJob(Protocol[T_contra, R_co]):
     def finish(self, task: T_contra, waited: int) -> R_co:
         """Return the result of a processed task that was queued for so many nanoseconds.
 
-        Called in a thread of the pool, so that the worker goes on with the next batch, or by the
-        worker itself if ``finishes_inline``.
+        Called by the worker itself if ``finishes_inline``, else in a thread of the pool, so that
+        the worker goes on with the next batch.
         """
 
-    def finishes_inline(self, task: T_contra, queued: int) -> bool:
-        """Whether the worker finishes the task itself while so many others are queued."""
+    def finishes_inline(self, task: T_contra) -> bool:
+        """Whether finishing takes little time, always: it waits for no disk."""
 
     def runs_inline(self, task: T_contra) -> bool:
         """Whether processing and finishing do."""
@@ -287,7 +287,7 @@ class Batcher(Generic[T, R]):
             self._observer.stages({"queue": waited})
             if error is not None:
                 finished.append((entry, error))
-            elif self._job.finishes_inline(entry.task, self._depth):
+            elif self._job.finishes_inline(entry.task):
                 finished += self._finish(entry, waited)
             else:
                 with self._changed:

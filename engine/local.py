@@ -20,7 +20,7 @@ from .collection import Collection
 from .deadline import Deadline
 from .observer import Observer
 from .plan import Plan, SearchTask
-from .policy import INLINE_DOCUMENTS, INLINE_HITS, INLINE_POSTINGS, INLINE_TEXT, LOOKUP_TEXT
+from .policy import INLINE_HITS, INLINE_POSTINGS, INLINE_TEXT, LOOKUP_TEXT
 
 
 class LocalBackend:
@@ -168,17 +168,17 @@ class _Job:
             task.answer = self._plan.answer(task)
         return task
 
-    def finishes_inline(self, task: SearchTask, queued: int) -> bool:
+    def finishes_inline(self, task: SearchTask) -> bool:
         query = task.query
-        if query.with_document and (queued or query.k > INLINE_DOCUMENTS):
-            return False  # the store may be slow
-        return query.k <= INLINE_HITS and not query.explain and not query.with_vector
+        # Documents and vectors come from the store, which may be slow.
+        stored = query.explain or query.with_document or query.with_vector
+        return query.k <= INLINE_HITS and not stored
 
     def runs_inline(self, task: SearchTask) -> bool:
         query, index, encoder = task.query, self._collection.index, self._collection.encoder
         if index.tensors is not None or index.manifest.postings > INLINE_POSTINGS:
             return False
-        if not query.k or query.with_document or not self.finishes_inline(task, 0):
+        if not query.k or not self.finishes_inline(task):
             return False
         if query.filter is not None:
             return False  # it may have to be evaluated

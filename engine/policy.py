@@ -11,7 +11,7 @@ INLINE_HITS = 1_000
 """Hits of answers without documents that stay in the thread that ranked them; more go to a pool."""
 
 INLINE_DOCUMENTS = 100
-"""Hits of an answer with documents, likewise."""
+"""Hits with documents of an answer whose message the event loop makes itself."""
 
 INLINE_QUERIES = 64
 """Queries of a batch whose messages the event loop checks itself; more go to a thread."""

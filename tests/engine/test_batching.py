@@ -38,7 +38,7 @@ class Work:
     def characters(self, task):
         return len(task.text)
 
-    def finishes_inline(self, task, queued):
+    def finishes_inline(self, task):
         return task.text != "heavy"
 
     def runs_inline(self, task):

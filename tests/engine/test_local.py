@@ -102,3 +102,28 @@ async def test_an_expired_search_stops_at_the_next_blocks(vectors, monkeypatch):
     await asyncio.to_thread(running._search_worker.close)
     running._encode_worker.close()
     assert len(scored) == 1
+
+
+async def test_a_store_that_is_stuck_delays_no_search_without_documents(vectors, monkeypatch):
+    stuck, fetch = threading.Event(), vectors.index.fetch
+
+    def wait(*places):
+        assert stuck.wait(30)
+        return fetch(*places)
+
+    monkeypatch.setattr(vectors.index, "fetch", wait)
+    running = LocalBackend(vectors, BatchOptions(threads=2), NullObserver())
+    stalled = [
+        asyncio.create_task(
+            running.search(Query(vector=VECTOR, with_document=True), Deadline.after(60))
+        )
+        for _ in range(5)
+    ]
+    brief = [running.search(Query(vector=VECTOR), Deadline.after(60)) for _ in range(100)]
+    answers = await asyncio.gather(*brief)
+    assert not any(task.done() for task in stalled)
+    stuck.set()
+    for task in stalled:
+        assert [hit.id for hit in (await task).hits] == [hit.id for hit in answers[0].hits]
+    await asyncio.to_thread(running._search_worker.close)
+    running._encode_worker.close()

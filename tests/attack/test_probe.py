@@ -1,0 +1,20 @@
+"""The runner that measures a probe beside attacks: each attack acts, and the probe is answered.
+
+How long it takes is not asked here: that is what the runner's table is for.
+"""
+
+import pytest
+
+from .probe import ATTACKS, measure, rows, said, serving
+
+pytestmark = pytest.mark.attack
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_probe_is_answered_beside_each_attack(text_index, name):
+    with serving(text_index) as place:
+        measured = measure(place, name, seconds=4, rate=5)
+    assert measured.acts > 0
+    assert not measured.failed
+    assert len(measured.seconds) == 20
+    assert said(name) in "".join(rows({name: (measured, measured)}))
