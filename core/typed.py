@@ -23,7 +23,7 @@ def load(cls: type[T], content: Mapping[str, Any]) -> T:
     """
     if not isinstance(content, Mapping):
         raise TypeError(f"{cls.__name__} is {type(content).__name__}, must be an object")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     values = {}
     for name, value in content.items():
         if name not in hints:
@@ -52,9 +52,11 @@ def _fits(value: Any, wanted: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and _all_fit(value, arguments[0])
     if origin is dict:
-        return isinstance(value, dict) and all(
-            _all_fit(part, wanted)
-            for part, wanted in zip((value.keys(), value.values()), arguments, strict=True)
+        keys, values = arguments
+        return (
+            isinstance(value, dict)
+            and _all_fit(value.keys(), keys)
+            and _all_fit(value.values(), values)
         )
     if isinstance(value, bool):
         return wanted is bool
