@@ -39,13 +39,15 @@ export function termTable(caption, rows) {
 
 // Terms of two queries: {name, shares}, a share from 0 to 1 on each side, 0 where it lacks the term.
 export function comparedTerms(caption, sides, rows) {
-  const shown = (share) => (share ? number(share, 2) : '-');
+  const cells = (share) => (share
+    ? [bar(0, share), element('td', { class: 'number' }, number(share, 2))]
+    : [element('td', { class: 'bar' }), element('td', { class: 'number' }, '-')]);
   return table(
     caption,
     [{ name: 'Term' }, ...sides.flatMap((side) => [{ name: side }, { name: 'Share', number: true }])],
     rows.map((row) => element('tr', { class: row.shares.every(Boolean) ? '' : 'lone' },
       element('td', { class: 'term' }, row.name),
-      row.shares.map((share) => [bar(0, share), element('td', { class: 'number' }, shown(share))]))),
+      row.shares.map(cells))),
     'compared',
   );
 }

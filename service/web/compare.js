@@ -5,7 +5,7 @@ import { comparedTerms } from './bars.js';
 import { element, number, onSubmit, readable } from './dom.js';
 
 const K = 20;
-const TERMS = 20;
+const TERMS = 12;
 
 export function compareView(section) {
   const form = section.querySelector('form');
@@ -13,13 +13,11 @@ export function compareView(section) {
     const text = data.get('text');
     const sides = await Promise.all(['left', 'right'].map((name) => answered(text, data.get(name), label(form, name))));
     const ids = sides.map((side) => side.answer.hits.map((hit) => hit.id));
-    const both = ids[0].filter((id) => ids[1].includes(id)).length;
     return [
-      element('p', { class: 'hint' },
-        `${both} of the first ${K} hits are in both; the first differs at ${difference(ids)}.`),
-      element('div', { class: 'halves' }, sides.map((side, i) => column(side, ids[1 - i]))),
+      element('p', {}, verdict(...ids)),
       element('h2', {}, 'Query terms'),
       comparedTerms(caption(sides), sides.map((side) => side.name), sharedRows(sides)),
+      element('div', { class: 'halves' }, sides.map((side, i) => column(side, ids[1 - i]))),
     ];
   });
 }
@@ -40,10 +38,12 @@ async function answered(text, way, name) {
   return { name, query, info, answer };
 }
 
-function difference(ids) {
-  const first = ids[0].findIndex((id, i) => id !== ids[1][i]);
-  if (first >= 0) return `rank ${first + 1}`;
-  return ids[0].length === ids[1].length ? 'no rank' : `rank ${ids[0].length + 1}`;
+function verdict(left, right) {
+  const both = left.filter((id) => right.includes(id)).length;
+  const found = left.findIndex((id, i) => id !== right[i]);
+  const equal = found < 0 ? left.length : found;
+  if (equal === Math.max(left.length, right.length)) return `The same ${equal} hits in the same order.`;
+  return `${both} hits are in both columns; they differ from rank ${equal + 1} on.`;
 }
 
 function column({ name, info, answer }, others) {
