@@ -56,6 +56,43 @@ class Column:
         )
         return cls(kind, len(documents), values, owners, codes)
 
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Column, NDArray[np.bool_]]]) -> Column:
+        """Return the column of some documents of others, in order.
+
+        Args:
+            parts: Columns of one kind, at least one, each with bool [n], the documents to take.
+        """
+        first = parts[0][0]
+        codes: dict[str, int] | None = None if first.codes is None else {}
+        values: list[NDArray[Any]] = []
+        owners: list[NDArray[np.int64]] = []
+        documents = 0
+        for column, kept in parts:
+            place = np.arange(column.documents) if column.owners is None else column.owners
+            chosen = kept[place]
+            taken = column.values[chosen]
+            if codes is not None and column.codes is not None:
+                used = np.zeros(len(column.codes), dtype=np.bool_)
+                used[taken] = True
+                table = np.zeros(len(column.codes), dtype=np.uint32)
+                for text, code in column.codes.items():
+                    if used[code]:
+                        table[code] = codes.setdefault(text, len(codes))
+                taken = table[taken]
+            values.append(taken)
+            owners.append((np.cumsum(kept) - 1)[place[chosen]] + documents)
+            documents += int(np.count_nonzero(kept))
+        place = np.concatenate(owners)
+        single = len(place) == documents and bool((place == np.arange(documents)).all())
+        return cls(
+            first.kind,
+            documents,
+            np.concatenate(values),
+            None if single else place.astype(np.uint32),
+            codes,
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
@@ -119,7 +156,7 @@ class FieldColumns:
     documents: int
     columns: Mapping[str, Column]
     ids: ResidentIds
-    first: int
+    first: int = 0
 
     @classmethod
     def of(
@@ -127,7 +164,7 @@ class FieldColumns:
         metadata: Iterable[tuple[str, Mapping[str, Any]]],
         fields: Fields,
         ids: ResidentIds,
-        first: int,
+        first: int = 0,
     ) -> Self:
         """Derive the columns of documents.
 
@@ -147,6 +184,22 @@ class FieldColumns:
                 values[name].append(values_of(held, name, kind, id))
         columns = {name: Column.of(kind, values[name]) for name, kind in fields.items()}
         return cls(count, columns, ids, first)
+
+    @classmethod
+    def join(
+        cls, parts: Sequence[tuple[FieldColumns, NDArray[np.bool_]]], ids: ResidentIds
+    ) -> FieldColumns:
+        """Return the columns of some documents of others, in order.
+
+        Args:
+            parts: Of the same fields, at least one, each with bool [n], the documents to take.
+            ids: Of the documents that are taken, from position 0 on.
+        """
+        columns = {
+            name: Column.join([(part.columns[name], kept) for part, kept in parts])
+            for name in parts[0][0].columns
+        }
+        return cls(sum(int(np.count_nonzero(kept)) for _, kept in parts), columns, ids, 0)
 
     @property
     def nbytes(self) -> int:
