@@ -23,7 +23,9 @@ export function aboutView(section) {
           ['Vocabulary', number(index.vocabularySize)],
           ['Shards', index.shards.map((shard) => number(shard.documents)).join(' + ')],
           ['Document scale', index.documentScale],
-          ['Query scale', index.queryScale],
+          ['Largest impact', number(index.maxImpact)],
+          ['Query modifier', index.queryModifier],
+          ['Fields', Object.entries(index.fields).map(([name, type]) => `${name}: ${type}`).join(', ') || 'none'],
         ]),
       ];
       if (model) {

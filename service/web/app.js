@@ -53,6 +53,7 @@ async function connect() {
   try {
     const { index, model } = await call('info', {});
     summary.textContent = `${number(index.documents)} documents, ${model ? model.name : 'no encoder'}`;
+    if (!document.querySelector('#search [name=collection]').value) filter.setFields(index.fields);
   } catch (error) {
     summary.textContent = error.message;
   }
@@ -78,7 +79,7 @@ function addCollection(value, name) {
 }
 
 const config = await configuration();
-searchView(document.getElementById('search'), config);
+const filter = searchView(document.getElementById('search'), config);
 compareView(document.getElementById('compare'));
 encodeView(document.getElementById('encode'));
 if (config.upload) uploadView(document.getElementById('upload'), config, addCollection);

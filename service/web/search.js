@@ -4,20 +4,31 @@ import { call, encode } from './api.js';
 import { contributionTable, legend, termTable, waterfall } from './bars.js';
 import { snippets } from './code.js';
 import { element, number, onSubmit, plain, readable } from './dom.js';
+import { filterControl } from './filter.js';
 import { passage } from './passage.js';
 
 const SHOWN_TERMS = 30;
 
+// Returns the control of the filter.
 export function searchView(section, config) {
   const form = section.querySelector('form');
   const result = section.querySelector('.result');
+  const control = filterControl(form.querySelector('.filter'));
+  form.elements.collection.addEventListener('change', async ({ target }) => {
+    control.setFields({});
+    const { index } = await call('info', {}, target.value).catch(() => ({ index: { fields: {} } }));
+    control.setFields(index.fields);
+  });
   onSubmit(form, result, async (data) => {
     const text = data.get('text');
     const collection = data.get('collection');
     const k = Number(data.get('k'));
-    const [answer, query] = await Promise.all([
-      call('search', { query: { text }, k, explain: true, withDocument: true }, collection),
+    const filter = control.value();
+    const asked = { query: { text }, k, explain: true, withDocument: true, ...(filter && { filter }) };
+    const [answer, query, whole] = await Promise.all([
+      call('search', asked, collection),
       encode(text, 'TEXT_KIND_QUERY', collection),
+      filter && call('search', { query: { text }, k: 1 }, collection),
     ]);
     const own = ownOf(query);
     const side = element('div', {},
@@ -29,11 +40,14 @@ export function searchView(section, config) {
       whyNot(text, collection, query, answer));
     const hits = element('div', {},
       element('h2', {}, `${number(answer.hits.length)} of ${number(answer.matchedDocuments)} matching documents`),
+      whole && element('p', { class: 'counts' },
+        `${number(answer.matchedDocuments)} of ${number(whole.matchedDocuments)} that match without the filter.`),
       element('p', { class: 'hint' }, facts(answer)),
       element('ol', { class: 'hits' }, answer.hits.map((hit, i) => hitItem(hit, i + 1, own))));
-    const code = collection ? null : snippets(text, k, config.grpc);
+    const code = collection ? null : snippets(asked, config.grpc);
     return [code, element('div', { class: 'columns' }, side, hits)].filter(Boolean);
   });
+  return control;
 }
 
 export function ownOf(query) {
@@ -87,7 +101,7 @@ function explanation(one, query, answer, matched) {
   if (!one.hit) return [element('p', {}, `No document has the id ${one.id}.`)];
   const last = answer.hits.at(-1);
   const place = one.rank
-    ? `Rank ${number(one.rank)} of ${number(matched)}.`
+    ? `Rank ${number(one.rank)} of ${number(matched)}, without a filter.`
     : one.hit.integerScore ? 'It matches, far behind.' : 'It shares no term with the query.';
   const gap = last && one.hit.integerScore < last.integerScore
     ? ` The last hit shown has ${number(last.integerScore)}; this one lacks ${number(last.integerScore - one.hit.integerScore)}.`

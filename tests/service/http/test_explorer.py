@@ -41,6 +41,8 @@ def uploading(browser, serve, text_index):
 
 def fill(page):
     """Give every view a result."""
+    add_condition(page, "number", "at least", "3")
+    add_condition(page, "number", "is there")
     page.submit("search", text="rivers in winter")
     page.script("document.querySelector('#search [name=id]').value = 'd40'")
     page.one("form[name=why] button").click()
@@ -74,7 +76,8 @@ def test_a_search_shows_what_the_service_answers(page, text_server):
     assert expansion
     assert own
     assert page.all("#search td.from")[0].text
-    code = page.one("#search pre").get_attribute("textContent")
+    code = page.one("#search details").get_attribute("textContent")
+    assert "with_document=True" in code
     assert f"http://{text_server.http_address}/v1/search" in code
 
 
@@ -88,6 +91,64 @@ def test_a_document_that_did_not_rank_is_explained(page, text_server):
         page.one("form[name=why] button").click()
         page.wait(lambda words=words: words in page.one("form[name=why] + .result").text)
     page.script("document.querySelector('#search [name=id]').value = arguments[0]", "d1")
+
+
+def add_condition(page, field, operator, value=None):
+    page.one("#search .filter > button").click()
+    row = page.all("#search .condition")[-1]
+    for place, choice in enumerate((field, operator)):
+        page.script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))",
+            row.find_elements("css selector", "select")[place],
+            choice,
+        )
+    if value is not None:
+        row.find_element("css selector", "input").send_keys(value)
+
+
+def test_hits_are_filtered_and_counted(page, text_server):
+    def ranked(filter=None):
+        request = {"query": {"text": "rivers in winter"}, "k": 48}
+        body = request if filter is None else {**request, "filter": filter}
+        return call(text_server.http_address, "/v1/search", body).body
+
+    add_condition(page, "number", "at least", "20")
+    add_condition(page, "number", "is not", "25, 30,31")
+    page.submit("search", text="rivers in winter", k="48")
+    conditions = [
+        {"field": "number", "range": {"gte": 20}},
+        {"field": "number", "match": {"except": [25, 30, 31]}},
+    ]
+    answer = ranked({"must": conditions})
+    assert 0 < len(answer["hits"]) < len(ranked()["hits"])
+    ids = [one.text for one in page.all("#search .hits .id")]
+    assert ids == [hit["id"] for hit in answer["hits"]]
+    counts = [int(one["matchedDocuments"]) for one in (answer, ranked())]
+    assert page.one("#search .counts").text == (
+        f"{counts[0]} of {counts[1]} that match without the filter."
+    )
+    code = page.one("#search details").get_attribute("textContent")
+    assert '"filter":{"must":[{"field":"number","range":{"gte":20}}' in code
+    assert "filter=json.loads(" in code
+
+    for remove in page.all("#search .condition button"):
+        remove.click()
+    add_condition(page, "number", "is absent")
+    page.submit("search", text="rivers in winter")
+    assert page.one("#search .counts").text.startswith("0 of ")
+    page.all("#search .condition button")[0].click()
+    add_condition(page, "number", "at most", "many")
+    assert "invalid_argument: filter" in page.submit("search", text="rivers").text
+
+
+def test_there_is_no_filter_without_fields(near_page):
+    near_page.open("search")
+    assert near_page.one("#search .filter").is_displayed()
+    near_page.script(
+        "const one = document.querySelector('#search [name=collection]');"
+        "one.value = 'services/b'; one.dispatchEvent(new Event('change'))"
+    )
+    near_page.wait(lambda: not near_page.one("#search .filter").is_displayed())
 
 
 def test_two_ways_are_compared(page):
@@ -220,7 +281,11 @@ def test_an_upload_is_searched(uploading):
 def test_the_collection_page_tells_what_is_served(page):
     page.open("about")
     page.wait(lambda: page.all("#about dl"))
+    shown = page.one("#about").text
     assert "48" in page.one("#about dl").text
+    assert "number: integer" in shown
+    assert "undefined" not in shown
+    assert "NaN" not in shown
 
 
 @pytest.mark.parametrize("dark", [False, True])
