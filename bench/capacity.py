@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
+from ..kernels.runtime.memory import WORKING_MEMORY
 from ..kernels.score.types import (
     COLUMN_SHARE,
     DENSE_DOCUMENTS,
@@ -24,6 +25,7 @@ from ..kernels.score.types import (
     MAX_DENSE,
     UNIT_POSTINGS,
 )
+from ..model.activations import text_bytes, token_bytes
 from ..service.memory import ENCODER_BYTES, PROCESS_BYTES
 from . import published_times as published
 from .distribution import probabilities
@@ -34,7 +36,6 @@ TERM_BYTES = 12  # int32 term and int64 offset
 ROW_BYTES = 6  # on a GPU: int32 start and int16 length of a term in a block
 ARRIVAL_BYTES = 4  # on a GPU: of each document
 BLOCK_BYTES = 12  # int32 document count and int64 offset
-WORKSPACE_BYTES = 2 * 2**30  # of a search on a GPU, as in kernels/score/search.py
 CUDA_BYTES = 2**30  # assumed: context, libraries and fragmentation of the allocator
 USABLE_MEMORY_SHARE = 0.9  # of main memory
 TARGET_LOAD_SHARE = 0.7  # of the highest rate of a replica
@@ -77,12 +78,9 @@ class ModelShape:
         return round(self.layers * linear * WEIGHT_BITS[quantization] / 8 + 2 * rows)
 
     def activation_bytes(self, tokens: int, texts: int) -> int:
-        """Estimate the largest activations of a batch, in bytes.
-
-        A layer's inputs and products take two bytes each, the pooled weights four.
-        """
-        widest = 4 * self.hidden + self.query_width + 2 * self.key_width + 3 * self.intermediate
-        return 2 * tokens * widest + 2 * 4 * texts * self.head_rows
+        """Estimate the largest activations of a batch, in bytes."""
+        of_token = token_bytes(self.hidden, self.query_width, self.key_width, self.intermediate)
+        return tokens * of_token + texts * text_bytes(self.head_rows)
 
 
 # From the published configurations; `embedded` is the first six layers of SmolLM2-135M with
@@ -305,19 +303,24 @@ def make_plan(question: Question) -> CapacityPlan:
     parts["live"] = -(-question.documents // BLOCK_DOCUMENTS) * BLOCK_DOCUMENTS
     if model is not None:
         parts["weights"] = model.weight_bytes(question.quantization)
-        parts["activations"] = model.activation_bytes(question.batch_tokens, question.batch_queries)
-        encoder = parts["weights"] + parts["activations"]
+        encoder = parts["weights"]
     if question.gpu_memory:
-        parts["workspace"], parts["CUDA"] = WORKSPACE_BYTES, CUDA_BYTES
-        overhead, capacity, device = WORKSPACE_BYTES + CUDA_BYTES, question.gpu_memory, "GPU"
-        encoder_overhead = CUDA_BYTES
+        # A GPU's working memory holds the activations; larger batches go in pieces.
+        parts["working memory"], parts["CUDA"] = WORKING_MEMORY.total, CUDA_BYTES
+        overhead, capacity = WORKING_MEMORY.total + CUDA_BYTES, question.gpu_memory
+        device = "GPU"
     else:
+        if model is not None:
+            parts["activations"] = model.activation_bytes(
+                question.batch_tokens, question.batch_queries
+            )
+            encoder += parts["activations"]
         parts["process"] = PROCESS_BYTES + (ENCODER_BYTES if model else 0)
         overhead, capacity = parts["process"], int(question.memory * USABLE_MEMORY_SHARE)
-        device, encoder_overhead = "machine", overhead
-    if encoder + encoder_overhead > capacity:
+        device = "machine"
+    if encoder + overhead > capacity:
         raise InputError(
-            f"{question.model}: needs {_gib(encoder + encoder_overhead)} GiB, one {device} has "
+            f"{question.model}: needs {_gib(encoder + overhead)} GiB, one {device} has "
             f"{_gib(capacity)}; take a larger one, or --quantization nf4"
         )
     segments = sum(index.values()) + parts["live"]

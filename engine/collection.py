@@ -9,21 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core.device import find_device, find_devices
 from ..core.errors import IncompatibleError
 from ..core.filters import Filter
 from ..core.results import Answer
 from ..core.vectors import ImpactBatch, SparseBatch
 from ..index import Index
 from ..index.read.filter import CACHE_BYTES
+from ..kernels.runtime.memory import WORKING_MEMORY, WorkingMemory
 from ..kernels.select.types import check_k
 from .backend import CollectionInfo, EncoderInfo, Query
 from .observer import NullObserver
 from .plan import Plan, SearchTask
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from ..index.read.placement import Placement
     from ..model import Encoder
+    from .device_plan import DevicePlan
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class OpenOptions:
             several GPUs: "cuda:0,cuda:1", "cuda:all".
         shards: Numbers of the shards to open; None for all.
         filter_bytes: Bytes of evaluated filters to keep at most.
+        memory: What is left for requests on each GPU, beside index and weights.
     """
 
     model: str | None = None
@@ -56,6 +59,7 @@ class OpenOptions:
     index_device: str = "cpu"
     shards: Sequence[int] | None = None
     filter_bytes: int = CACHE_BYTES
+    memory: WorkingMemory = WORKING_MEMORY
 
 
 class Collection:
@@ -64,13 +68,19 @@ class Collection:
     Args:
         index: An open index.
         encoder: None to search with vectors only.
+        memory: What is left for requests on each GPU.
 
     Raises:
         IncompatibleError: the index was built by another encoder.
     """
 
-    def __init__(self, index: Index, encoder: Encoder | None = None) -> None:
-        self.index, self.encoder = index, encoder
+    def __init__(
+        self,
+        index: Index,
+        encoder: Encoder | None = None,
+        memory: WorkingMemory = WORKING_MEMORY,
+    ) -> None:
+        self.index, self.encoder, self._memory = index, encoder, memory
         if encoder is not None:
             _check_compatible(index, encoder)
 
@@ -90,27 +100,23 @@ class Collection:
             UnavailableError: the index does not fit into the device's memory.
         """
         options = options or OpenOptions(**values)  # type: ignore[arg-type]
+        devices = find_devices(options.index_device)
+        on_cpu = devices == ("cpu",)
         index = Index.open(
             path,
             threads=options.index_threads,
             shards=options.shards,
-            device=options.index_device,
+            device="cpu" if on_cpu else None,
             filter_bytes=options.filter_bytes,
         )
         try:
-            named = options.model or (index.manifest.encoder or {}).get("model")
-            if not options.with_encoder or named is None:
-                return cls(index)
-            from ..model import Encoder  # torch and transformers, which vectors do not need
-
-            encoder = Encoder.from_pretrained(
-                named,
-                device=options.device,
-                quantization=options.quantization,
-                query_encoder=options.query_encoder,
-                threads=options.encoder_threads,
-            )
-            return cls(index, encoder)
+            # The encoder leaves room for the index, which is checked once its weights are there.
+            placement = None if on_cpu else index.place(*devices)
+            encoder = _load_encoder(index, options, placement)
+            collection = cls(index, encoder, options.memory)
+            if placement is not None:
+                index.load(placement, memory=options.memory)
+            return collection
         except BaseException:
             index.close()
             raise
@@ -165,14 +171,69 @@ class Collection:
         return name == str(device) or (name == device.type and device.index in (None, 0))
 
     @cached_property
-    def device_factors(self) -> Tensor | None:
-        """Factors of the query modifier on the index's device; None where there is none."""
+    def device_plan(self) -> DevicePlan:
+        """The plan on the device that encoder and index share."""
+        # torch and transformers, which other searches need not load
         from torch import from_numpy
 
-        if self.index.tensors is None or not self._modifies:
-            return None
-        assert self.info.statistics is not None
-        return from_numpy(self.info.statistics.factors).to(self.index.tensors.device)
+        from .device_plan import DevicePlan
+
+        assert self.index.tensors is not None
+        factors = None
+        if self._modifies:
+            assert self.info.statistics is not None
+            factors = from_numpy(self.info.statistics.factors).to(self.index.tensors.device)
+        return DevicePlan(self.require_encoder(), self.index, factors)
+
+    def prepare(self, *, recorded: bool = True) -> None:
+        """Do what the first requests would wait for: compile, record, search once.
+
+        Args:
+            recorded: Record query encoding and searches where they run on one GPU, so that a batch
+                takes two launches; see :mod:`.device_plan`.
+        """
+        if self.encoder is not None:
+            self.encoder.prepare()
+        if recorded:
+            self._record()
+        for name in sorted(self._devices):
+            self._memory.reserve(name)
+        if self.encoder is not None:
+            self.encoder.encode(["ready"], "query")
+        if self.index.shards:
+            self.search(SparseBatch.from_rows([([0], [1.0])]), 1, with_document=False)
+        if self.on_one_device:
+            self.search(["ready"], 1, with_document=False)
+
+    @property
+    def _devices(self) -> set[str]:
+        """Names of the GPUs in use."""
+        used = [] if self.index.tensors is None else [*map(str, self.index.tensors.devices)]
+        if self.encoder is not None:
+            used.append(self.encoder.device)
+        return set(used) - {"cpu"}
+
+    def _record(self) -> None:
+        tensors, encoder = self.index.tensors, self.encoder
+        if not self._devices:
+            return
+        from torch import device
+
+        from ..kernels.runtime.graph import recorder  # torch
+
+        try:
+            if self.on_one_device:
+                assert tensors is not None
+                if (found := recorder(tensors.device)) is not None:
+                    self.device_plan.record(found)
+                return
+            if tensors is not None and (found := recorder(tensors.device)) is not None:
+                tensors.record(found)
+            if encoder is not None and (found := recorder(device(encoder.device))) is not None:
+                encoder.record(found)
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            log.warning("queries cannot be recorded and run kernel by kernel: %s", reason)
 
     @property
     def _modifies(self) -> bool:
@@ -238,6 +299,28 @@ class Collection:
         if self._modifies:
             vectors = self.info.modify(vectors)
         return vectors.quantize_queries(self.index.manifest.max_impact)
+
+
+def _load_encoder(
+    index: Index, options: OpenOptions, placement: Placement | None
+) -> Encoder | None:
+    named = options.model or (index.manifest.encoder or {}).get("model")
+    if not options.with_encoder or named is None:
+        return None
+    from ..model import Encoder  # torch and transformers, which vectors do not need
+
+    reserved = 0
+    if placement is not None and (name := find_device(options.device)) != "cpu":
+        reserved = placement.bytes_on(name)
+    return Encoder.from_pretrained(
+        named,
+        device=options.device,
+        quantization=options.quantization,
+        query_encoder=options.query_encoder,
+        threads=options.encoder_threads,
+        memory=options.memory,
+        reserved_bytes=reserved,
+    )
 
 
 def _check_compatible(index: Index, encoder: Encoder) -> None:

@@ -267,14 +267,10 @@ class Plan:
         self._encoded(tasks, encoder.encode_tokens(_tokens(tasks), kind))
 
     def _encode_and_rank(self, tasks: Sequence[SearchTask], kind: TextKind) -> None:
-        from .device_plan import rank  # torch and transformers, which other searches need not load
-
-        collection, k = self._collection, max(task.query.depth for task in tasks)
-        encoder = collection.require_encoder()
-        factors = collection.device_factors
+        k = max(task.query.depth for task in tasks)
         masks = [(self._mask(one), rows) for one, rows in _by_filter(tasks)]
-        tokens, wanted = _tokens(tasks), _wanted(tasks)
-        ranked = rank(encoder, collection.index, tokens, kind, k, factors, masks, wanted)
+        plan = self._collection.device_plan
+        ranked = plan.rank(_tokens(tasks), kind, k, masks, _wanted(tasks))
         self._encoded(tasks, ranked.encoded)
         self._ranked(tasks, ranked.queries, ranked.result)
 

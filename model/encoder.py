@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ..core.device import find_device
 from ..core.errors import InputError
 from ..core.vectors import SparseBatch
+from ..kernels.runtime.memory import WORKING_MEMORY, WorkingMemory
 from . import golden
 from .checkpoint import presets
 from .checkpoint.head import load_head
@@ -32,8 +34,11 @@ from .tokens import Encoded, Kind, Tokens, tokenize
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from ..kernels.runtime.graph import Recorder
     from .network import SparseNetwork
+    from .recorded import RecordedEncodings, TextSize
     from .tensors import EncodedTensors, Progress, QueryRules
 
 log = logging.getLogger(__name__)
@@ -65,6 +70,8 @@ class Encoder:
         dtype: torch.dtype | None,
         self_test: bool,
         query_encoder: str = "auto",
+        memory: WorkingMemory = WORKING_MEMORY,
+        reserved_bytes: int = 0,
     ) -> None:
         self.name, self.manifest, self.preset = name, known.manifest, known.preset
         self.fingerprint = self.manifest.fingerprint
@@ -73,12 +80,16 @@ class Encoder:
         self._query_tokenizer, self._tokenizer = known.query_tokenizer, known.tokenizer
         self.device, self._quantization = device, quantization
         self._quantize_head, self._dtype, self._self_test = quantize_head, dtype, self_test
+        self._memory, self._reserved_bytes = memory, reserved_bytes
         self.query_encoder = self._choose(query_encoder)
         self._table: QueryTable | None = None
         if self.manifest.query_encoder == "lexical":
             self._table = load_table(self._checkpoint, self.manifest, self._query_tokenizer)
         self._loaded: SparseNetwork | None = None
         self._loading = Lock()
+        self._recorded: RecordedEncodings | None = None
+        # Whoever enqueues work of the network takes the memory for activations.
+        self.enqueueing = Lock()
 
     @classmethod
     def from_pretrained(
@@ -96,6 +107,8 @@ class Encoder:
         query_encoder: str = "auto",
         threads: int | None = None,
         self_test: bool = True,
+        memory: WorkingMemory = WORKING_MEMORY,
+        reserved_bytes: int = 0,
     ) -> Encoder:
         """Load a model and compare its golden vectors.
 
@@ -120,6 +133,9 @@ class Encoder:
                 for its manifest's.
             threads: of torch on the CPU; process-wide.
             self_test: compare with the golden vectors.
+            memory: on a GPU, what is left for requests; activations and recordings take their
+                shares.
+            reserved_bytes: on a GPU, what others need beside that, such as an index.
 
         Raises:
             InputError: no such model, an unknown option, a manifest given twice or missing.
@@ -158,6 +174,8 @@ class Encoder:
             dtype=dtype,
             self_test=self_test,
             query_encoder=query_encoder,
+            memory=memory,
+            reserved_bytes=reserved_bytes,
         )
         if self_test:
             encoder._check_tokens()
@@ -228,7 +246,8 @@ class Encoder:
             return self._quantization
         from .quantization import choose_quantization
 
-        return choose_quantization(self._checkpoint, self.device)
+        reserved = self._memory.total + self._reserved_bytes
+        return choose_quantization(self._checkpoint, self.device, reserved)
 
     @property
     def weight_bytes(self) -> int:
@@ -282,6 +301,8 @@ class Encoder:
             if progress is not None:
                 progress(len(tokens))
             return encoded
+        if kind == "query" and self._recorded and (size := self._recorded.size(tokens)):
+            return self._replayed(self._recorded, size, tokens)
         made = self.encode_tensors(tokens, kind, batch_tokens=batch_tokens, progress=progress)
         return made.fetch(tokens)
 
@@ -329,17 +350,74 @@ class Encoder:
             if progress is not None:
                 progress(len(tokens))
             return made
-        return tensors.encode_tensors(
+        with self.enqueueing if self.device != "cpu" else nullcontext():
+            return tensors.encode_tensors(
+                self.network,
+                tokens,
+                self._term_cap(kind),
+                device=self.device,
+                normalize=self.manifest.normalize,
+                query=self._query_rules() if kind == "query" else None,
+                impact_scale=impact_scale,
+                batch_tokens=batch_tokens,
+                batch_bytes=self._memory.activations,
+                progress=progress,
+            )
+
+    def prepare(self) -> None:
+        """Compile every kernel that encoding can launch, if the network is loaded."""
+        if self._loaded is not None:
+            self._loaded.warm_up()
+
+    def record(
+        self,
+        recorder: Recorder,
+        further: Callable[[EncodedTensors], tuple[Tensor, ...]] | None = None,
+    ) -> RecordedEncodings | None:
+        """Record the encoding of queries by size; None where queries are looked up in a table.
+
+        Args:
+            recorder: of the network's device.
+            further: work on the vectors that is recorded with them and gives more tensors; the
+                caller replays the recordings then, under :attr:`enqueueing`. None: the encoder
+                replays them whenever it encodes queries that fit.
+        """
+        import torch
+
+        from . import tensors
+        from .recorded import RecordedEncodings, text_sizes
+
+        if self.query_encoder != "model":
+            return None
+        encode = partial(
+            tensors.padded_vectors,
             self.network,
-            tokens,
-            self._term_cap(kind),
-            device=self.device,
+            cap=self.manifest.query_max_terms,
             normalize=self.manifest.normalize,
-            query=self._query_rules() if kind == "query" else None,
-            impact_scale=impact_scale,
-            batch_tokens=batch_tokens,
-            progress=progress,
         )
+        recorded = RecordedEncodings(
+            encode, further or (lambda made: ()), torch.device(self.device), recorder
+        )
+        room, network = self._memory.recorded, self.network
+        recorded.record(
+            size
+            for size in text_sizes(self.manifest.query_max_tokens)
+            if network.batch_bytes(size.texts * size.tokens, size.texts) <= room
+        )
+        if further is None:
+            self._recorded = recorded
+        return recorded
+
+    def _replayed(self, recorded: RecordedEncodings, size: TextSize, tokens: Tokens) -> Encoded:
+        from ..kernels.runtime.transfer import Clock, wait
+        from .tensors import encoded
+
+        clock = Clock(self.device)
+        with self.enqueueing:
+            download = recorded.replay(size, tokens)
+            clock.mark("encode")
+        (arrays,) = wait(download)
+        return encoded(tokens, *(one[: len(tokens)] for one in arrays), timings=clock.read())
 
     def decode(
         self, vectors: SparseBatch, top_k: int | None = None

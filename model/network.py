@@ -14,16 +14,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..core.errors import IncompatibleError
 from ..kernels.head.api import head
+from ..kernels.head.api import warm_up as warm_up_head
+from ..kernels.topk.api import warm_up as warm_up_topk
+from .activations import config_token_bytes, text_bytes
 from .prior import own_share
 from .quantization import PackedHead
 
 # Decoders whose causal mask gives way to the one they are handed, each proved by a test on a random
 # model.
 BIDIRECTIONAL = ("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+
+
+class _NothingKept(DynamicLayer):
+    """A layer of a cache that keeps nothing."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states as they are."""
+        return key_states, value_states
 
 
 class MaskedLMBody(nn.Module):
@@ -105,14 +119,46 @@ class SparseNetwork(nn.Module):
         """Return the weights of a right-padded batch.
 
         Args:
-            input_ids: int64 [B, S].
+            input_ids: integer [B, S].
             lengths: int64 [B] on the CPU, tokens of each text; the rest of its row is padding.
             own_terms: add the lexical prior, which is for documents.
 
         Returns:
             float32 [B, Vk], zero for a text without tokens.
         """
-        hidden, cu_seqlens = self.pooled(input_ids, lengths)
+        weights = self._weights(*self.pooled(input_ids, lengths))
+        if self.prior and own_terms:
+            return weights + self.prior * self._own_share(input_ids, lengths)
+        return weights
+
+    def padded(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return what :meth:`forward` does for queries, by work of one size for all lengths.
+
+        Padding is computed too and left out of the maximum, so that the work can be recorded.
+
+        Args:
+            input_ids: integer [B, S].
+            lengths: int64 [B] on the device of ``input_ids``.
+        """
+        texts, longest = input_ids.shape
+        position = torch.arange(longest, device=input_ids.device)
+        real = position < lengths[:, None]
+        if self.variant == "echo":
+            position = torch.arange(2 * longest, device=input_ids.device)
+            source = position.where(position < lengths[:, None], position - lengths[:, None])
+            input_ids = input_ids.gather(1, source.clamp(0, longest - 1))
+            real = (position >= lengths[:, None]) & (position < 2 * lengths[:, None])
+        hidden = self._body(
+            input_ids,
+            self._mask(real | (position == 0))
+            if self.variant == "bidirectional"
+            else self._no_mask(),
+        )
+        width = input_ids.shape[1]
+        starts = width * torch.arange(texts + 1, device=hidden.device)
+        return self._weights(hidden.flatten(0, 1), starts, real.flatten())
+
+    def _weights(self, hidden: Tensor, cu_seqlens: Tensor, pooled: Tensor | None = None) -> Tensor:
         weights = head(
             hidden.to(self.weight.dtype),
             self.weight if self.packed is None else self.packed(),
@@ -120,16 +166,26 @@ class SparseNetwork(nn.Module):
             bias=self.bias,
             scale=self.scale,
             shift=self.shift,
+            pooled=pooled,
         )
-        weights = torch.log1p(weights) if self.log_again else weights
-        if self.prior and own_terms:
-            return weights + self.prior * self._own_share(input_ids, lengths)
-        return weights
+        return torch.log1p(weights) if self.log_again else weights
+
+    def batch_bytes(self, tokens: int, texts: int) -> int:
+        """Estimate the bytes of a batch's activations, padding among the tokens."""
+        copies = 2 if self.variant == "echo" else 1
+        of_token = config_token_bytes(self.body.config, self.bias.element_size())
+        return copies * tokens * of_token + texts * text_bytes(len(self.terms))
+
+    def warm_up(self) -> None:
+        """Compile every kernel that encoding can launch."""
+        warm_up_head(self.weight if self.packed is None else self.packed(), self.bias)
+        warm_up_topk(len(self.terms), self.terms.device)
 
     def _own_share(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         lengths = lengths.to(input_ids.device, non_blocking=True)
         real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
-        return own_share(self.own_rows[input_ids].where(real, -1), lengths, len(self.terms))
+        rows = self.own_rows[input_ids.long()].where(real, -1)
+        return own_share(rows, lengths, len(self.terms))
 
     def pooled(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the hidden states [T, H] of the tokens that are pooled, and offsets [B + 1]."""
@@ -168,8 +224,11 @@ class SparseNetwork(nn.Module):
 
     def hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Return hidden states [B, S, H] of a right-padded batch; those of padding mean nothing."""
+        return self._body(input_ids, self._attention(input_ids, lengths))
+
+    def _body(self, input_ids: Tensor, attention: dict[str, Any]) -> Tensor:
         output: Tensor = self.body(
-            input_ids=input_ids, use_cache=False, **self._attention(input_ids, lengths)
+            input_ids=input_ids, use_cache=False, **attention
         ).last_hidden_state
         return output
 
@@ -177,7 +236,7 @@ class SparseNetwork(nn.Module):
         # Without a mask a decoder's attention is causal, and then no token sees the padding to its
         # right.
         if self.variant != "bidirectional":
-            return {"attention_mask": None}
+            return self._no_mask()
         width = input_ids.shape[1]
         real = torch.arange(width) < lengths[:, None]
         # A row that sees nothing would give NaN, so the first column stays open; only padding rows
@@ -186,14 +245,23 @@ class SparseNetwork(nn.Module):
         decoder = not isinstance(self.body, MaskedLMBody)
         if bool(real.all()):
             # Attention without a mask has quicker kernels; a decoder's is causal unless told.
-            return {"attention_mask": None, **({"is_causal": False} if decoder else {})}
-        mask = real.to(input_ids.device, non_blocking=True)
+            return {**self._no_mask(), **({"is_causal": False} if decoder else {})}
+        return self._mask(real.to(input_ids.device, non_blocking=True))
+
+    def _no_mask(self) -> dict[str, Any]:
+        config: Any = self.body.config
+        if torch.is_grad_enabled() or config.model_type not in BIDIRECTIONAL:
+            return {"attention_mask": None}
+        # Without mask and cache, transformers looks for packed texts, for which the host waits.
+        cache = Cache(layer_class_to_replicate=_NothingKept)
+        return {"attention_mask": None, "past_key_values": cache}
+
+    def _mask(self, real: Tensor) -> dict[str, Any]:
+        """Return a mask by which tokens see the places where ``real``, bool [B, S], is true."""
         # Every attention of transformers uses a mask of four dimensions as it is.
-        return {
-            "attention_mask": mask[:, None, None, :].expand(-1, 1, width, width)
-            if decoder
-            else mask
-        }
+        if isinstance(self.body, MaskedLMBody):
+            return {"attention_mask": real}
+        return {"attention_mask": real[:, None, None, :].expand(-1, 1, real.shape[1], -1)}
 
     @torch.inference_mode()
     def check_attention(self, longest: int) -> None:

@@ -15,17 +15,22 @@ from .checkpoint.layout import Checkpoint
 # float16.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-# Share of a GPU's free memory that unpacked weights may take; index, workspace and activations need
-# the rest.
-UNPACKED_SHARE = 0.6
+# Share of a GPU's free memory that unpacked weights may take; the rest is lost in pieces.
+UNPACKED_SHARE = 0.9
 
 
-def choose_quantization(checkpoint: Checkpoint, device: str) -> str:
-    """Return nf4 on a GPU whose free memory the weights in bfloat16 would fill, else none."""
+def choose_quantization(checkpoint: Checkpoint, device: str, reserved: int) -> str:
+    """Return nf4 on a GPU whose memory the weights in bfloat16 would fill, else none.
+
+    Args:
+        checkpoint: that is to be loaded.
+        device: where.
+        reserved: bytes of free memory that others need.
+    """
     if not device.startswith("cuda"):
         return "none"
-    free, _total = torch.cuda.mem_get_info(device)
-    return "none" if 2 * checkpoint.parameters() <= UNPACKED_SHARE * free else "nf4"
+    room = torch.cuda.mem_get_info(device)[0] - reserved
+    return "none" if 2 * checkpoint.parameters() <= UNPACKED_SHARE * room else "nf4"
 
 
 def quantize_linears(body: nn.Module, quantization: str, device: str) -> None:

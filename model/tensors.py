@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.errors import CorruptError
 from ..core.vectors import MAX_QUERY_IMPACT, SparseBatch
 from ..kernels.impacts import quantize
+from ..kernels.runtime.memory import WORKING_MEMORY
 from ..kernels.runtime.transfer import Clock, fetch, upload
 from ..kernels.topk.api import topk
 from .lexical import QueryTable
@@ -32,60 +33,72 @@ class EncodedTensors:
     Attributes:
         terms: int32 [n, K], ascending in each row, then -1.
         weights: float32 [n, K], > 0, then 0.
-        counts: int32 [n], terms of each row.
         impacts: int32 [n, K], the weights as impacts, then 0; all 0 where no scale was given.
+        counts: int32 [n], terms of each row.
         clipped: int32 [n], impacts that were above the greatest and were cut to it.
         positive: int64 [n], positive weights before the term cap.
         nonfinite: int32 [n], weights that are NaN or infinite; no vector holds them.
-        clock: times "encode" and "sparsify"; read it once the tensors are on the host.
+        clock: times "encode" and "sparsify"; read it once the tensors are on the host. None where
+            the work was recorded.
     """
 
     terms: Tensor
     weights: Tensor
-    counts: Tensor
     impacts: Tensor
+    counts: Tensor
     clipped: Tensor
     positive: Tensor
     nonfinite: Tensor
-    clock: Clock
+    clock: Clock | None = None
 
-    def fetched(
-        self,
-        tokens: Tokens,
-        terms: NDArray[np.int32],
-        weights: NDArray[np.float32],
-        counts: NDArray[np.int32],
-        positive: NDArray[np.int64],
-        nonfinite: NDArray[np.int32],
-    ) -> Encoded:
-        """Return the vectors of ``tokens``, given these tensors on the host.
-
-        Raises:
-            CorruptError: the network gave weights that are not finite.
-        """
-        if nonfinite.any():
-            raise CorruptError(
-                f"encoder: {nonfinite.sum():,} weights of {np.count_nonzero(nonfinite):,} texts "
-                f"are not finite; the model overflows in its precision, load it in another or take "
-                "another model"
-            )
-        there = terms >= 0
-        return Encoded(
-            SparseBatch(
-                np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]
-            ),
-            tokens.lengths,
-            tokens.dropped,
-            positive - counts,
-            {"encode": 0, "sparsify": 0, **self.clock.read()},
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors, in the order above."""
+        return (
+            self.terms,
+            self.weights,
+            self.impacts,
+            self.counts,
+            self.clipped,
+            self.positive,
+            self.nonfinite,
         )
 
     def fetch(self, tokens: Tokens) -> Encoded:
         """Return the vectors of ``tokens``, downloaded in one copy."""
-        return self.fetched(
-            tokens,
-            *fetch(self.terms, self.weights, self.counts, self.positive, self.nonfinite),
+        arrays = fetch(self.terms, self.weights, self.counts, self.positive, self.nonfinite)
+        return encoded(tokens, *arrays, timings=self.clock.read() if self.clock else {})
+
+
+def encoded(
+    tokens: Tokens,
+    terms: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    counts: NDArray[np.int32],
+    positive: NDArray[np.int64],
+    nonfinite: NDArray[np.int32],
+    *,
+    timings: Mapping[str, int],
+) -> Encoded:
+    """Return the vectors of ``tokens``, given the tensors of :class:`EncodedTensors` on the host.
+
+    Raises:
+        CorruptError: the network gave weights that are not finite.
+    """
+    if nonfinite.any():
+        raise CorruptError(
+            f"encoder: {nonfinite.sum():,} weights of {np.count_nonzero(nonfinite):,} texts "
+            "are not finite; the model overflows in its precision, load it in another or take "
+            "another model"
         )
+    there = terms >= 0
+    return Encoded(
+        SparseBatch(np.append(0, np.cumsum(counts, dtype=np.int64)), terms[there], weights[there]),
+        tokens.lengths,
+        tokens.dropped,
+        positive - counts,
+        {"encode": 0, "sparsify": 0, **timings},
+    )
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ def encode_tensors(
     query: QueryRules | None = None,
     impact_scale: float | None = None,
     batch_tokens: int | None = None,
+    batch_bytes: int = WORKING_MEMORY.activations,
     progress: Progress | None = None,
 ) -> EncodedTensors:
     """Encode texts in batches of similar length.
@@ -143,6 +157,7 @@ def encode_tensors(
         impact_scale: weight of one impact step; None computes no impacts.
         batch_tokens: padded tokens of a batch at most (one text may have more); None for the
             device's usual number.
+        batch_bytes: activations of a batch at most, likewise.
         progress: called after each batch.
     """
     texts, width = len(tokens), min(cap, len(network.terms))
@@ -153,8 +168,14 @@ def encode_tensors(
     counts, clipped, nonfinite = torch.zeros((3, texts), dtype=torch.int32, device=device)
     positive = torch.zeros(texts, dtype=torch.int64, device=device)
     clock = Clock(device)
-    for batch in _by_length(lengths, batch_tokens or BATCH_TOKENS[device.split(":")[0]]):
-        padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int64)
+    most_tokens = batch_tokens or BATCH_TOKENS[device.split(":")[0]]
+
+    def fitting(longest: int) -> int:
+        of_text = network.batch_bytes(longest, 1)
+        return min(most_tokens // longest, batch_bytes // of_text)
+
+    for batch in _by_length(lengths, fitting):
+        padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int32)
         for row, text in enumerate(batch):
             padded[row, : lengths[text]] = tokens.ids[text]
         dense = network(
@@ -163,20 +184,14 @@ def encode_tensors(
         if query is not None and query.table is not None:
             dense = query.expansion * dense + query.looked_up(tokens.take(batch.tolist()), network)
         clock.mark("encode")
-        top = topk(dense, width, scale=None if normalize else impact_scale)
+        made = _sparse(network, dense, width, None if normalize else impact_scale)
         rows = upload(batch, device)
-        # Kept terms ascend with their columns, and the padding must come last.
-        order = torch.where(top.terms < 0, len(network.terms), top.terms).argsort(dim=1)
-        chosen = network.terms[top.terms.clamp(min=0)].where(top.terms >= 0, -1)
-        terms[rows] = chosen.gather(1, order)
-        weights[rows] = top.weights.gather(1, order)
-        impacts[rows] = top.impacts.gather(1, order)
-        counts[rows], clipped[rows], positive[rows] = (
-            top.counts,
-            top.clipped,
-            top.positive.to(torch.int64),
-        )
-        nonfinite[rows] = top.nonfinite
+        for whole, part in zip(
+            (terms, weights, impacts, counts, clipped, positive, nonfinite),
+            made.tensors,
+            strict=True,
+        ):
+            whole[rows] = part
         clock.mark("sparsify")
         if progress is not None:
             progress(len(batch))
@@ -184,7 +199,44 @@ def encode_tensors(
         weights = torch.nn.functional.normalize(weights, dim=1)
         if impact_scale is not None:
             impacts, clipped = quantize(weights, impact_scale, MAX_QUERY_IMPACT)
-    return EncodedTensors(terms, weights, counts, impacts, clipped, positive, nonfinite, clock)
+    return EncodedTensors(terms, weights, impacts, counts, clipped, positive, nonfinite, clock)
+
+
+@torch.inference_mode()
+def padded_vectors(
+    network: SparseNetwork, ids: Tensor, lengths: Tensor, cap: int, *, normalize: bool
+) -> EncodedTensors:
+    """Encode queries by work that does not depend on their lengths, so that it can be recorded.
+
+    Args:
+        network: makes the vectors alone, without a table.
+        ids: int32 [n, S], tokens of each query; what follows them is ignored.
+        lengths: int64 [n], tokens of each query, on the device of ``ids``.
+        cap, normalize: as for :func:`encode_tensors`.
+    """
+    made = _sparse(network, network.padded(ids, lengths), min(cap, len(network.terms)), None)
+    if normalize:
+        return replace(made, weights=torch.nn.functional.normalize(made.weights, dim=1))
+    return made
+
+
+def _sparse(
+    network: SparseNetwork, dense: Tensor, width: int, impact_scale: float | None
+) -> EncodedTensors:
+    """Return the largest weights of each row as vectors."""
+    top = topk(dense, width, scale=impact_scale)
+    # Kept terms ascend with their columns, and the padding must come last.
+    order = torch.where(top.terms < 0, len(network.terms), top.terms).argsort(dim=1)
+    chosen = network.terms[top.terms.clamp(min=0)].where(top.terms >= 0, -1)
+    return EncodedTensors(
+        chosen.gather(1, order),
+        top.weights.gather(1, order),
+        top.impacts.gather(1, order),
+        top.counts,
+        top.clipped,
+        top.positive.to(torch.int64),
+        top.nonfinite,
+    )
 
 
 def upload_vectors(
@@ -209,8 +261,8 @@ def upload_vectors(
     made = EncodedTensors(
         upload(terms, device),
         uploaded,
-        upload(counts.astype(np.int32), device),
         impacts,
+        upload(counts.astype(np.int32), device),
         clipped.to(torch.int32),
         upload(positive, device),
         torch.zeros(len(vectors), dtype=torch.int32, device=device),
@@ -220,11 +272,13 @@ def upload_vectors(
     return made
 
 
-def _by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
-    """Yield texts that have tokens, longest first, each batch within the budget."""
+def _by_length(
+    lengths: NDArray[np.int64], fitting: Callable[[int], int]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield texts that have tokens, longest first, each batch as large as fits its longest text."""
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     while len(order):
-        size = max(1, budget // int(lengths[order[0]]))
+        size = max(1, fitting(int(lengths[order[0]])))
         yield order[:size]
         order = order[size:]

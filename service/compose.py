@@ -8,6 +8,7 @@ from ..core.errors import InputError
 from ..engine.batching import BatchOptions
 from ..engine.collection import Collection, OpenOptions
 from ..engine.local import LocalBackend
+from ..kernels.runtime.memory import GIB, WorkingMemory
 from .admission import Admission
 from .auth import Keys
 from .drain import Lifecycle
@@ -39,6 +40,7 @@ def open_collection(settings: Settings, shards: Sequence[int] | None = None) -> 
             index_device=settings.scoring.device,
             shards=shards,
             filter_bytes=settings.scoring.filter_bytes,
+            memory=WorkingMemory(round(settings.gpu.working_gib * GIB)),
         ),
     )
 
@@ -57,10 +59,9 @@ def backend(collection: Collection, settings: Settings, metrics: Metrics) -> Loc
 
 
 def ready_backend(collection: Collection, settings: Settings, metrics: Metrics) -> LocalBackend:
-    """Return the backend of a collection that was searched once; record what it holds."""
-    if collection.encoder is not None:
-        collection.search(["ready"], 1, with_document=False)
-        metrics.model(collection.info)
+    """Return the backend of a collection that is ready for requests; record what it holds."""
+    collection.prepare(recorded=settings.gpu.graphs)
+    metrics.model(collection.info)
     metrics.index(collection.index.manifest)
     return backend(collection, settings, metrics)
 

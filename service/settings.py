@@ -56,6 +56,13 @@ class Scoring(Section):
     filter_bytes: int = Field(default=CACHE_BYTES, ge=0)
 
 
+class Gpu(Section):
+    """What the encoder and the scorer share on each GPU."""
+
+    graphs: bool = True
+    working_gib: float = Field(default=6.0, ge=0.5)
+
+
 class Server(Section):
     """Where and how the gRPC server listens."""
 
@@ -185,6 +192,7 @@ class Settings(BaseSettings):
     index: Path | None = None
     model: Model = Model()
     scoring: Scoring = Scoring()
+    gpu: Gpu = Gpu()
     server: Server = Server()
     http: Http = Http()
     metrics: MetricsEndpoint = MetricsEndpoint()

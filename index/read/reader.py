@@ -29,6 +29,7 @@ from .statistics import TermStatistics
 
 if TYPE_CHECKING:
     from .device import DeviceSearcher
+    from .placement import Placement
 
 T = TypeVar("T")
 Numbers = Sequence[int] | NDArray[np.integer[Any]]
@@ -70,7 +71,7 @@ class Index:
         *,
         threads: int | None = None,
         shards: Sequence[int] | None = None,
-        device: str = "cpu",
+        device: str | None = "cpu",
         filter_bytes: int = CACHE_BYTES,
     ) -> Index:
         """Open an index: read its segments into memory and check every checksum.
@@ -80,7 +81,8 @@ class Index:
             threads: threads of the CPU searcher; None for the cores this process may use.
             shards: numbers of the shards to open, None for all; files of other shards are not read.
             device: where to score: "cpu", "cuda", "cuda:1" ..., "auto" for a GPU where there is
-                one, or several, over which the shards are spread: "cuda:0,cuda:1", "cuda:all".
+                one, or several, over which the shards are spread: "cuda:0,cuda:1", "cuda:all". None
+                leaves it to :meth:`to` and :meth:`load`.
             filter_bytes: bytes of evaluated filters to keep at most.
 
         Raises:
@@ -95,7 +97,7 @@ class Index:
             threads = cores()
         if threads < 1:
             raise InputError(f"threads: {threads} is too small; allowed 1 or more")
-        devices = find_devices(device)
+        devices = () if device is None else find_devices(device)
         manifest = IndexManifest.open(path, shards)
         opened: list[Shard] = []
         try:
@@ -108,29 +110,49 @@ class Index:
         try:
             if devices == ("cpu",):
                 index.cpu.prepare()
-            else:
+            elif devices:
                 index.to(*devices)
         except BaseException:
             index.close()
             raise
         return index
 
-    def to(self, *devices: str) -> None:
-        """Copy the open shards to torch devices and search there from now on.
-
-        The answers stay the same.
+    def place(self, *devices: str) -> Placement:
+        """Lay the open shards out for torch devices.
 
         Args:
             devices: "cuda", "cuda:1" ...; "cpu" is the plain torch scorer, slow, for tests.
 
         Raises:
             InputError: no such device.
-            UnavailableError: it does not fit into the devices' memory.
         """
-        from .device import DeviceSearcher  # imports torch, which the CPU searcher does not need
+        from .placement import Placement  # imports torch, which the CPU searcher does not need
 
         places = [place for device in devices for place in find_devices(device)]
-        self.tensors = DeviceSearcher.load(list(self.shards.values()), self.manifest, places)
+        return Placement.of(list(self.shards.values()), self.manifest, places)
+
+    def load(self, placement: Placement, **options: Any) -> None:
+        """Copy the open shards to the devices of a placement and search there from now on.
+
+        The answers stay the same.
+
+        Args:
+            placement: of :meth:`place`.
+            options: of :meth:`.device.DeviceSearcher.load`.
+
+        Raises:
+            UnavailableError: it does not fit into the devices' memory.
+        """
+        from .device import DeviceSearcher
+
+        self.tensors = DeviceSearcher.load(placement, **options)
+
+    def to(self, *devices: str, **options: Any) -> None:
+        """Place the open shards on torch devices and search there from now on.
+
+        Arguments and errors as for :meth:`place` and :meth:`load`.
+        """
+        self.load(self.place(*devices), **options)
 
     def close(self) -> None:
         """Release threads, device memory and document stores."""

@@ -42,8 +42,8 @@ def head(
         hidden: float [T, H], the tokens of all texts one after another.
         weight: float [V, H], same dtype as ``hidden``.
         cu_seqlens: integer [B + 1], text b owns ``hidden[cu_seqlens[b]:cu_seqlens[b + 1]]``; the
-            span may be empty. Best on the CPU: on CUDA its values are not checked, because reading
-            them synchronizes with the device.
+            span may be empty. On CUDA its values are checked only where it is on the CPU, because
+            reading them synchronizes with the device.
         bias: float32 [V] added to the raw logits; -inf excludes a term.
         scale: factor on the biased logits, > 0.
         shift: added after the scale.
@@ -60,7 +60,7 @@ def head(
     """
     _check_shapes(hidden, weight, cu_seqlens, bias, scale, pooled)
     if use_triton(hidden):
-        if not cu_seqlens.is_cuda:
+        if cu_seqlens.device != hidden.device:
             _check_offsets(cu_seqlens.tolist(), len(hidden))
         return fused_head(
             hidden, weight, cu_seqlens, bias=bias, scale=scale, shift=shift, pooled=pooled
@@ -76,11 +76,13 @@ def head(
 
 
 def warm_up(weight: Tensor, bias: Tensor | None = None) -> None:
-    """Compile every kernel that pooling without a gradient can launch with this weight.
+    """Compile every kernel that pooling without a gradient can launch with this weight, if any.
 
     Args:
         weight, bias: as :func:`head` takes them.
     """
+    if not use_triton(weight):
+        return
     with torch.no_grad():
         for tokens in tile_tokens(weight.dtype):
             hidden = weight.new_zeros((tokens, weight.shape[1]))

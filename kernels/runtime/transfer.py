@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from .launch import on_device
-
-# Bytes of pinned host memory through which an array of any size is copied to a GPU.
-STAGING_BYTES = 64 * 2**20
 
 
 class Clock:
@@ -55,27 +52,10 @@ def upload(array: NDArray[Any], device: torch.device | str) -> Tensor:
     return host.to(device, non_blocking=True)
 
 
-def upload_into(target: Tensor, array: NDArray[Any]) -> None:
-    """Fill a device tensor from a host array of the same size, in pieces through pinned memory."""
-    source = torch.from_numpy(array.view(np.uint8))
-    into = target.view(torch.uint8)
-    if not target.is_cuda:
-        into.copy_(source)
-        return
-    size = min(STAGING_BYTES, max(len(source), 1))
-    with on_device(target):
-        pinned = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-        copied = [torch.cuda.Event() for _ in range(2)]
-        for turn, first in enumerate(range(0, len(source), size)):
-            piece = source[first : first + size]
-            # The previous copy from this buffer is complete; an unrecorded event returns at once.
-            copied[turn % 2].synchronize()
-            staged = pinned[turn % 2][: len(piece)]
-            staged.copy_(piece)
-            into[first : first + len(piece)].copy_(staged, non_blocking=True)
-            copied[turn % 2].record()
-        for event in copied:
-            event.synchronize()  # the pinned buffers are freed on return
+def refill(target: Tensor, array: NDArray[Any]) -> None:
+    """Overwrite a device tensor with a small host array of its size; the host does not wait."""
+    host = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)
 
 
 def fetch(*tensors: Tensor) -> list[NDArray[Any]]:
@@ -84,16 +64,68 @@ def fetch(*tensors: Tensor) -> list[NDArray[Any]]:
     Returns:
         Arrays of the same shapes and dtypes, aligned.
     """
+    return wait(pack(*tensors).download())[0]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors of one device, joined so that one transfer copies them.
+
+    Attributes:
+        data: uint8, all of them one after another.
+        parts: place in ``data`` in bytes, dtype and shape of each tensor, in the order given.
+    """
+
+    data: Tensor
+    parts: tuple[tuple[int, np.dtype[Any], tuple[int, ...]], ...]
+
+    def download(self) -> Download:
+        """Enqueue the copy to the host; the tensors may be overwritten by what comes after it."""
+        if not self.data.is_cuda:
+            return Download(self.data.clone(), self.parts, None)
+        host = torch.empty(self.data.shape, dtype=torch.uint8, pin_memory=True)
+        host.copy_(self.data, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self.data.device))
+        return Download(host, self.parts, copied)
+
+
+@dataclass(frozen=True)
+class Download:
+    """A copy to the host that was enqueued; see :func:`wait`."""
+
+    host: Tensor
+    parts: tuple[tuple[int, np.dtype[Any], tuple[int, ...]], ...]
+    copied: torch.cuda.Event | None
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Return the tensors as arrays, once the copy is complete."""
+        data = self.host.numpy().copy()
+        return [
+            data[first : first + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            for first, dtype, shape in self.parts
+        ]
+
+
+def pack(*tensors: Tensor) -> Packed:
+    """Join tensors of one device, without waiting for it."""
     # Widest items first, so that every array begins at a multiple of its item's size.
     order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
-    packed = (
-        torch.cat([tensors[i].contiguous().view(-1).view(torch.uint8) for i in order]).cpu().numpy()
-    )
-    arrays: list[Any] = [None] * len(tensors)
+    data = torch.cat([tensors[i].contiguous().view(-1).view(torch.uint8) for i in order])
+    parts: list[Any] = [None] * len(tensors)
     first = 0
     for i in order:
         dtype = torch.empty(0, dtype=tensors[i].dtype).numpy().dtype
-        last = first + tensors[i].numel() * dtype.itemsize
-        arrays[i] = packed[first:last].view(dtype).reshape(tensors[i].shape)
-        first = last
-    return arrays
+        parts[i] = (first, dtype, tuple(tensors[i].shape))
+        first += tensors[i].nbytes
+    return Packed(data, tuple(parts))
+
+
+def wait(*downloads: Download) -> list[list[NDArray[Any]]]:
+    """Wait for downloads that were enqueued on one stream, in this order; return their arrays.
+
+    The host waits once.
+    """
+    if (last := downloads[-1].copied) is not None:
+        last.synchronize()
+    return [one.arrays() for one in downloads]

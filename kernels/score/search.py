@@ -149,8 +149,8 @@ def search_blocks(
 
 
 def warm_up(postings: Postings) -> None:
-    """Compile every kernel that a search of these postings can launch."""
-    if not postings.blocks:
+    """Compile every kernel that a search of these postings can launch, if any."""
+    if not postings.blocks or scoring.choose_backend(postings) == "torch":
         return
     nothing = torch.zeros(0, dtype=torch.int32, device=postings.device)
     indptr = torch.zeros(2, dtype=torch.int64, device=postings.device)

@@ -83,9 +83,8 @@ class EncoderReplica(_Replica):
     def _load(self, target: Target) -> LocalBackend:
         settings = target.settings(self._settings, with_encoder=True)
         collection = compose.open_collection(settings, shards=())
-        collection.require_encoder().encode(["ready"], "query")
-        self._metrics.model(collection.info)
-        return compose.backend(collection, settings, self._metrics)
+        collection.require_encoder()
+        return compose.ready_backend(collection, settings, self._metrics)
 
     async def encode(
         self, requests: list[tuple[Call, list[str], TextKind, bool]]
@@ -117,9 +116,7 @@ class ShardReplica(_Replica):
     def _load(self, target: Target) -> LocalBackend:
         settings = target.settings(self._settings, with_encoder=False)
         collection = compose.open_collection(settings, shards=(self._shard,))
-        collection.search(SparseBatch.from_rows([([0], [1.0])]), 1)  # compiles what is compiled
-        self._metrics.index(collection.index.manifest)
-        return compose.backend(collection, settings, self._metrics)
+        return compose.ready_backend(collection, settings, self._metrics)
 
     async def search(
         self, requests: list[tuple[Call, ShardQuery]]

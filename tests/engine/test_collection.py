@@ -7,6 +7,9 @@ from csplade.core.errors import IncompatibleError, InputError
 from csplade.core.vectors import SparseBatch
 from csplade.engine.collection import Collection
 from csplade.index import Index
+from csplade.index.read.placement import Placement
+from csplade.kernels.runtime.memory import WorkingMemory
+from csplade.model import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,88 @@ def test_terms_by_token_strings(string_index):
         products = [one.product for one in answer.hits[0].contributions]
         assert products == [2048 * 100, 4095 * 50]
         assert np.isclose(answer.hits[0].score, 2.0, rtol=2e-4)
+
+
+def test_kernels_are_compiled_and_memory_is_taken_before_requests_come(
+    text_index, encoder, monkeypatch
+):
+    """What the warm-ups cover is counted in tests/kernels/runtime/test_launch.py."""
+    done = []
+    for name in (
+        "model.network.warm_up_head", "model.network.warm_up_topk", "index.read.device.warm_up",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"csplade.{name}", lambda *_, name=name: done.append(name))
+    monkeypatch.setattr(WorkingMemory, "reserve", lambda memory, device: done.append(str(device)))
+    monkeypatch.setattr(Collection, "_record", lambda collection: done.append("record"))
+    monkeypatch.setattr(Collection, "search", lambda *a, **b: done.append("search"))
+    with Index.open(text_index, threads=1) as index:
+        index.to("cpu")
+        collection = Collection(index, encoder)
+        monkeypatch.setattr(Collection, "_devices", {"cuda:0", "cuda:1"})
+        collection.prepare()
+        assert done == [
+            *["index.read.device.warm_up"] * 2, "model.network.warm_up_head",
+            "model.network.warm_up_topk", "record", "cuda:0", "cuda:1", "search", "search",
+        ]  # fmt: skip
+        done.clear()
+        collection.prepare(recorded=False)
+        assert "record" not in done
+
+
+def test_an_index_is_checked_once_the_weights_are_there(text_index, tiny_model, monkeypatch):
+    """The order decides what free memory means: the encoder leaves room for the index."""
+    order = []
+    placed, made = Index.load, Encoder.from_pretrained.__func__
+    monkeypatch.setattr(
+        Index, "load", lambda *a, **b: order.append(("index", b["memory"].total)) or placed(*a, **b)
+    )
+
+    def encoder(cls, *a, **b):
+        order.append(("encoder", b["reserved_bytes"], b["memory"].total))
+        return made(cls, *a, **b)
+
+    monkeypatch.setattr(Encoder, "from_pretrained", classmethod(encoder))
+    monkeypatch.setattr("csplade.engine.collection.find_devices", lambda name: ("cpu", "cpu"))
+    monkeypatch.setattr("csplade.engine.collection.find_device", lambda name: "cuda:0")
+    monkeypatch.setattr(Placement, "bytes_on", lambda placement, name: 77)
+    with Collection.open(text_index, index_device="cuda:all", memory=WorkingMemory(300)) as opened:
+        assert len(opened.index.tensors.devices) == 2
+        assert opened.search(["iron"], 3)[0].hits
+    assert order == [("encoder", 77, 300), ("index", 300)]
+
+
+def test_queries_are_recorded_where_they_run(text_index, encoder, monkeypatch, caplog):
+    done = []
+    monkeypatch.setattr("csplade.kernels.runtime.graph.recorder", lambda device: "recorder")
+    monkeypatch.setattr(Collection, "_devices", {"cuda:0"})
+    monkeypatch.setattr(WorkingMemory, "reserve", lambda *_: None)
+    for name in (
+        "engine.device_plan.DevicePlan",
+        "index.read.device.DeviceSearcher",
+        "model.encoder.Encoder",
+    ):
+        monkeypatch.setattr(
+            f"csplade.{name}.record", lambda *a, name=name: done.append((name, a[1]))
+        )
+    with Index.open(text_index, threads=1) as index:
+        index.to("cpu")
+        for collection, expected in (
+            (Collection(index, encoder), ["engine.device_plan.DevicePlan"]),
+            (Collection(index), ["index.read.device.DeviceSearcher"]),
+        ):
+            done.clear()
+            collection.prepare()
+            assert done == [(name, "recorder") for name in expected]
+        index.tensors = None
+        done.clear()
+        apart = Collection(index, encoder)
+        apart.prepare()
+        assert done == [("model.encoder.Encoder", "recorder")]
+
+        def fails(*_):
+            raise RuntimeError("an operation waits\nfor the device")
+
+        monkeypatch.setattr(Encoder, "record", fails)
+        apart.prepare()
+        assert apart.search(["iron"], 3)[0].hits
+    assert "run kernel by kernel: an operation waits" in caplog.text

@@ -264,8 +264,13 @@ def test_weights_that_are_not_finite_are_an_error_not_an_empty_vector(tiny_model
         encoder.encode_document(["one", "two"])
 
 
-@pytest.mark.parametrize(("free", "chosen"), [(10_000_000, "none"), (100_000, "nf4")])
-def test_quantization_goes_by_the_memory_that_is_free(tiny_model, monkeypatch, free, chosen):
+@pytest.mark.parametrize(
+    ("free", "reserved", "chosen"),
+    [(10_000_000, 0, "none"), (100_000, 0, "nf4"), (10_000_000, 9_900_000, "nf4")],
+)
+def test_quantization_goes_by_the_memory_that_is_free(
+    tiny_model, monkeypatch, free, reserved, chosen
+):
     from csplade.model.checkpoint.layout import find
     from csplade.model.quantization import choose_quantization
 
@@ -273,8 +278,8 @@ def test_quantization_goes_by_the_memory_that_is_free(tiny_model, monkeypatch, f
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     assert checkpoint.parameters() == sum(p.numel() for p in model.parameters())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
-    assert choose_quantization(checkpoint, "cuda:0") == chosen
-    assert choose_quantization(checkpoint, "cpu") == "none"
+    assert choose_quantization(checkpoint, "cuda:0", reserved) == chosen
+    assert choose_quantization(checkpoint, "cpu", reserved) == "none"
 
 
 def test_tokens_are_all_terms_in_order(tiny_model):

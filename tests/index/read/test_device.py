@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from csplade.core.errors import InputError, UnavailableError
 from csplade.core.vectors import ImpactBatch, SparseBatch
 from csplade.index import Index, Mask
-from csplade.index.read.device import DeviceSearcher, _spread
+from csplade.index.read.device import DeviceSearcher
+from csplade.index.read.placement import _spread
 from csplade.index.storage.wide import split_queries
+from csplade.kernels.runtime.memory import WorkingMemory
 from csplade.kernels.runtime.transfer import Clock, fetch
 
 from .. import helpers
@@ -109,32 +111,29 @@ def test_shards_are_spread_over_devices_and_searched_together(collection, tmp_pa
     with Index.open(path, threads=1) as index:
         mask = Mask({one: rng.random(100) < 0.5 for one in range(5)})
         truth = [index.search(queries, 50), index.search(queries, 50, mask)]
-        shards = list(index.shards.values())
         for count in (1, 2, 4, 7):
-            one = DeviceSearcher.load(shards, index.manifest, ["cpu"] * count)
+            one = DeviceSearcher.load(index.place(*["cpu"] * count))
             assert len(one.devices) == count
             helpers.assert_same(one.search(queries, 50), truth[0])
             helpers.assert_same(one.search(queries, 50, mask), truth[1])
 
 
 def test_the_largest_shards_go_first_each_to_the_least_filled_device():
-    places = [torch.device("cuda", number) for number in range(3)]
-    homes = _spread({0: 10, 1: 50, 2: 30, 3: 25, 4: 1}, places)
+    homes = _spread({0: 10, 1: 50, 2: 30, 3: 25, 4: 1}, 3)
     assert homes == {1: 0, 2: 1, 3: 2, 0: 2, 4: 1}
-    assert _spread({7: 5}, places) == {7: 0}
+    assert _spread({7: 5}, 3) == {7: 0}
 
 
-def test_every_device_must_hold_its_shards_and_the_workspace(collection):
+def test_every_device_must_hold_its_shards_and_the_working_memory(collection):
     with Index.open(collection[0], threads=1) as index:
-        shards = list(index.shards.values())
-        room = 2**20
+        placement, memory = index.place("cpu", "cpu"), WorkingMemory(2**20)
         for free in ((2**29, 0), (0, 2**29)):
             with pytest.raises(UnavailableError, match=r"on cpu .* 0\.00 GiB are free"):
-                DeviceSearcher.load(shards, index.manifest, ["cpu"] * 2, workspace=room, free=free)
-        both = DeviceSearcher.load(
-            shards, index.manifest, ["cpu"] * 2, workspace=room, free=(2**29, 2**29)
-        )
-        assert [part.shard for part in both._parts] == [0, 1]
+                index.load(placement, memory=memory, free=free)
+        index.load(placement, memory=memory, free=(2**29, 2**29))
+        assert [part.shard for part in index.tensors._parts] == [0, 1]
+        assert placement.bytes_on("cpu") == sum(index.tensors.nbytes.values())
+        assert placement.bytes_on("cuda:0") == 0
 
 
 def test_some_shards_alone(collection):
@@ -202,7 +201,10 @@ def test_padded_rows_become_the_same_queries(tmp_path, device, levels):
         clock = Clock(device)
         found = index.tensors.search_tensors(rows, 20, clock)
         result = index.tensors.result(
-            *fetch(found.keys, found.counts, found.matched, found.postings), clock=clock
+            *fetch(found.keys, found.counts, found.matched, found.postings),
+            count=5,
+            k=20,
+            clock=clock,
         )
         helpers.assert_same(result, truth)
 
@@ -219,15 +221,15 @@ def test_bytes_are_those_of_the_segments(collection):
         assert nbytes["live"] == 0
 
 
-def test_what_does_not_fit_is_refused_with_the_numbers(collection):
-    path, _ = collection
-    with Index.open(path, threads=1) as index:
-        shards = list(index.shards.values())
-        with pytest.raises(
+def test_what_does_not_fit_is_rejected_with_the_numbers(collection):
+    with (
+        Index.open(collection[0], threads=1) as index,
+        pytest.raises(
             UnavailableError,
-            match=r"needs 3\.00 GiB on cpu .*workspace 3\.00.* 0\.50 GiB are free; ",
-        ):
-            DeviceSearcher.load(shards, index.manifest, ["cpu"], workspace=3 * 2**30, free=[2**29])
+            match=r"needs 3\.00 GiB on cpu .*working memory 3\.00.* 0\.50 GiB are free; ",
+        ),
+    ):
+        index.to("cpu", memory=WorkingMemory(3 * 2**30), free=[2**29])
 
 
 def test_unknown_devices_are_refused(collection):

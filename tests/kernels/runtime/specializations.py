@@ -1,6 +1,7 @@
 """Warm the kernels up, then vary everything that requests vary; print what was compiled when."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -8,7 +9,12 @@ from recorder import Recorder, force_triton
 
 from csplade.bench.synthetic_device import collection
 from csplade.core.vectors import ImpactBatch
+from csplade.index.read.device import DeviceSearcher
+from csplade.index.read.placement import Placement
+from csplade.index.storage.documents import Rows
+from csplade.index.storage.segment import Segment, make_block
 from csplade.kernels.head import api as head
+from csplade.kernels.runtime.transfer import Clock
 from csplade.kernels.score import search
 from csplade.kernels.score.types import Queries
 from csplade.kernels.topk import api as topk
@@ -21,6 +27,21 @@ def queries(count: int, terms: int) -> Queries:
     indptr = np.arange(count + 1) * terms
     every = np.tile(np.arange(terms, dtype=np.int32), count)
     return Queries.from_impacts(ImpactBatch(indptr, every, every + 1, 1.0), CPU)
+
+
+def segment(first: int, last: int) -> SimpleNamespace:
+    """One document after another, each with a term of its own and one that all have."""
+    blocks = []
+    for start in range(first, last, 64):
+        count = min(64, last - start)
+        vectors = Rows(
+            2 * np.arange(count + 1),
+            np.stack([np.zeros(count), 1 + np.arange(count)], 1).astype(np.int32).reshape(-1),
+            np.full(2 * count, 7, np.uint16),
+        )
+        blocks.append(make_block(vectors, VOCABULARY))
+    ordinals, nothing = np.arange(first, last), np.zeros(0, np.uint8)
+    return SimpleNamespace(segment=Segment.from_blocks(blocks), ordinals=ordinals, live=nothing)
 
 
 recorder = Recorder()
@@ -61,6 +82,26 @@ for one in (collection(900, 5.0, VOCABULARY, 1, CPU), postings):
         search.search_blocks(queries(count, 9), one, 1000)
         per_search.append(recorder.launched)
         recorder.launched = []
+# Segments, gaps and short blocks change nothing about that; every shard is searched once.
+per_index = []
+for cuts in (((0, 400),), ((0, 100), (100, 130), (130, 131), (200, 400))):
+    segments = tuple(segment(first, last) for first, last in cuts)
+    shards = [SimpleNamespace(number=number, segments=segments) for number in range(2)]
+    index = SimpleNamespace(
+        block_size=64, shard_count=2, max_impact=255, vocabulary_size=VOCABULARY
+    )
+    searcher = DeviceSearcher.load(Placement.of(shards, index, ["cpu"]))
+    recorder.launched = []
+    searcher.search_tensors(queries(3, 9), 10, Clock(CPU))
+    per_index.append(list(recorder.launched))
 print(
-    json.dumps({"per_search": per_search, "warmed": warmed, "later": later, "launched": launched})
+    json.dumps(
+        {
+            "per_index": per_index,
+            "per_search": per_search,
+            "warmed": warmed,
+            "later": later,
+            "launched": launched,
+        }
+    )
 )

@@ -72,6 +72,8 @@ def test_no_kernel_is_compiled_after_the_warm_up():
     assert len(found["launched"]) > 1000
     search = ["plan_kernel", "score_kernel", "collect_kernel", "pick_kernel", "expand_kernel"]
     assert found["per_search"] == [[*search, "pick_kernel"]] * 4
+    # Two shards, of one segment each and of four with gaps and short blocks.
+    assert found["per_index"] == [[*search, "pick_kernel"] * 2] * 2
     kernels = Counter(found["warmed"])
     assert set(kernels) == set(found["launched"])
 

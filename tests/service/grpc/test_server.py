@@ -17,7 +17,7 @@ def test_verify_reports_what_differs(vector_index, settings, random_queries):
     class Wrong(Index):
         def search(self, queries, k, mask=None, **options):
             result = super().search(queries, k, mask, **options)
-            result.scores[1] += 1
+            result.scores[1:2] += 1
             return result
 
     with (
