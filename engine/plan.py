@@ -179,7 +179,7 @@ class Plan:
         """Rank queries of one filter, given as integers; row i is that of task i."""
         index, k = self._collection.index, max(task.query.depth for task in tasks)
         mask = self._mask(tasks[0].query.filter)
-        self._ranked(tasks, impacts, index.search(impacts, k, mask, _wanted(tasks)))
+        self._ranked(tasks, impacts, index.search(impacts, k, mask, wanted=_wanted(tasks)))
 
     def _score_scale(self, task: SearchTask) -> float:
         """Return the weight of one step of an integer score of the task's query."""
