@@ -158,6 +158,7 @@ class Limits(Section):
     batch_searches: int = Field(default=64, ge=1)
     stream_in_flight: int = Field(default=64, ge=1)
     in_flight: int = Field(default=1024, ge=1)
+    connections: int = Field(default=16_384, ge=1, le=2**31 - 1)
     connection_streams: int = Field(default=8192, ge=1, le=2**31 - 1)
     timeout_seconds: float = Field(default=60.0, gt=0)
 

@@ -36,6 +36,7 @@ from ..telemetry.metrics_server import MetricsServer
 from ..telemetry.tracing import tracer
 from .health import NOT_SERVING, SERVING, HealthServicer
 from .interceptor import AdmissionInterceptor
+from .options import allow_connections, server_options
 from .servicer import RetrievalServicer
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ log = logging.getLogger(__name__)
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 FLUSH_SECONDS = 1.0  # for answers that are still being sent when their handlers have ended
 # Calls beyond limits.in_flight are rejected by csplade, with the time to retry after; beyond this
-# multiple of it by gRPC, before Python sees them. gRPC's own bound on calls that Python has not yet
-# seen (1,000, hard 3,000) would cancel them without a message, so it is far above both.
+# multiple of it by gRPC, without.
 HARD_LIMIT = 2
-PENDING_CALLS = 1_000_000
 
 
 class Server:
@@ -87,6 +86,7 @@ class Server:
             UnavailableError: a port that is taken.
         """
         settings = self._settings
+        allow_connections(settings.limits.connections)
         credentials = server_credentials(settings.security)
         self._tracer = tracer(settings.tracing)
         self._lifecycle = Lifecycle()
@@ -95,7 +95,7 @@ class Server:
         self._health = HealthServicer()
         self._grpc = grpc.aio.server(
             interceptors=[AdmissionInterceptor(self._admission, SERVICE_NAME)],
-            options=_options(settings),
+            options=server_options(settings),
             maximum_concurrent_rpcs=HARD_LIMIT * settings.limits.in_flight,
         )
         servicer = RetrievalServicer(self._retrieval, self._admission)
@@ -350,28 +350,6 @@ def running(settings: Settings, opener: Opener = open_collection) -> Iterator[Se
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    server = settings.server
-    return [
-        ("grpc.max_receive_message_length", server.receive_bytes),
-        ("grpc.max_send_message_length", server.send_bytes),
-        ("grpc.max_concurrent_streams", settings.limits.connection_streams),
-        ("grpc.server.max_pending_requests", PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
-        # Callers may ping idle streams as often as they like: 0 strikes means no limit.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.keepalive_time_ms", round(server.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", round(server.keepalive_timeout_seconds * 1000)),
-        *(
-            [("grpc.max_connection_age_ms", round(server.connection_age_seconds * 1000))]
-            if server.connection_age_seconds
-            else []
-        ),
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 async def _in_daemon_thread(function: Callable[[], LocalBackend]) -> LocalBackend:

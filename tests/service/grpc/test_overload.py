@@ -3,10 +3,12 @@ piles up.
 """
 
 import asyncio
+import contextlib
 import os
 import resource
 import sys
 import time
+from collections import Counter
 
 import grpc
 import psutil
@@ -150,6 +152,74 @@ async def test_streams_that_are_dropped_or_half_closed_leave_nothing(slow, rando
     assert await back_to(before)
     async with AsyncClient(server.address) as client:
         assert (await client.search(random_queries[0])).hits
+
+
+@contextlib.asynccontextmanager
+async def a_connection(address):
+    """A channel that shares no connection with another one."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    async with grpc.aio.insecure_channel(address, options) as channel:
+        yield channel
+
+
+async def test_a_connection_too_many_is_unavailable_at_once(vector_index, settings):
+    server = Server(settings(vector_index, limits__connections=3))
+    await server.start()
+    await server.load()
+
+    async def info(channel):
+        await rpc.RetrievalServiceStub(channel).Info(pb.InfoRequest(), timeout=30)
+
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(a_connection(server.address)) for _ in range(3)]
+        for channel in channels:
+            await info(channel)
+        for _ in range(5):
+            async with a_connection(server.address) as one_more:
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await info(one_more)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        await asyncio.gather(*map(info, channels))
+    for _ in range(1000):  # until gRPC has seen that they have gone
+        async with a_connection(server.address) as channel:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await info(channel)
+                break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("the places of connections that have gone stay taken")
+    await server.drain()
+    await server.stop()
+
+
+async def test_a_connection_has_so_many_requests_at_a_time(held, settings, random_queries):
+    """Its client queues the rest; one that comes just as a place becomes free may be refused."""
+    server = Server(settings(limits__connection_streams=4), held.opener)
+    await server.start()
+    await server.load()
+    codes, most = Counter(), 0
+
+    async def search(client, query):
+        try:
+            await client.search(query)
+            codes["OK"] += 1
+        except ServiceError as error:
+            codes[error.code] += 1
+
+    async with AsyncClient(server.address) as client, a_connection(server.address) as other:
+        await client.info()  # the client knows the limit once it is connected
+        tasks = [asyncio.create_task(search(client, query)) for query in random_queries[:12]]
+        await asyncio.to_thread(held.index.entered.wait, 30)
+        for _ in range(20):  # what comes after them is answered
+            await rpc.RetrievalServiceStub(other).Info(pb.InfoRequest(), timeout=30)
+            most = max(most, server._lifecycle.in_flight)
+        held.index.release.set()
+        await asyncio.gather(*tasks)
+    await server.drain()
+    await server.stop()
+    assert 1 <= most <= 4
+    assert set(codes) <= {"OK", "UNAVAILABLE"}
+    assert codes["OK"] >= 4
 
 
 CONNECT = """

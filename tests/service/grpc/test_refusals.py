@@ -187,10 +187,10 @@ def test_one_verification_at_a_time(vector_index, settings, random_queries):
     entered, release = threading.Event(), threading.Event()
 
     class SlowOracle(Index):
-        def oracle(self, queries, k):
+        def oracle(self, queries, k, mask=None):
             entered.set()
             assert release.wait(30)
-            return super().oracle(queries, k)
+            return super().oracle(queries, k, mask)
 
     with (
         running(settings(), lambda _: Collection(SlowOracle.open(vector_index))) as server,
