@@ -39,6 +39,7 @@ def read_parquet(
         UnavailableError: pyarrow is not installed.
     """
     pa, parquet = import_pyarrow(path)
+    path.open("rb").close()  # a file that may not be read is not a damaged one
     number = 0
     try:
         with parquet.ParquetFile(

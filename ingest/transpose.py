@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ..core.vectors import offsets
 
 PARTS = 256  # files at most
-PART_COLUMNS = 2**16  # of a part at least, where only the number of columns is known
-PART_POSTINGS = 2**24  # of a part at least, where the postings of each column are known
+PART_COLUMNS = 2**15  # of a part at least, where only the number of columns is known
+PART_POSTINGS = 2**22  # of a part at least, where the postings of each column are known
 SPOOL_BYTES = 2**20  # of a part in memory, before it moves to a file
 
 _POSTING = np.dtype([("column", "<i4"), ("row", "<i4"), ("value", "<i4")])
@@ -39,9 +39,10 @@ def balanced_parts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class Transposition:
-    """Postings in parts by column, 12 bytes each, in temporary files; a part is sorted in memory.
+    """Sort postings by column, a part of the columns at a time.
 
-    Use as a context manager, which deletes the files.
+    Parts wait in temporary files, 12 bytes a posting; sorting one takes 28 bytes a posting in
+    memory. Use as a context manager, which deletes the files.
 
     Args:
         bounds: int64 [parts + 1], from 0 to the number of columns; see :func:`even_parts` and
@@ -87,8 +88,9 @@ class Transposition:
             file.seek(0)
             postings = np.frombuffer(file.read(), _POSTING)
             file.close()
-            postings = postings[np.argsort(postings["column"], kind="stable")]
-            ends = np.searchsorted(postings["column"], np.arange(first, last + 1)).tolist()
-            rows, values = postings["row"].copy(), postings["value"].copy()
-            for start, end in pairwise(ends):
+            order = np.argsort(postings["column"], kind="stable")
+            rows, values = postings["row"][order], postings["value"][order]
+            lengths = np.bincount(postings["column"] - first, minlength=last - first)
+            del postings, order
+            for start, end in pairwise(offsets(lengths).tolist()):
                 yield rows[start:end], values[start:end]

@@ -16,8 +16,9 @@ export function searchView(section, config) {
   const control = filterControl(form.querySelector('.filter'));
   form.elements.collection.addEventListener('change', async ({ target }) => {
     control.setFields({});
-    const { index } = await call('info', {}, target.value).catch(() => ({ index: { fields: {} } }));
-    control.setFields(index.fields);
+    const asked = target.value;
+    const { index } = await call('info', {}, asked).catch(() => ({ index: { fields: {} } }));
+    if (asked === target.value) control.setFields(index.fields);
   });
   onSubmit(form, result, async (data) => {
     const text = data.get('text');

@@ -93,15 +93,20 @@ def test_a_document_that_did_not_rank_is_explained(page, text_server):
     page.script("document.querySelector('#search [name=id]').value = arguments[0]", "d1")
 
 
+def choose(page, selector, value):
+    """Choose an option of the last list that fits the selector."""
+    page.script(
+        "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))",
+        page.all(selector)[-1],
+        value,
+    )
+
+
 def add_condition(page, field, operator, value=None):
     page.one("#search .filter > button").click()
     row = page.all("#search .condition")[-1]
-    for place, choice in enumerate((field, operator)):
-        page.script(
-            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))",
-            row.find_elements("css selector", "select")[place],
-            choice,
-        )
+    choose(page, "#search .condition:last-child select:nth-of-type(1)", field)
+    choose(page, "#search .condition:last-child select:nth-of-type(2)", operator)
     if value is not None:
         row.find_element("css selector", "input").send_keys(value)
 
@@ -144,10 +149,7 @@ def test_hits_are_filtered_and_counted(page, text_server):
 def test_there_is_no_filter_without_fields(near_page):
     near_page.open("search")
     assert near_page.one("#search .filter").is_displayed()
-    near_page.script(
-        "const one = document.querySelector('#search [name=collection]');"
-        "one.value = 'services/b'; one.dispatchEvent(new Event('change'))"
-    )
+    choose(near_page, "#search [name=collection]", "services/b")
     near_page.wait(lambda: not near_page.one("#search .filter").is_displayed())
 
 
@@ -286,6 +288,14 @@ def test_the_collection_page_tells_what_is_served(page):
     assert "number: integer" in shown
     assert "undefined" not in shown
     assert "NaN" not in shown
+
+
+def test_the_collection_page_tells_what_another_service_holds(near_page):
+    near_page.open("about")
+    choose(near_page, "#about [name=collection]", "services/b")
+    near_page.wait(lambda: near_page.one("#about dd").text == "24")
+    choose(near_page, "#about [name=collection]", "services/gone")
+    near_page.wait(lambda: "unavailable: gone: " in near_page.one("#about").text)
 
 
 @pytest.mark.parametrize("dark", [False, True])
