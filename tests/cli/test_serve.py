@@ -26,10 +26,11 @@ from csplade.cli.main import main
 
 search = Index.search
 
-def held(self, queries, k, **options):
-    print("searching", flush=True)
-    sys.stdin.readline()
-    return search(self, queries, k, **options)
+def held(self, queries, k, mask=None, **options):
+    if k > 1:  # a server searches for one document while it starts
+        print("searching", flush=True)
+        sys.stdin.readline()
+    return search(self, queries, k, mask, **options)
 
 Index.search = held
 main()

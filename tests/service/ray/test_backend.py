@@ -244,7 +244,7 @@ async def test_a_shard_that_is_gone_is_unavailable_or_missing(backend, shards, r
 async def test_what_fails_inside_a_replica_may_be_missing_too(backend, shards, random_queries):
     newest = shards[2].replica._versions.newest
 
-    def broken(queries, k, **options):
+    def broken(queries, k, mask=None, **options):
         raise RuntimeError("a secret of the inside")
 
     newest.collection.index.search = broken
@@ -338,8 +338,8 @@ async def test_light_searches_share_a_message_and_heavy_ones_go_apart(
     index = shards[1].replica._versions.newest.collection.index
     search = index.search
 
-    def heavy(queries, k, **options):
-        result = search(queries, k, **options)
+    def heavy(queries, k, mask=None, **options):
+        result = search(queries, k, mask, **options)
         return dataclasses.replace(result, postings=np.full_like(result.postings, HEAVY_POSTINGS))
 
     index.search = heavy
