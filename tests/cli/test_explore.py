@@ -1,12 +1,14 @@
-"""``csplade explore`` as a process: it prints the address of the page, and ends on SIGTERM."""
+"""``csplade explore`` and ``csplade demo --explore`` print the address of the page, and end."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import urllib.request
 
-COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "explore"]
+CSPLADE = [sys.executable, "-c", "from csplade.cli.main import main; main()"]
+COMMAND = [*CSPLADE, "explore"]
 
 
 def test_it_prints_the_address_of_the_page(text_index):
@@ -46,3 +48,22 @@ def test_an_index_that_is_not_there_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("csplade: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_demo_serves_the_explorer(tiny_model, tmp_path):
+    command = [*CSPLADE, "demo", "--explore", "--model", str(tiny_model), "--question", "bread"]
+    environment = {**os.environ, "CSPLADE_CACHE": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            prefix = "The explorer: "
+            line = next(line for line in process.stdout if line.startswith(prefix))
+            address = line.removeprefix(prefix).strip()
+            with urllib.request.urlopen(address, timeout=30) as response:
+                assert b"csplade explorer" in response.read()
+            assert any(line.startswith("Serving on") for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()

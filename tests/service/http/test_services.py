@@ -6,6 +6,7 @@ from csplade.core.errors import InputError
 from csplade.service.http.services import OtherServices
 from csplade.service.settings import Service, load
 
+from ...certificates import authority, leaf
 from ..caller import call
 
 CALLS = {
@@ -86,6 +87,24 @@ def test_keys_stay_where_they_belong(serve, text_index, other_index, tmp_path):
             rejected = ask("open", "key-of-ours")
             assert (rejected.status, rejected.body["code"]) == (400, "failed_precondition")
             assert "rejects the key of http.services" in rejected.body["message"]
+
+
+def test_tls_with_an_authority(serve, text_index, other_index, tmp_path):
+    issuer = authority(tmp_path, "issuer")
+    own = leaf(tmp_path, "server", issuer)
+    files = {"security__tls_certificate": own.certificate, "security__tls_key": own.private}
+    with serve(other_index, http__enabled=False, **files) as other:
+        services = [
+            {"name": "trusted", "target": other.address, "ca": str(issuer.certificate)},
+            {"name": "unknown", "target": other.address, "tls": True},
+            {"name": "plain", "target": other.address},
+        ]
+        with serve(text_index, http__explorer=True, http__services=services) as near:
+            statuses = [
+                call(near.http_address, f"/explore/services/{one['name']}/info", {}).status
+                for one in services
+            ]
+    assert statuses == [200, 503, 503]
 
 
 def test_key_files_are_read_at_the_start(tmp_path):
