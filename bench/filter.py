@@ -1,5 +1,7 @@
 """The filter benchmark: searches with cached filters beside the same ones without, in turns.
 
+Every filter was used before: what is made of it beside the searches is there.
+
 Scattered filters hold for documents all over the index; filters by arrival hold for the last ones
 that came, as those of recent dates do.
 """
@@ -127,6 +129,7 @@ def run(
     rows = [ImpactBatch.join([row]) for row in queries]
     with Index.open(directory, threads=threads) as index:
         first_times = [_check(index, rows, k, filter, held) for _, _, filter, held in cases]
+        index.filters.settle()
         times = np.empty((len(cases), ROUNDS, len(rows)))
         for turn in range(ROUNDS):
             for place, (_, _, filter, _) in enumerate(cases):

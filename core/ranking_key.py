@@ -21,6 +21,11 @@ def best_keys(keys: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     return np.sort(keys)[::-1]
 
 
+def pack(scores: NDArray[np.int32], arrivals: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keys of scores and arrival numbers."""
+    return (scores.astype(np.int64) << 32) | (LAST_ARRIVAL - arrivals)
+
+
 def unpack(
     keys: NDArray[np.int64], shards: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:

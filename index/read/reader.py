@@ -158,6 +158,7 @@ class Index:
         """Release threads, device memory and document stores."""
         self.tensors = None
         self.cpu.close()
+        self.filters.close()
         for shard in self.shards.values():
             shard.store.close()
 

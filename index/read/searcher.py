@@ -14,6 +14,7 @@ from ...core.ranking_key import unpack
 from ...core.vectors import ImpactBatch, offsets
 
 if TYPE_CHECKING:
+    from .rare import RareDocuments
     from .snapshot import OpenSegment
 
 
@@ -40,6 +41,9 @@ class Selection(Protocol):
 
     def of(self, shard: int, segment: OpenSegment) -> NDArray[np.bool_]:
         """Return which documents of a segment are inside: bool [documents], contiguous."""
+
+    def rare(self, segment: OpenSegment, inside: NDArray[np.bool_]) -> RareDocuments | None:
+        """Return the documents inside as a block of their own, if they are few and it is ready."""
 
     def keep(self, owner: object, make: Callable[[], S]) -> S:
         """Return what ``make`` makes of this selection for an owner, perhaps made earlier."""
@@ -88,6 +92,9 @@ class Mask:
         first = segment.manifest.first_ordinal
         inside = self.shards[shard][first : first + segment.manifest.documents]
         return np.ascontiguousarray(inside)
+
+    def rare(self, segment: OpenSegment, inside: NDArray[np.bool_]) -> None:
+        """Return None: a mask is used once."""
 
     def keep(self, owner: object, make: Callable[[], S]) -> S:
         """Return what ``make`` makes."""

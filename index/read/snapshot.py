@@ -107,13 +107,16 @@ class Shard:
         ]
 
     def parts(
-        self, first: int, last: int, allowed: Sequence[NDArray[np.uint8]]
+        self, first: int, last: int, allowed: Sequence[NDArray[np.uint8] | None]
     ) -> list[tuple[Segment, int, int, int, NDArray[np.uint8]]]:
-        """Return blocks ``first`` to ``last - 1`` of the shard as the CPU kernel takes them."""
+        """Return blocks ``first`` to ``last - 1`` of the shard as the CPU kernel takes them.
+
+        ``allowed`` is :meth:`OpenSegment.allowed` of every segment, None for those to leave out.
+        """
         found, start = [], 0
         for one, inside in zip(self.segments, allowed, strict=True):
             begin, end = max(first - start, 0), min(last - start, len(one.segment))
-            if begin < end:
+            if begin < end and inside is not None:
                 found.append((one.segment, one.manifest.first_ordinal, begin, end, inside))
             start += len(one.segment)
         return found

@@ -43,7 +43,7 @@ FIELD_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """Blocks one after another.
 

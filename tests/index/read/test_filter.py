@@ -13,6 +13,8 @@ from csplade.core.document import Document
 from csplade.core.errors import CorruptError, InputError
 from csplade.core.filters import Filter
 from csplade.index import BuildOptions, Index, IndexBuilder, Mask, declare_field, drop_field
+from csplade.index.read import filter as filter_masks
+from csplade.index.read import rare as rare_documents
 from csplade.index.read.filter import FilterCache
 
 from .. import helpers
@@ -88,8 +90,13 @@ def make_index(path, vectors, held, **options):
     return path
 
 
-def test_filtered_searches_equal_those_by_a_check_of_every_document(tmp_path_factory):
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("rare", [rare_documents.RARE_SHARE, 1.0])
+def test_filtered_searches_equal_those_by_a_check_of_every_document(
+    tmp_path_factory, monkeypatch, rare
+):
+    monkeypatch.setattr(filter_masks, "RARE_SHARE", rare)
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         seed=st.integers(0, 2**32 - 1),
         count=st.integers(1, 120),
@@ -126,8 +133,9 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(tmp_path_fac
                     index.tensors = None
                     if device:
                         index.to(device)
-                    for _ in range(2):  # evaluated, then from the cache
+                    for _ in range(3):  # evaluated, then from the cache, then perhaps rare
                         assert_same_hits(index.search(queries, k, index.mask(one)), truth)
+                        index.filters.settle()
                     assert index.count(index.mask(one)) == inside
         shutil.rmtree(path)
 
@@ -184,6 +192,54 @@ def test_the_cache_holds_a_bounded_number_of_filters_and_nothing_of_owners_that_
     cache.get(below(1), owner, lambda: np.zeros(9000, bool))
     assert cache.nbytes <= 10_000
     assert len(cache.get(below(1), owner, lambda: np.zeros(1, bool))) == 9000
+
+
+def test_documents_that_stay_rare_are_searched_apart(numbered):
+    queries = helpers.random_queries(np.random.default_rng(2), 3)
+    few = Filter.parse({"must": [{"field": "number", "match": {"any": [3, 40, 41]}}]})
+    with Index.open(numbered, threads=2) as index:
+        truth = index.oracle(queries, 10, few)
+        found = []
+        for _ in range(3):
+            found.append(index.search(queries, 10, index.mask(few)))
+            index.filters.settle()
+        for one in found:
+            assert_same_hits(one, truth)
+        # The second search has it begun, so the third reads the postings of three documents.
+        assert (found[1].postings == found[0].postings).all()
+        assert (found[2].postings < found[0].postings / 4).all()
+        assert found[2].matched.tolist() == truth.matched.tolist()
+        before = index.filters.nbytes
+        index.search(queries, 10, index.mask(few))
+        assert index.filters.nbytes == before > 400
+
+
+def test_what_is_made_beside_the_searches_is_bounded_and_may_be_gone():
+    class Owner:
+        pass
+
+    cache, owner = FilterCache(limit=1000), Owner()
+    made = []
+
+    def make(size):
+        made.append(size)
+        return np.zeros(size, bool)
+
+    assert cache.get_later(below(1), owner, lambda: make(1)) is None  # nothing is known of it
+    cache.get(below(1), owner, lambda: np.zeros(10, bool))
+    large, small, gone = Owner(), Owner(), Owner()
+    for size, one in ((251, large), (250, small), (9, gone)):
+        for _ in range(2):
+            assert cache.get_later(below(1), one, lambda size=size: make(size)) is None
+    del one, gone
+    gc.collect()
+    cache.settle()
+    assert made == [251, 250, 9]
+    assert cache.get_later(below(1), large, lambda: make(251)) is None
+    assert len(cache.get_later(below(1), small, lambda: make(250))) == 250
+    assert made == [251, 250, 9]
+    assert cache.nbytes <= 269
+    cache.close()
 
 
 def test_bits_larger_than_the_cache_are_made_each_time(numbered):
