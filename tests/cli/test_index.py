@@ -486,6 +486,15 @@ def test_export_and_build_again(cli, fails, tmp_path, many_vectors):
     assert "y.ciff ends as ciff does" in outcome.err
 
 
+@pytest.mark.parametrize("name", ["v.parquet", "v.ciff", "v.jsonl"])
+def test_a_malformed_file_is_one_line(fails, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"PAR1 and nothing else")
+    told = fails("index", "build", "--vectors", path, "--out", tmp_path / "index")
+    assert str(path) in told
+    assert not (tmp_path / "index").exists()
+
+
 def test_an_index_of_an_encoder_is_exported_by_its_tokens(cli, small_index, tmp_path):
     assert cli("index", "export", small_index, "--out", tmp_path / "x.jsonl").code == 0
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
