@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..core import machine
+from ..kernels.runtime.graph import recorder
 from ..kernels.runtime.launch import on_device
 
 # Written between timed runs: several times the L2 cache of any GPU there is, so that every run
@@ -109,20 +110,11 @@ def wall_milliseconds(work: Callable[[], Any], *, repeats: int = 20) -> float:
 
 def graph_of(work: Callable[[], Any], device: torch.device) -> Callable[[], None] | None:
     """Return a call that replays the launches of ``work`` as a CUDA graph; None if it cannot."""
-    with on_device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                work()
-        except RuntimeError:  # something in it waits for the device
-            return None
-    return graph.replay
+    made = recorder(device)
+    try:
+        return None if made is None else made.record(work).replay
+    except RuntimeError:  # something in it waits for the device
+        return None
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:

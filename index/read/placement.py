@@ -112,7 +112,7 @@ class Placement:
         parts = []
         for number, segments in self.held.items():
             device = self.devices[self.homes[number]]
-            ordinals = np.concatenate([one.ordinals for one in segments])
+            ordinals = np.concatenate([one.ordinals for one in segments]).astype(np.int64)
             postings = self.layouts[number].load(
                 [one.segment for one in segments],
                 ordinals * self.index.shard_count + number,

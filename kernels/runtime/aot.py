@@ -56,6 +56,7 @@ class AotCase:
         constexprs: value of each argument whose type is ``constexpr``.
         num_warps: warps per program.
         num_stages: depth of software pipelining.
+        max_registers: registers per thread at most; None leaves it to the compiler.
         aligned: pointers and integers that are divisible by 16 at a launch.
         expects: prefixes of SASS instructions that the machine code must hold, by the oldest
             capability for which they apply.
@@ -69,6 +70,7 @@ class AotCase:
     constexprs: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    max_registers: int | None = None
     aligned: tuple[str, ...] = ()
     expects: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     min_capability: int = 80
@@ -101,7 +103,11 @@ class AotCase:
         return triton.compile(
             source(self.kernel, dict(self.signature), dict(self.constexprs), self.attrs),
             target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": self.num_warps, "num_stages": self.num_stages},
+            options={
+                "num_warps": self.num_warps,
+                "num_stages": self.num_stages,
+                "maxnreg": self.max_registers,
+            },
         )
 
 

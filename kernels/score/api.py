@@ -39,7 +39,7 @@ class KernelBackend(Protocol):
         """Say whether this backend takes these postings, or why not."""
 
     def score_blocks(
-        self, queries: Queries, postings: Postings, mask: Tensor | None
+        self, queries: Queries, postings: Postings, mask: Tensor | None, k: int
     ) -> BlockScores:
         """Score checked queries, see :func:`score_blocks`."""
 
@@ -82,6 +82,7 @@ def score_blocks(
     postings: Postings,
     *,
     mask: Tensor | None = None,
+    k: int = 0,
     backend: str | None = None,
 ) -> BlockScores:
     """Score every query against every block; only the ``torch`` backend waits for the device.
@@ -92,6 +93,8 @@ def score_blocks(
         mask: uint8 [B * block_size] for all queries, or [n, B * block_size] for each its own; 0
             excludes the document from scores and ``matched``. A byte per document: one pass reads
             8.8 MB for 8.8 M documents, a quarter of the scores written in that pass.
+        k: how many of the best documents are asked for: scores of tiles that cannot hold one may be
+            left out; 0 leaves none out.
         backend: ``torch``, ``triton`` or ``gluon``; None takes the fastest that supports these
             postings.
 
@@ -103,4 +106,4 @@ def score_blocks(
     check_mask(mask, len(queries), postings)
     if not len(queries) or not postings.blocks:
         name = "torch"
-    return BACKENDS[name].score_blocks(queries, postings, mask)
+    return BACKENDS[name].score_blocks(queries, postings, mask, k)

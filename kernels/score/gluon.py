@@ -20,6 +20,19 @@ Instructions: some 175 per chunk, 1.4 k chunks, four issued a clock: 31 us. Read
 121 MB, 28 us at 4.3 TB/s. The three overlap, so 35 to 60 us are expected for one query (540
 programs are 4.1 per multiprocessor, so one with 5 ends last), to which writing 35 MB of scores adds
 at most 8 us.
+
+Most of these writes are left out for a batch. A bin that k tiles reach is a safe threshold: k
+documents score higher than every document of a tile below it, so that such a tile is never read
+again. Every 32nd block looks at the histogram and raises the threshold of its query. Counted for k
+= 1,000 among 17,216 tiles: of a batch of 8 or more, which starts the first blocks of all queries
+together, a quarter of the tiles are stored, 9 MB per query instead of 35; of one query, three
+quarters, because 396 of its 538 programs start at once. The look costs 0.2 % of the instructions.
+
+Not done, because the count says that it cannot pay: to score a tenth of the blocks by a launch of
+their own first. Its 54 programs leave 78 of 132 multiprocessors idle for some 6 us, and finding
+their k-th best takes three launches more, 3 us; all writes of the others take 7 us. And to append
+candidates instead of storing scores: the worst case, all documents, takes 8 bytes each instead of
+4, so that the workspace would be larger, or the host would have to wait for the count.
 """
 
 from __future__ import annotations
@@ -69,6 +82,10 @@ except ImportError:
     gluon = gl = barrier = None
 
 WARPS = 16
+# Registers per thread, so that three programs fit on a multiprocessor.
+REGISTERS = 40
+# Blocks after which the bin is raised below which tiles are not stored.
+REFRESH = 32
 SHARED_BYTES = 4 * MAX_BLOCK_DOCUMENTS
 
 
@@ -96,17 +113,50 @@ def add_shared(place, value):  # type: ignore[no-untyped-def]
     )
 
 
-@partial(jit, varying=VARYING)
+@jit
+def bin_reached(counts, k, BINS: gl.constexpr, layout: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Return the last bin that k tiles reach, from their counts by bin; 0 if fewer are counted.
+
+    Every warp finds it by itself. Counts only grow, so what it reads may be old: the bin is then
+    lower than it could be, and still reached by k tiles.
+    """
+    WARPS: gl.constexpr = gl.num_warps()
+    STEP: gl.constexpr = 128
+    row: gl.constexpr = gl.SliceLayout(1, layout)
+    lane = gl.arange(0, STEP, layout=gl.SliceLayout(0, layout))[None, :]
+    same = gl.zeros([WARPS, STEP], gl.int32, layout)
+    above = gl.zeros([WARPS], gl.int32, row)  # tiles in the bins above
+    before = gl.zeros([WARPS], gl.int32, row)  # the same, above the step that k tiles reach
+    least = gl.zeros([WARPS], gl.int32, row)
+    for base in range(BINS - STEP, -STEP, -STEP):
+        here = gl.sum(gl.load(counts + base + lane + same), 1)
+        reached = (above < k) & (above + here >= k)
+        least = gl.where(reached, base, least)
+        before = gl.where(reached, above, before)
+        above += here
+    filled = gl.load(counts + least[:, None] + lane)
+    first = least
+    for half in gl.static_range(7):
+        middle = least + (64 >> half)
+        upper = gl.where(first[:, None] + lane >= middle[:, None], filled, 0)
+        least = gl.where((above >= k) & (before + gl.sum(upper, 1) >= k), middle, least)
+    return least
+
+
+@partial(jit, varying=(*VARYING, "least", "k", "refresh"))
 def score_kernel(  # type: ignore[no-untyped-def]
     starts, lengths, ends, query_indptr, query_impacts, query_rows, locals_, impacts, columns,
     frames, mask, scores, tiles, histogram, matched, blocks, total, dense, slots,
-    mask_stride: gl.int64,
+    mask_stride: gl.int64, least, k, refresh,
     WIDTH: gl.constexpr, TILE: gl.constexpr, CHUNK: gl.constexpr, TERMS: gl.constexpr,
     SLOT: gl.constexpr, HAS_MASK: gl.constexpr, UNIT: gl.constexpr,
     DENSE: gl.constexpr, BINS: gl.constexpr, SHIFT: gl.constexpr, FIRST: gl.constexpr,
     LAST: gl.constexpr,
 ):  # fmt: skip
-    """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache."""
+    """Score (query, block); queries run fastest, so a batch finds the block in the L2 cache.
+
+    Tiles below the bin in ``least[query]`` are not stored; every ``refresh``-th block raises it.
+    """
     WARPS: gl.constexpr = gl.num_warps()
     PARTS: gl.constexpr = WIDTH // (WARPS * TILE)
     # A row of either belongs to one warp: of chunks, a lane holds eight postings, of tiles, 16
@@ -172,10 +222,11 @@ def score_kernel(  # type: ignore[no-untyped-def]
         if HAS_MASK:
             keep = gl.load(mask + (query * mask_stride + block * WIDTH) + place)
             score = gl.where(keep != 0, score, 0)
-        gl.store(scores + (query * blocks + block) * WIDTH + place, score)
         count += gl.sum((score > 0).to(gl.int32), 1)
         best = gl.max(score, 1)
         bin = gl.maximum(score_bin(best, SHIFT, FIRST), 0)
+        stored = (k == 0) | ((best > 0) & (bin >= gl.load(least + query)))
+        gl.store(scores + (query * blocks + block) * WIDTH + place, score, mask=stored[:, None])
         counter = histogram + query * BINS + bin
         gl.atomic_add(counter, gl.full_like(bin, 1), mask=best > 0, sem="relaxed")
         number = block * (WIDTH // TILE) + tile
@@ -184,6 +235,9 @@ def score_kernel(  # type: ignore[no-untyped-def]
     gl.atomic_add(
         matched + query + gl.zeros([WARPS], gl.int32, tile_warp), count.to(gl.int64), sem="relaxed"
     )
+    if (k > 0) & (gl.program_id(1) % refresh == refresh - 1):
+        found = bin_reached(histogram + query * BINS, k, BINS, tile_layout)
+        gl.atomic_max(least + query + gl.zeros_like(found), found, sem="relaxed")
 
 
 def supports(postings: Postings) -> Support:
@@ -197,7 +251,7 @@ def supports(postings: Postings) -> Support:
     return triton_supports(postings)
 
 
-def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> BlockScores:
+def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None, k: int) -> BlockScores:
     """Compute :func:`.api.score_blocks` in shared memory.
 
     Raises:
@@ -207,11 +261,11 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
     plan = Plan(queries, postings, found.postings)
     with on_device(postings.rows):
         compiled = score_kernel[(len(queries), postings.blocks)](
-            *plan.arguments(queries, postings, mask, found),
+            *plan.arguments(queries, postings, mask, found), found.least, k, REFRESH,
             WIDTH=postings.width, TILE=TILE_DOCUMENTS, CHUNK=CHUNK_POSTINGS, TERMS=TERMS,
             SLOT=SLOT_TERMS, HAS_MASK=mask is not None, UNIT=UNIT_POSTINGS,
             DENSE=postings.dense > 0, BINS=SCORE_BINS, SHIFT=BIN_SHIFT, FIRST=FIRST_BIN,
-            LAST=LAST_ARRIVAL, num_warps=WARPS,
+            LAST=LAST_ARRIVAL, num_warps=WARPS, maxnreg=REGISTERS,
         )  # fmt: skip
     if compiled.metadata.shared != SHARED_BYTES:
         raise UnavailableError(
@@ -231,9 +285,12 @@ def _score_case(name: str, has_mask: bool, dense: bool) -> AotCase:
     return AotCase(
         name=f"score/gluon/{name}",
         kernel=score_kernel,
-        signature=SCORE_SIGNATURE | dict.fromkeys(constexprs, "constexpr"),
+        signature=SCORE_SIGNATURE
+        | {"least": "*i32", "k": "i32", "refresh": "i32"}
+        | dict.fromkeys(constexprs, "constexpr"),
         constexprs=constexprs,
         num_warps=WARPS,
+        max_registers=REGISTERS,
         aligned=ALIGNED,
         # Eight local numbers and eight impacts are one load each.
         expects={80: ("ATOMS.ADD", "LDS.128", "STS.128", "STG.E.128", "LDG.E.128", "LDG.E.64")},

@@ -86,8 +86,8 @@ def supports(postings: Postings) -> Support:
     return YES
 
 
-def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> BlockScores:
-    """Compute :func:`.api.score_blocks` in plain torch; reading offsets synchronizes."""
+def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None, k: int) -> BlockScores:
+    """Compute :func:`.api.score_blocks` in plain torch, without k; reading offsets synchronizes."""
     n, blocks, width = len(queries), postings.blocks, postings.width
     scores = torch.zeros((n, blocks, width), dtype=torch.int32, device=postings.device)
     read = torch.zeros(n, dtype=torch.int64, device=postings.device)
@@ -130,4 +130,5 @@ def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> B
         histogram,
         (scores > 0).sum(dim=(1, 2)),
         read,
+        torch.zeros(n, dtype=torch.int32, device=best.device),
     )

@@ -122,7 +122,7 @@ def search_blocks(
                 else mask[first_query:last_query, places].contiguous()
             )
         scores = scoring.score_blocks(
-            queries.between(first_query, last_query), part, mask=kept, backend=backend
+            queries.between(first_query, last_query), part, mask=kept, k=k, backend=backend
         )
         mark("score")
         keys, counts = selection.select_blocks(

@@ -229,8 +229,8 @@ class Plan:
 def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
     """Allocate the result: scores and tiles unfilled, counts at 0, because kernels add to them."""
     n, blocks, width = len(queries), postings.blocks, postings.width
-    zeros = torch.zeros(n * (SCORE_BINS // 2 + 2), dtype=torch.int64, device=postings.device)
-    matched, read, histogram = zeros.split([n, n, n * SCORE_BINS // 2])
+    zeros = torch.zeros(n * (SCORE_BINS // 2 + 3), dtype=torch.int64, device=postings.device)
+    matched, read, least, histogram = zeros.split([n, n, n, n * SCORE_BINS // 2])
     return BlockScores(
         torch.empty((n, blocks, width), dtype=torch.int32, device=postings.device),
         torch.empty(
@@ -239,6 +239,7 @@ def empty_scores(queries: Queries, postings: Postings) -> BlockScores:
         histogram.view(torch.int32).view(n, SCORE_BINS),
         matched,
         read,
+        least.view(torch.int32)[:n],
     )
 
 
@@ -254,8 +255,8 @@ def supports(postings: Postings) -> Support:
     return triton_support(postings.device)
 
 
-def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None) -> BlockScores:
-    """Compute :func:`.api.score_blocks` with global atomics."""
+def score_blocks(queries: Queries, postings: Postings, mask: Tensor | None, k: int) -> BlockScores:
+    """Compute :func:`.api.score_blocks` with global atomics, which need all scores in memory."""
     found = empty_scores(queries, postings)
     plan = Plan(queries, postings, found.postings)
     with on_device(postings.rows):

@@ -276,13 +276,15 @@ class BlockScores:
     """Hold the scores of n queries in B blocks; width and tiles are those of the postings.
 
     Attributes:
-        scores: int32 [n, B, width], 0 where no term is shared or the mask excludes the document.
+        scores: int32 [n, B, width], 0 where no term is shared or the mask excludes the document. A
+            scorer that was told k leaves tiles unfilled that cannot hold one of the k best.
         tiles: int64 [n, B * width / 512], for each run of 512 documents its best score above 32
             bits that hold 2^32 - 1 minus the number of the tile; 0 where the best score is 0.
         histogram: int32 [n, 2048], tiles by the bin of their best score, see ``SCORE_BINS``; tiles
             with best score 0 are not counted.
         matched: int64 [n], documents in the mask that share at least one term.
         postings: int64 [n], postings read.
+        least: int32 [n], a bin that k tiles reach, if the scorer was told k and knows one; else 0.
     """
 
     scores: Tensor
@@ -290,6 +292,7 @@ class BlockScores:
     histogram: Tensor
     matched: Tensor
     postings: Tensor
+    least: Tensor
 
 
 def check_queries(queries: ImpactBatch, vocabulary_size: int | None = None) -> None:

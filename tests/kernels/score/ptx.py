@@ -38,6 +38,7 @@ SIMPLE = {
     "xor": np.bitwise_xor,
     "max": np.maximum,
     "min": np.minimum,
+    "rem": np.fmod,
 }
 
 
@@ -141,11 +142,11 @@ class Memory:
             :, None
         ].view(np.uint8)
 
-    def add(self, addresses: NDArray, values: NDArray) -> None:
-        """Add lane by lane, so that lanes may share an address."""
+    def change(self, by: np.ufunc, addresses: NDArray, values: NDArray) -> None:
+        """Change values lane by lane, so that lanes may share an address."""
         for i in range(len(addresses)):
             at = addresses[i : i + 1]
-            self.store(at, self.load(at, values.dtype) + values[i : i + 1])
+            self.store(at, by(self.load(at, values.dtype), values[i : i + 1]))
 
 
 class Shared(Memory):
@@ -269,11 +270,12 @@ class Warp:
             return
         memory = self.shared if space == "shared" else self.memory
         if kind in ("red", "atom"):
-            assert opcode[-2] == "add", opcode
+            assert opcode[-2] in ("add", "max"), opcode
             place, amount = operands[-2:]
             if space == "shared":
                 self.shared.touch("added", self.address(place)[live], dtype.itemsize, self.number)
-            memory.add(self.address(place)[live], self.value(amount, dtype)[live])
+            change = np.add if opcode[-2] == "add" else np.maximum
+            memory.change(change, self.address(place)[live], self.value(amount, dtype)[live])
             return
         place, names = (operands[1], operands[0]) if kind == "ld" else (operands[0], operands[1])
         registers = split(names.strip("{} "))

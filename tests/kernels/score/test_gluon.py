@@ -16,7 +16,15 @@ from csplade.kernels.runtime.launch import INTERPRETED, compiled_environment
 from csplade.kernels.score.api import score_blocks
 from csplade.kernels.score.gluon import SHARED_BYTES, supports
 from csplade.kernels.score.triton import Plan
-from csplade.kernels.score.types import SCORE_BINS, TILE_DOCUMENTS, BlockScores, Queries
+from csplade.kernels.score.types import (
+    BIN_SHIFT,
+    FIRST_BIN,
+    SCORE_BINS,
+    TILE_DOCUMENTS,
+    BlockScores,
+    Queries,
+)
+from csplade.kernels.select.api import select_blocks
 
 from ..collection import Collection
 from .ptx import Fault, launch
@@ -74,21 +82,21 @@ def queries(postings):
     return Queries.from_impacts(ImpactBatch(indptr, terms, impacts, 1.0), "cpu")
 
 
-def run(text, shared, queries, postings, mask, **options):
-    """What the machine leaves in scores, tiles, histogram and matched."""
+def run(text, shared, queries, postings, mask, *, k=0, **options):
+    """What the machine leaves in scores, tiles, histogram, matched and least."""
     n, blocks, width = len(queries), postings.blocks, postings.width
     plan = Plan(queries, postings, torch.zeros(n, dtype=torch.int64))
     scores = np.full((n, blocks, width), -7, np.int32)
     tiles = np.full((n, blocks * width // TILE_DOCUMENTS), -7, np.int64)
     matched = np.zeros(n, np.int64)
-    histogram = np.zeros((n, SCORE_BINS), np.int32)
-    found = BlockScores(*map(torch.from_numpy, (scores, tiles, histogram, matched)), None)
+    histogram, least = np.zeros((n, SCORE_BINS), np.int32), np.zeros(n, np.int32)
+    found = BlockScores(*map(torch.from_numpy, (scores, tiles, histogram, matched)), None, None)
     arguments = [
         one.numpy() if isinstance(one, torch.Tensor) else one
         for one in plan.arguments(queries, postings, mask, found)
     ]
-    launch(text, shared, (n, blocks), arguments, **options)
-    return scores, tiles, histogram, matched
+    launch(text, shared, (n, blocks), [*arguments, least, k, 1], **options)
+    return scores, tiles, histogram, matched, least
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
@@ -118,12 +126,45 @@ def test_compiled_code_gives_the_twin_s_bytes(
         )
         mask = torch.from_numpy(kept.astype(np.uint8))
     truth = score_blocks(queries, postings, mask=mask, backend="torch")
-    scores, tiles, histogram, matched = run(text, shared, queries, postings, mask, seed=capability)
+    found = run(text, shared, queries, postings, mask, seed=capability)
+    scores, tiles, histogram, matched, least = found
     np.testing.assert_array_equal(scores, truth.scores)
     np.testing.assert_array_equal(tiles, truth.tiles)
     np.testing.assert_array_equal(histogram, truth.histogram)
     np.testing.assert_array_equal(matched, truth.matched)
     assert matched.any()
+    assert not least.any()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")
+@pytest.mark.parametrize("capability", [90, 100])
+@pytest.mark.parametrize("k", [1, 5, 200])
+def test_tiles_that_cannot_hold_one_of_the_best_are_not_stored(
+    compiled, postings, queries, capability, k
+):
+    text, shared = compiled["all", capability]
+    queries = queries.between(0, 1)
+    truth = score_blocks(queries, postings, backend="torch")
+    scores, tiles, histogram, matched, least = run(
+        text, shared, queries, postings, None, k=k, seed=k
+    )
+    np.testing.assert_array_equal(tiles, truth.tiles)
+    np.testing.assert_array_equal(histogram, truth.histogram)
+    np.testing.assert_array_equal(matched, truth.matched)
+    # Both blocks have 34 tiles in all: after the last program the bin is the final one.
+    reached = histogram[0][::-1].cumsum()[::-1]
+    assert least[0] == (0 if k > reached[0] else np.flatnonzero(reached >= k).max())
+    whole = scores.reshape(-1, TILE_DOCUMENTS)
+    expected = truth.scores.numpy().reshape(-1, TILE_DOCUMENTS)
+    stored = (whole == expected).all(axis=1)
+    assert (whole[~stored] == -7).all()
+    best = expected.max(axis=1)
+    bins = (best.astype(np.float32).view(np.int32) >> BIN_SHIFT) - FIRST_BIN
+    assert stored[(best > 0) & (bins >= least[0])].all()
+    assert (~stored[best > 0]).any() == (k < 200)
+    for one in (truth, dataclasses.replace(truth, scores=torch.from_numpy(scores))):
+        keys, _ = select_blocks(one, postings, k, backend="torch")
+        assert torch.equal(keys, select_blocks(truth, postings, k, backend="torch")[0])
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the plan is made by the interpreter")

@@ -46,9 +46,11 @@ def on_cpu(collection, k, *, mask=None, parts=((0, None),), first_ordinal=0, sha
             segments.append(
                 (segment, first_ordinal + first, 0, len(segment), np.ascontiguousarray(kept))
             )
-        found, answer.matched[q], answer.postings[q] = score_segments(
-            segments, collection.block_size, shard, shards, terms, impacts, k, Workspace()
-        )
+        options = collection.block_size, shard, shards, terms, impacts, k
+        found, answer.matched[q], _ = score_segments(segments, *options, Workspace())
+        # It passes over blocks without a document inside the mask, and kernels do not.
+        whole = [(*one[:-1], NOTHING) for one in segments]
+        _, _, answer.postings[q] = score_segments(whole, *options, Workspace())
         found = best_keys(found, k)
         keys[q, : len(found)] = found
         answer.counts[q] = len(found)
