@@ -25,7 +25,7 @@ from . import distribution, synthetic
 
 SHARES = (1.0, 0.9, 0.5, 0.1, 0.01, 0.001)
 LEVELS = 1000  # of the scattered field
-ROUNDS = 5
+ROUNDS = 9
 HEADINGS = ["filter", "share", "ratio", "p50 ms", "p99 ms", "evaluated in ms", "hits/query"]
 
 
@@ -36,7 +36,7 @@ class FilterTime:
     Attributes:
         name: "none", "scattered" or "by arrival".
         share: of the documents that it holds for.
-        ratio: ``milliseconds`` divided by that without a filter.
+        ratio: time of a query divided by that without a filter just before it, median.
         milliseconds, p99: time of a query, median and 99th percentile.
         evaluation: milliseconds of the first search, which evaluates the filter, beyond
             ``milliseconds``.
@@ -132,16 +132,17 @@ def run(
         index.filters.settle()
         times = np.empty((len(cases), ROUNDS, len(rows)))
         for turn in range(ROUNDS):
-            for place, (_, _, filter, _) in enumerate(cases):
-                times[place, turn] = [_time(index, row, k, filter)[0] for row in rows]
-                progress("filters", turn * len(cases) + place + 1, ROUNDS * len(cases))
+            for number, row in enumerate(rows):
+                for place, (_, _, filter, _) in enumerate(cases):
+                    times[place, turn, number] = _time(index, row, k, filter)[0]
+            progress("rounds", turn + 1, ROUNDS)
+        ratios = np.median(times / times[0], axis=(1, 2))
         medians = np.median(times, axis=1)  # of each query
-        whole = float(np.median(medians[0]))
         measured = tuple(
             FilterTime(
                 name,
                 share,
-                float(np.median(medians[place]) / whole),
+                float(ratios[place]),
                 float(np.median(medians[place])),
                 float(np.quantile(medians[place], 0.99)),
                 max(0.0, first_times[place] - float(medians[place, 0])) if filter else 0.0,

@@ -285,6 +285,39 @@ def info(
 
 
 @app.command()
+def declare(
+    index: Directory,
+    fields: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME:TYPE...",
+            help="Fields of the metadata that filters may name; TYPE is keyword, bool, integer, "
+            "float, datetime, or none to drop the declaration.",
+        ),
+    ],
+) -> None:
+    """Declare fields of a finished index, or drop them.
+
+    Filters know them once the index is opened again.
+    """
+    from ..core.errors import InputError
+    from ..core.fields import parse_fields
+    from ..index import declare_field, drop_field
+
+    dropped = [text.removesuffix(":none") for text in fields if text.endswith(":none")]
+    try:
+        declared = parse_fields(text for text in fields if not text.endswith(":none"))
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="NAME:TYPE") from None
+    for name in dropped:
+        drop_field(index, name)
+        typer.echo(f"{index}: {name} is dropped")
+    for name, kind in declared.items():
+        declare_field(index, name, kind)
+        typer.echo(f"{index}: {name} is declared as {kind}")
+
+
+@app.command()
 def verify(
     index: Directory,
     sample: Annotated[

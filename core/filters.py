@@ -273,7 +273,7 @@ def _resolve(condition: Condition, fields: Fields) -> Condition:
     if (kind := fields.get(name)) is None:
         raise InputError(
             f"filter: field {name!r:.60} is not declared; declared are "
-            f"{', '.join(fields) or 'none'}; declare it with `csplade index build --field "
+            f"{', '.join(fields) or 'none'}; declare it with `csplade index declare DIR "
             f"{name:.60}:TYPE`"
         )
     if isinstance(condition, Match):

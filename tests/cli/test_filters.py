@@ -53,6 +53,18 @@ def test_bulk_searches_are_filtered_paged_and_cut(cli, lines, books, tmp_path):
     assert ranking("--filter", tagged)[0] == ["b8", "b5", "b2"]
 
 
+def test_fields_are_declared_and_dropped_later(cli, fails, books):
+    told = cli("index", "declare", books, "tags:none", "id2:bool")
+    assert told.out == f"{books}: tags is dropped\n{books}: id2 is declared as bool\n"
+    assert IndexManifest.open(books).fields == {"year": "integer", "id2": "bool"}
+    message = fails("index", "declare", books, "tags:integer")
+    assert "document 'b1': field tags: 'a' is not integer; allowed is" in message
+    assert "declared as integer already; drop it" in fails("index", "declare", books, "year:bool")
+    assert "field 'x': is not declared" in fails("index", "declare", books, "x:none")
+    assert cli("index", "declare", books, "year").code == 2
+    assert IndexManifest.open(books).fields == {"year": "integer", "id2": "bool"}
+
+
 def test_a_text_is_filtered_and_shows_stored_vectors(cli, small_index):
     ids = '{"must": [{"has_id": ["d3", "d4"]}]}'
     outcome = cli("search", small_index, "tea", "--json", "--with-vector", "--filter", ids)

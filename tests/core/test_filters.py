@@ -104,7 +104,7 @@ def test_filters_of_another_form_are_rejected(plain, message):
         (
             {"must": [{"field": "color", "exists": True}]},
             "field 'color' is not declared; declared are year, language, at, ok, price; declare it "
-            "with `csplade index build --field color:TYPE`",
+            "with `csplade index declare DIR color:TYPE`",
         ),
         ({"must": [{"field": "year", "match": {"any": ["x"]}}]}, "year: 'x' is not integer"),
         ({"must": [{"field": "year", "range": {"gt": 1.5}}]}, "year: 1.5 is not integer"),

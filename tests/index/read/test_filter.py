@@ -96,7 +96,7 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(
 ):
     monkeypatch.setattr(filter_masks, "RARE_SHARE", rare)
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         seed=st.integers(0, 2**32 - 1),
         count=st.integers(1, 120),

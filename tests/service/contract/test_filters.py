@@ -132,7 +132,7 @@ def test_declared_fields_are_told(client, vector_client):
         (
             {"filter": {"must": [{"field": "color", "exists": True}]}},
             "filter: field 'color' is not declared; declared are number; declare it with "
-            "`csplade index build --field color:TYPE`",
+            "`csplade index declare DIR color:TYPE`",
         ),
         (
             {"filter": {"must": [{"field": "number", "match": {"any": ["x"]}}]}},
