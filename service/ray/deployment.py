@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -14,21 +15,32 @@ from ray.serve.exceptions import (
 )
 
 from ...core.errors import CspladeError, OverloadedError, UnavailableError
+from .channel import ChannelLostError, Channels
 
-REPLICA_LOST = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
+REPLICA_LOST = (
+    ChannelLostError,
+    DeploymentUnavailableError,
+    RayActorError,
+    RequestCancelledError,
+)
 PROBE_SECONDS = 2.0  # a deployment that misses two probes in a row counts as down
 RETRY_SECONDS = 1.0  # for callers that Ray's own bound of ongoing requests rejects
 
 
 class DeploymentClient:
-    """A deployment, called through its handle.
+    """A deployment, called through channels to its replicas on this machine, or its handle.
+
+    Args:
+        name: For errors.
+        handle: Ray's.
+        folder: Where its replicas on this machine listen; None if they do not.
 
     Attributes:
         name: For errors.
         up: Whether it answered lately; while it does not, calls are rejected at once.
     """
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str, handle: Any, folder: Path | None = None) -> None:
         self.name = name
         self.up = True
         self._misses = 0
@@ -36,6 +48,7 @@ class DeploymentClient:
             _by_reference=False, request_serialization="pickle", response_serialization="pickle"
         )
         self._pending: set[Any] = set()
+        self._channels = None if folder is None else Channels(folder)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of any replica, and once more of another if the first one dies.
@@ -49,7 +62,7 @@ class DeploymentClient:
             if not self.up:
                 break
             try:
-                result = await self._once(method, arguments)
+                result = await self._once_nearby(method, arguments)
             except REPLICA_LOST:
                 if attempt == 1:
                     continue
@@ -72,9 +85,19 @@ class DeploymentClient:
                 self.up = False
                 for response in tuple(self._pending):
                     response.cancel()
+                if self._channels is not None:
+                    self._channels.close()
             return ()
         self._misses, self.up = 0, True
+        if self._channels is not None:
+            await self._channels.refresh()
         return versions
+
+    async def _once_nearby(self, method: str, arguments: Sequence[Any]) -> Any:
+        channel = None if self._channels is None else self._channels.choose()
+        if channel is None:
+            return await self._once(method, arguments)
+        return await channel.call(method, arguments)
 
     async def _once(self, method: str, arguments: Sequence[Any]) -> Any:
         response = getattr(self._handle, method).remote(*arguments)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+import ray
 from google.protobuf.message import Message
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -29,6 +30,7 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import tracer
 from . import grpc_context
 from .backend import RayBackend
+from .channel import folder_of
 from .cluster import is_stopping
 from .deployment import DeploymentClient
 from .grpc_context import AbortedError, RayContext
@@ -251,11 +253,19 @@ class Ingress(ServiceReplica):
         self, settings: Settings, shards: Sequence[Any], encoder: Any | None
     ) -> None:
         super().__init__(settings)
+        session = ray.get_runtime_context().get_session_name()
         self._backend = RayBackend(
             settings,
             self._metrics,
             None if encoder is None else DeploymentClient("the encoder", encoder),
-            [DeploymentClient(f"shard {i}", handle) for i, handle in enumerate(shards)],
+            [
+                DeploymentClient(
+                    f"shard {i}",
+                    handle,
+                    folder_of(session, handle.app_name, handle.deployment_name),
+                )
+                for i, handle in enumerate(shards)
+            ],
         )
         while self._retrieval.backend is None:
             await self._refresh()

@@ -6,10 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
+from ray import serve
+from ray.serve.exceptions import RayServeException
 
 from ...core.document import TextKind
 from ...core.errors import CspladeError, InternalError
@@ -26,6 +30,7 @@ from .. import compose
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.metrics import Metrics
+from . import channel
 from .messages import Call, Detail, ShardQuery, ShardRanking
 from .metrics import RayInstruments
 from .versions import Target, Versions
@@ -112,6 +117,13 @@ class ShardReplica(_Replica):
     def __init__(self, settings: Settings, shard: int) -> None:
         super().__init__(settings)
         self._shard = shard
+        self._listening: asyncio.Server | None = None
+
+    async def reconfigure(self, target: dict[str, Any]) -> None:
+        """Serve a target, see :class:`_Replica`; answer the ingresses on this machine directly."""
+        await super().reconfigure(target)
+        if self._listening is None and (place := _place()) is not None:
+            self._listening = await channel.listen(self, *place)
 
     def _load(self, target: Target) -> LocalBackend:
         settings = target.settings(self._settings, with_encoder=False)
@@ -194,6 +206,17 @@ class ShardReplica(_Replica):
         task.result = SearchResult(np.array([0, count]), shards, ordinals, scores, none, none, {})
         hits = Plan(collection, NullObserver()).hits(task)
         return list(map(Detail.of, hits))
+
+
+def _place() -> tuple[Path, str] | None:
+    """Return the folder and the name of this replica's socket; None outside of Ray Serve."""
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        return None
+    session = ray.get_runtime_context().get_session_name()
+    folder = channel.folder_of(session, context.app_name, context.deployment)
+    return folder, context.replica_tag
 
 
 def _query(query: ShardQuery) -> Query:
