@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,6 +104,8 @@ def serve(
 
         serve_on_ray(settings, on_ready=typer.echo)
         return
+    import uvloop
+
     from ..service.grpc import server as grpc_server
 
-    asyncio.run(grpc_server.serve(settings, on_ready=lambda server: typer.echo(server.address)))
+    uvloop.run(grpc_server.serve(settings, on_ready=lambda server: typer.echo(server.address)))

@@ -118,6 +118,11 @@ class _Submission(Generic[R]):
         self._outcomes: list[Any] = [None] * count
         self._missing = count
 
+    def expire(self) -> None:
+        """End the wait: the deadline has passed."""
+        if not self.future.done():
+            self.future.set_exception(_late(self.arrived))
+
     def settle(self, place: int, outcome: R | Exception) -> None:
         """Keep an outcome; called in the thread of the loop, once for each place."""
         self._outcomes[place] = outcome
@@ -172,7 +177,7 @@ class Batcher(Generic[T, R]):
         """Enqueue tasks together and await their results.
 
         Raises:
-            OverloadedError, UnavailableError: as of :meth:`submit_each`.
+            OverloadedError, DeadlineError, UnavailableError: as of :meth:`submit_each`.
             Exception: the first error of a task.
         """
         outcomes = await self.submit_each(tasks, deadline)
@@ -188,13 +193,15 @@ class Batcher(Generic[T, R]):
 
         Raises:
             OverloadedError: the queue has no room for all of them.
+            DeadlineError: the deadline passed while they were worked on.
             UnavailableError: the batcher is closed.
         """
         if not tasks:
             return []
-        submission = _Submission[R](len(tasks))
-        entries = [
-            _Entry[T, R](task, deadline, submission, place) for place, task in enumerate(tasks)
+        # Not _Submission[R](...): calling a subscripted class takes three times as long.
+        submission: _Submission[R] = _Submission(len(tasks))
+        entries: list[_Entry[T, R]] = [
+            _Entry(task, deadline, submission, place) for place, task in enumerate(tasks)
         ]
         inline = self._is_quick(len(tasks)) and all(map(self._job.runs_inline, tasks))
         with self._changed:
@@ -210,9 +217,11 @@ class Batcher(Generic[T, R]):
                 self._changed.notify()
         if inline:
             submission.loop.call_soon(self._run_inline)  # with everything enqueued by then
+        timer = submission.loop.call_later(deadline.remaining, submission.expire)
         try:
             return await submission.future
         finally:
+            timer.cancel()
             submission.future.cancel()
 
     def _is_quick(self, tasks: int) -> bool:
@@ -301,9 +310,7 @@ class Batcher(Generic[T, R]):
             return False
         if not entry.deadline.expired:
             return True
-        waited = (time.perf_counter_ns() - entry.submission.arrived) * 1e-9
-        error = DeadlineError(f"deadline: exceeded after {waited:.3f} s in the server")
-        _settle([(entry, error)])
+        _settle([(entry, _late(entry.submission.arrived))])
         return False
 
     def _fit(self, entries: list[_Entry[T, R]]) -> list[_Entry[T, R]]:
@@ -368,6 +375,12 @@ class Batcher(Generic[T, R]):
             return [(entry, self._job.finish(entry.task, waited))]
         except Exception as error:
             return [(entry, error)]
+
+
+def _late(arrived: int) -> DeadlineError:
+    """Return the error of a task that arrived then, of time.perf_counter_ns."""
+    waited = (time.perf_counter_ns() - arrived) * 1e-9
+    return DeadlineError(f"deadline: exceeded after {waited:.3f} s in the server")
 
 
 def _settle(outcomes: Sequence[tuple[_Entry[T, R], R | Exception]]) -> None:

@@ -62,8 +62,7 @@ class LocalBackend:
     ) -> list[Answer | Exception]:
         """See :meth:`.backend.SearchBackend.search_batch`."""
         tasks = [SearchTask(query, deadline=deadline) for query in queries]
-        async with deadline.enforced():
-            outcomes = await self._worker(tasks).submit_each(tasks, deadline)
+        outcomes = await self._worker(tasks).submit_each(tasks, deadline)
         return [one if isinstance(one, Exception) else _answer(one) for one in outcomes]
 
     async def encode(
@@ -124,8 +123,7 @@ class LocalBackend:
         return task
 
     async def _run(self, tasks: Sequence[SearchTask], deadline: Deadline) -> None:
-        async with deadline.enforced():
-            await self._worker(tasks).submit(tasks, deadline)
+        await self._worker(tasks).submit(tasks, deadline)
 
     def _worker(self, tasks: Sequence[SearchTask]) -> Batcher[SearchTask, SearchTask]:
         slow = any(self._needs_encode_worker(task) for task in tasks)
@@ -148,6 +146,8 @@ class _Job:
 
     def __init__(self, collection: Collection, plan: Plan) -> None:
         self._collection, self._plan = collection, plan
+        index = collection.index
+        self._small = index.tensors is None and index.manifest.postings <= INLINE_POSTINGS
 
     def is_urgent(self, task: SearchTask) -> bool:
         return task.kind == "query"
@@ -175,10 +175,8 @@ class _Job:
         return query.k <= INLINE_HITS and not stored
 
     def runs_inline(self, task: SearchTask) -> bool:
-        query, index, encoder = task.query, self._collection.index, self._collection.encoder
-        if index.tensors is not None or index.manifest.postings > INLINE_POSTINGS:
-            return False
-        if not query.k or not self.finishes_inline(task):
+        query, encoder = task.query, self._collection.encoder
+        if not self._small or not query.k or not self.finishes_inline(task):
             return False
         if query.filter is not None:
             return False  # it may have to be evaluated

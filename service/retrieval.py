@@ -112,12 +112,13 @@ class Retrieval:
 
         def reply() -> pb.SearchBatchResponse:
             total = time.perf_counter_ns() - started
-            message = pb.SearchBatchResponse(
-                outcomes=[
-                    replies.outcome_reply(one, columns=asked.columns, total=total)
-                    for asked, one in zip(request.requests, public, strict=True)
-                ]
-            )
+            message = pb.SearchBatchResponse()
+            for asked, one in zip(request.requests, public, strict=True):
+                if isinstance(one, Answer):
+                    response = replies.search_reply(one, columns=asked.columns, total=total)
+                    message.outcomes.add(response=response)
+                else:
+                    message.outcomes.add(error=replies.error_reply(one))
             return self._sendable(message, "send fewer queries, or ask for a smaller k")
 
         simple = not any(one.explain or one.with_document for one in request.requests)

@@ -242,6 +242,8 @@ class Index:
             InputError: a shard or an ordinal that is not there.
         """
         numbers, places = np.asarray(shards), np.asarray(ordinals, dtype=np.int64)
+        if len(numbers) and (numbers == numbers[0]).all():
+            return self._shard(int(numbers[0]), places).ids.take(places)
         found: NDArray[np.object_] = np.empty(len(places), dtype=object)
         for number in np.unique(numbers).tolist():
             inside = numbers == number

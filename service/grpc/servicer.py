@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,6 +16,9 @@ from ..admission import Admission, RequestContext
 from ..retrieval import Retrieval
 from .interceptor import Malformed
 from .status import status_of
+
+M = TypeVar("M")
+R = TypeVar("R")
 
 
 class RetrievalServicer(rpc.RetrievalServiceServicer):
@@ -34,61 +36,60 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         self, request: pb.SearchRequest, context: grpc.aio.ServicerContext
     ) -> pb.SearchResponse:
         """Rank for one query."""
-        async with self._call("Search", context, request) as deadline:
-            return await self._retrieval.search(request, deadline)
+        return await self._call("Search", self._retrieval.search, request, context)
 
     async def SearchStream(
         self, _: AsyncIterator[pb.SearchStreamRequest], context: grpc.aio.ServicerContext
     ) -> None:
         """Rank for many queries, a bounded number at a time; answer each as it is ready."""
-        async with self._call("SearchStream", context):
-            await self._retrieval.answer_stream(
-                lambda: _read(context),
-                context.write,
-                lambda: self._admission.deadline(context.time_remaining()),
-                self._admission.lifecycle.draining,
-            )
+        await self._call("SearchStream", lambda *_: self._answer_stream(context), None, context)
 
     async def SearchBatch(
         self, request: pb.SearchBatchRequest, context: grpc.aio.ServicerContext
     ) -> pb.SearchBatchResponse:
         """Rank for many queries together."""
-        async with self._call("SearchBatch", context, request) as deadline:
-            return await self._retrieval.search_batch(request, deadline)
+        return await self._call("SearchBatch", self._retrieval.search_batch, request, context)
 
     async def Explain(
         self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExplainResponse:
         """Score documents by their ids."""
-        async with self._call("Explain", context, request) as deadline:
-            return await self._retrieval.explain(request, deadline)
+        return await self._call("Explain", self._retrieval.explain, request, context)
 
     async def Encode(
         self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> pb.EncodeResponse:
         """Encode texts to vectors."""
-        async with self._call("Encode", context, request) as deadline:
-            return await self._retrieval.encode(request, deadline)
+        return await self._call("Encode", self._retrieval.encode, request, context)
 
     async def Info(
         self, request: pb.InfoRequest, context: grpc.aio.ServicerContext
     ) -> pb.InfoResponse:
         """Tell what is served."""
-        async with self._call("Info", context, request) as deadline:
-            return await self._retrieval.info(request, deadline)
+        return await self._call("Info", self._retrieval.info, request, context)
 
     async def Verify(
         self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext
     ) -> pb.VerifyResponse:
         """Compare a search with the exhaustive reference."""
-        async with self._call("Verify", context, request) as deadline:
-            return await self._retrieval.verify(request, deadline)
+        return await self._call("Verify", self._retrieval.verify, request, context)
 
-    @asynccontextmanager
+    async def _answer_stream(self, context: grpc.aio.ServicerContext) -> None:
+        await self._retrieval.answer_stream(
+            lambda: _read(context),
+            context.write,
+            lambda: self._admission.deadline(context.time_remaining()),
+            self._admission.lifecycle.draining,
+        )
+
     async def _call(
-        self, method: str, context: grpc.aio.ServicerContext, message: Any = None
-    ) -> AsyncIterator[Deadline]:
-        """Admit a call, and end it with the status of the error that it raises."""
+        self,
+        method: str,
+        answer: Callable[[M, Deadline], Awaitable[R]],
+        message: M,
+        context: grpc.aio.ServicerContext,
+    ) -> R:
+        """Admit a call and answer its message, or end it with the status of the error."""
         metadata = dict(context.invocation_metadata() or ())
         request = RequestContext.create(method, metadata, context.peer(), context.time_remaining())
         trailing = ("x-request-id", request.request_id)
@@ -96,10 +97,11 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
         try:
             with self._admission.request(request) as deadline:
                 _check_parsed(message)
-                yield deadline
+                return await answer(message, deadline)
         except CspladeError as error:
             status = status_of(error)
             await context.abort(status.code, status.message, (trailing, *status.metadata))
+            raise  # not reached: abort raises
 
 
 async def _read(context: grpc.aio.ServicerContext) -> pb.SearchStreamRequest | None:

@@ -173,13 +173,6 @@ def error_reply(error: CspladeError) -> pb.Error:
     return reply
 
 
-def outcome_reply(outcome: Answer | CspladeError, *, columns: bool, total: int) -> pb.SearchOutcome:
-    """Return the reply to one query of a batch, as :func:`search_reply`."""
-    if isinstance(outcome, CspladeError):
-        return pb.SearchOutcome(error=error_reply(outcome))
-    return pb.SearchOutcome(response=search_reply(outcome, columns=columns, total=total))
-
-
 def _columns(hits: Hits) -> pb.HitColumns:
     return pb.HitColumns(ids=hits.ids, integer_scores=hits.integer_scores, shards=hits.shards)
 

@@ -24,6 +24,7 @@ MAX_ID_CHARACTERS = 128
 QUEUED_LINES = 4096
 GATHER_SECONDS = 0.02  # in which lines gather, to be written together: waking a thread costs more
 FLUSH_SECONDS = 1.0  # that the process waits at its end for queued lines to be written
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -44,7 +45,7 @@ class JsonFormatter(logging.Formatter):
         line.update((key, value) for key, value in vars(record).items() if key not in _PLAIN)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _ENCODER.encode(line)
 
 
 class QueuedHandler(logging.Handler):

@@ -387,7 +387,7 @@ async def test_tasks_that_are_being_finished_count_as_queued(work):
 
 
 async def test_a_deadline_that_passes_while_a_batch_runs_spares_finishing(work):
-    batches, deadline = work(), SimpleNamespace(expired=False)
+    batches, deadline = work(), SimpleNamespace(expired=False, remaining=LATER)
     late = asyncio.create_task(batches.batcher.submit([Task("heavy")], deadline))
     await asyncio.to_thread(batches.entered.wait, 30)
     deadline.expired = True
