@@ -259,8 +259,12 @@ def held(vector_index):
     """A held index and an opener that serves it."""
     from csplade.engine.collection import Collection
 
+    class Unprepared(Collection):
+        def prepare(self, **_):
+            """Search nothing: it would be held."""
+
     index = HeldIndex(Index.open(vector_index, threads=1))
-    yield SimpleNamespace(index=index, opener=lambda settings: Collection(index))
+    yield SimpleNamespace(index=index, opener=lambda settings: Unprepared(index))
     index.release.set()
 
 

@@ -15,8 +15,8 @@ from csplade.service.grpc.server import running
 
 def test_verify_reports_what_differs(vector_index, settings, random_queries):
     class Wrong(Index):
-        def search(self, *arguments):
-            result = super().search(*arguments)
+        def search(self, *arguments, **options):
+            result = super().search(*arguments, **options)
             result.scores[1:2] += 1
             return result
 
@@ -66,6 +66,9 @@ NAMES = [
     "query_terms",
     "postings_scored",
     "truncated_total",
+    "filter_cache_hits_total",
+    "filter_cache_misses_total",
+    "filter_cache_bytes",
     "index_documents",
     "index_postings",
     "index_bytes",
