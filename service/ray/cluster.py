@@ -28,7 +28,7 @@ from ...core.errors import InputError, UnavailableError
 from ...core.machine import cores
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Http, MetricsEndpoint, Server, Settings
-from . import stale
+from . import loopback, stale
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,8 @@ def cluster(
 
     Args:
         server: Where to listen.
-        metrics: Where Ray's agent on this machine serves ``/metrics``, on all interfaces; by
-            default at any free port.
+        metrics: Where Ray's agent on this machine serves ``/metrics``; by default at any free port.
+            If its host is not a loopback address, all of Ray's ports are open to the network.
         http: Where to listen for HTTP, if it is enabled.
         ray_options: Options of ``ray.init`` that replace those chosen here.
 
@@ -120,6 +120,9 @@ def cluster(
         stale.mark(scratch)
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         off = prepare(scratch)
+        local = metrics is None or not metrics.enabled or loopback.is_loopback(metrics.host)
+        if local:
+            loopback.prepare()
         if off:
             log.warning("requests take longer without %s=1", "=1 and ".join(off))
         port = server.port or free_port()
@@ -143,6 +146,8 @@ def cluster(
             "_temp_dir": str(scratch / "ray"),
             "_metrics_export_port": free_port(),
         }
+        if local:
+            chosen["runtime_env"] = {"worker_process_setup_hook": loopback.HOOK}
         if metrics is not None and metrics.enabled and metrics.port:
             _check_free(metrics.host, metrics.port, "metrics")
             chosen["_metrics_export_port"] = metrics.port

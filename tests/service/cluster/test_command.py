@@ -16,6 +16,8 @@ import pytest
 from csplade.client.client import Client
 from csplade.service.ray.cluster import free_port
 
+from .processes import open_ports
+
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]
 
 
@@ -54,6 +56,7 @@ def test_an_index_of_two_shards_is_served_until_sigterm(first, tmp_path):
             address = served.stdout.readline().strip()
             assert address.startswith("127.0.0.1:"), (tmp_path / "errors").read_text()
             children = psutil.Process(served.pid).children(recursive=True)
+            assert open_ports(psutil.Process(served.pid)) == {}
             with Client(address, timeout=60) as client:
                 for query, truth in first.truth.items():
                     assert [(hit.id, hit.integer_score) for hit in client.search(query)] == truth
