@@ -97,13 +97,13 @@ def compare_services(
 
 def _numbers(index: Index) -> dict[str, int]:
     """Return the number of every document, in order of arrival, by its id."""
-    manifest = index.manifest
+    shards = index.manifest.shard_count
     numbers: dict[str, int] = {}
-    for shard in manifest.shards:
-        ids = index.ids([shard.shard] * shard.documents, range(shard.documents))
-        numbers |= {
-            name: ordinal * manifest.shard_count + shard.shard for ordinal, name in enumerate(ids)
-        }
+    for number, shard in index.shards.items():
+        for one in shard.segments:
+            ids = one.ids.take(np.arange(len(one)))
+            arrivals = one.ordinals.astype(np.int64) * shards + number
+            numbers |= dict(zip(ids, arrivals.tolist(), strict=True))
     return numbers
 
 

@@ -77,6 +77,16 @@ class OverloadedError(CspladeError):
         self.retry_after = retry_after
 
 
+class VersionConflictError(CspladeError):
+    """A write names a version of a document that is not its current one."""
+
+    code = "ABORTED"
+
+
+class VectorNeededError(InputError):
+    """A write keeps a document's vector, but the document is new or its text is another."""
+
+
 class DeadlineError(CspladeError):
     """The deadline of a request passed."""
 

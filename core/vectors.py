@@ -22,6 +22,10 @@ MAX_QUERY_TERMS = 2048
 MAX_SCORE = 2**31 - 1
 
 
+Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Terms int32 [n], strictly ascending, and weights float32 [n], finite and > 0."""
+
+
 def offsets(lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Return the offsets int64 [n + 1] of n rows of these lengths: row i is ``[i]:[i + 1]``."""
     result = np.zeros(len(lengths) + 1, dtype=np.int64)

@@ -9,23 +9,17 @@ in this process; ``RayBackend`` (``service/ray/backend.py``) asks replicas.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..core.document import TextKind
 from ..core.errors import IncompatibleError
 from ..core.filters import Filter
 from ..core.results import Answer, Encoding, Explanation, Verification
-from ..core.vectors import SparseBatch
+from ..core.vectors import SparseBatch, Vector
 from ..index import IndexManifest, TermStatistics
 from .deadline import Deadline
-
-Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
-"""Terms int32 [n], strictly ascending, and weights float32 [n], finite and > 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +102,13 @@ class CollectionInfo:
     def model_fingerprint(self) -> str:
         """Fingerprint of the encoder that the index was built with; "" for ready vectors."""
         return self.index.fingerprint or ""
+
+    def at(self, index: IndexManifest, statistics: TermStatistics | None) -> CollectionInfo:
+        """Return the same collection with its index in another state."""
+        other = replace(self, index=index, statistics=statistics)
+        if "terms_by_token" in vars(self):  # the tokens stay the same
+            vars(other)["terms_by_token"] = self.terms_by_token
+        return other
 
     @cached_property
     def terms_by_token(self) -> Mapping[str, int]:

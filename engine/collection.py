@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +13,7 @@ from ..core.errors import IncompatibleError
 from ..core.filters import Filter
 from ..core.results import Answer
 from ..core.vectors import ImpactBatch, SparseBatch
-from ..index import Index
+from ..index import Index, Snapshot
 from ..index.read.filter import CACHE_BYTES
 from ..kernels.runtime.memory import WORKING_MEMORY, WorkingMemory
 from ..kernels.select.types import check_k
@@ -23,6 +22,7 @@ from .observer import NullObserver
 from .plan import Plan, SearchTask
 
 if TYPE_CHECKING:
+    from ..index.read.device import DeviceSearcher
     from ..index.read.placement import Placement
     from ..model import Encoder
     from .device_plan import DevicePlan
@@ -81,6 +81,8 @@ class Collection:
         memory: WorkingMemory = WORKING_MEMORY,
     ) -> None:
         self.index, self.encoder, self._memory = index, encoder, memory
+        self._info: CollectionInfo | None = None
+        self._device_plan: tuple[DeviceSearcher, DevicePlan] | None = None
         if encoder is not None:
             _check_compatible(index, encoder)
 
@@ -131,24 +133,31 @@ class Collection:
         """Close the index."""
         self.index.close()
 
-    @cached_property
+    @property
     def info(self) -> CollectionInfo:
-        """What the collection is."""
-        encoder, modifier = self.encoder, self.index.manifest.query_modifier
-        statistics = self.index.statistics if modifier == "idf" else None
+        """What the collection is now."""
+        now, last = self.index.snapshot, self._info
+        if last is not None and last.index is now.manifest:
+            return last
+        statistics = now.statistics if now.manifest.query_modifier == "idf" else None
+        if last is None:
+            last = CollectionInfo(now.manifest, self._encoder_info(), statistics)
+        else:
+            last = last.at(now.manifest, statistics)
+        self._info = last
+        return last
+
+    def _encoder_info(self) -> EncoderInfo | None:
+        encoder = self.encoder
         if encoder is None:
-            return CollectionInfo(self.index.manifest, statistics=statistics)
-        return CollectionInfo(
-            self.index.manifest,
-            EncoderInfo(
-                name=encoder.name,
-                fingerprint=encoder.fingerprint,
-                device=encoder.device,
-                query_encoder=encoder.query_encoder,
-                manifest=encoder.manifest.to_dict(golden=False),
-                tokens=encoder.tokens(),
-            ),
-            statistics,
+            return None
+        return EncoderInfo(
+            name=encoder.name,
+            fingerprint=encoder.fingerprint,
+            device=encoder.device,
+            query_encoder=encoder.query_encoder,
+            manifest=encoder.manifest.to_dict(golden=False),
+            tokens=encoder.tokens(),
         )
 
     def require_encoder(self) -> Encoder:
@@ -170,20 +179,25 @@ class Collection:
         name, device = self.encoder.device, self.index.tensors.device
         return name == str(device) or (name == device.type and device.index in (None, 0))
 
-    @cached_property
-    def device_plan(self) -> DevicePlan:
-        """The plan on the device that encoder and index share."""
+    def device_plan(self, now: Snapshot) -> DevicePlan:
+        """Return the plan on the device that encoder and index share.
+
+        Args:
+            now: the state of the index that is searched.
+        """
         # torch and transformers, which other searches need not load
         from torch import from_numpy
 
         from .device_plan import DevicePlan
 
-        assert self.index.tensors is not None
-        factors = None
-        if self._modifies:
-            assert self.info.statistics is not None
-            factors = from_numpy(self.info.statistics.factors).to(self.index.tensors.device)
-        return DevicePlan(self.require_encoder(), self.index, factors)
+        assert now.tensors is not None
+        if self._device_plan is None or self._device_plan[0] is not now.tensors:
+            factors = None
+            if self._modifies(now):
+                factors = from_numpy(now.statistics.factors).to(now.tensors.device)
+            plan = DevicePlan(self.require_encoder(), now, factors)
+            self._device_plan = now.tensors, plan
+        return self._device_plan[1]
 
     def prepare(self, *, recorded: bool = True) -> None:
         """Do what the first requests would wait for: compile, record, search once.
@@ -225,7 +239,7 @@ class Collection:
             if self.on_one_device:
                 assert tensors is not None
                 if (found := recorder(tensors.device)) is not None:
-                    self.device_plan.record(found)
+                    self.device_plan(self.index.snapshot).record(found)
                 return
             if tensors is not None and (found := recorder(tensors.device)) is not None:
                 tensors.record(found)
@@ -235,11 +249,10 @@ class Collection:
             reason = str(error).split("\n")[0]
             log.warning("queries cannot be recorded and run kernel by kernel: %s", reason)
 
-    @property
-    def _modifies(self) -> bool:
+    def _modifies(self, now: Snapshot) -> bool:
         """Whether queries are weighed here: who fans out to parts of an index has done so."""
-        whole = len(self.index.shards) == self.index.manifest.shard_count
-        return whole and self.info.statistics is not None
+        whole = len(now.shards) == now.manifest.shard_count
+        return whole and now.manifest.query_modifier == "idf"
 
     def search(
         self,
@@ -294,11 +307,16 @@ class Collection:
             plan.run(tasks)
         return [plan.answer(task) for task in tasks]
 
-    def quantize(self, vectors: SparseBatch) -> ImpactBatch:
-        """Return queries as impacts, after the query modifier, each at a scale of its own."""
-        if self._modifies:
-            vectors = self.info.modify(vectors)
-        return vectors.quantize_queries(self.index.manifest.max_impact)
+    def quantize(self, vectors: SparseBatch, now: Snapshot) -> ImpactBatch:
+        """Return queries as impacts, after the query modifier, each at a scale of its own.
+
+        Args:
+            vectors: the queries.
+            now: the state of the index that they are for.
+        """
+        if self._modifies(now):
+            vectors = now.statistics.weigh(vectors)
+        return vectors.quantize_queries(now.manifest.max_impact)
 
 
 def _load_encoder(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.document import TextKind
 from ..core.vectors import ImpactBatch
-from ..index import Index, SearchResult, Selection
+from ..index import SearchResult, Selection, Snapshot
 from ..index.read.recorded import TERMS, SearchSize
 from ..index.read.searcher import Wanted, always
 from ..kernels.impacts import quantize_queries
@@ -56,10 +56,10 @@ class DevicePlan:
         factors: of the query modifier, float32 [V] on the device; None where there is none.
     """
 
-    def __init__(self, encoder: Encoder, index: Index, factors: Tensor | None = None) -> None:
+    def __init__(self, encoder: Encoder, index: Snapshot, factors: Tensor | None = None) -> None:
         assert index.tensors is not None
-        self._encoder, self._index, self._tensors = encoder, index, index.tensors
-        self._factors = factors
+        self._encoder, self._tensors, self._factors = encoder, index.tensors, factors
+        self._max_impact = index.manifest.max_impact
         self._recorded: RecordedEncodings | None = None
 
     def record(self, recorder: Recorder) -> None:
@@ -119,7 +119,7 @@ class DevicePlan:
         weighed = made.weights
         if self._factors is not None:
             weighed = weighed * self._factors[made.terms.clamp(min=0)]  # padding has weight 0
-        return quantize_queries(weighed, self._index.manifest.max_impact)
+        return quantize_queries(weighed, self._max_impact)
 
     def _search(
         self,

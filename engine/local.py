@@ -14,6 +14,7 @@ from dataclasses import replace
 from ..core.document import TextKind
 from ..core.errors import OverloadedError
 from ..core.results import Answer, Encoding, Explanation, Verification
+from ..index import IndexManifest
 from .backend import CollectionInfo, Query
 from .batching import Batcher, BatchOptions
 from .collection import Collection
@@ -146,8 +147,8 @@ class _Job:
 
     def __init__(self, collection: Collection, plan: Plan) -> None:
         self._collection, self._plan = collection, plan
-        index = collection.index
-        self._small = index.tensors is None and index.manifest.postings <= INLINE_POSTINGS
+        self._judged: IndexManifest | None = None
+        self._small = False
 
     def is_urgent(self, task: SearchTask) -> bool:
         return task.kind == "query"
@@ -176,6 +177,10 @@ class _Job:
 
     def runs_inline(self, task: SearchTask) -> bool:
         query, encoder = task.query, self._collection.encoder
+        now = self._collection.index.snapshot
+        if now.manifest is not self._judged:  # which a write replaces
+            self._judged = now.manifest
+            self._small = now.tensors is None and now.manifest.postings <= INLINE_POSTINGS
         if not self._small or not query.k or not self.finishes_inline(task):
             return False
         if query.filter is not None:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ..core.document import Document, TextKind
 from ..core.filters import Filter
 from ..core.results import Answer, Contribution, Cut, Encoding, Hit, Hits
-from ..core.vectors import ImpactBatch, SparseBatch
-from ..index import SearchResult, Selection
-from .backend import Query, Vector
+from ..core.vectors import ImpactBatch, SparseBatch, Vector
+from ..index import SearchResult, Selection, Snapshot
+from .backend import Query
 from .deadline import Deadline
 from .observer import Observer
 
@@ -44,6 +44,7 @@ class SearchTask:
         dropped_tokens, dropped_terms: What caps removed so far.
         impacts: Queries of the batch as integers; ``row`` is this task's.
         result: Hits of the batch, likewise.
+        snapshot: State of the index that ranked it; everything about its hits comes from there.
         answer: Once fetched.
         timings: Nanoseconds by stage.
     """
@@ -58,6 +59,7 @@ class SearchTask:
     dropped_terms: int = 0
     impacts: ImpactBatch | None = None
     result: SearchResult | None = None
+    snapshot: Snapshot | None = None
     row: int = 0
     answer: Answer | None = None
     timings: dict[str, int] = field(default_factory=dict)
@@ -101,7 +103,8 @@ class Plan:
                 task.timings["tokenize"] = spent
 
     def run(self, tasks: Sequence[SearchTask]) -> None:
-        """Encode the tokenized texts, then rank all queries of the batch together."""
+        """Encode the tokenized texts, then rank all queries of the batch on one snapshot."""
+        now = self._collection.index.snapshot
         for task in tasks:
             if task.query.vector is not None:
                 task.vector = task.query.vector
@@ -110,20 +113,20 @@ class Plan:
             if self._collection.on_one_device:
                 queries = [task for task in texts if task.query.k]
                 if queries:
-                    self._encode_and_rank(queries, kind)
+                    self._encode_and_rank(queries, kind, now)
                 texts = [task for task in texts if not task.query.k]
             if texts:
                 self._encode(texts, kind)
         queries = [task for task in tasks if task.query.k and task.result is None and task.wanted]
         if queries:
-            self._rank(queries)
+            self._rank(queries, now)
 
     def answer(self, task: SearchTask) -> Answer:
         """Fetch ids, documents and contributions of a ranked query."""
         assert task.impacts is not None
         assert task.result is not None
+        assert task.snapshot is not None
         started = time.perf_counter_ns()
-        info = self._collection.info
         hits = self.hits(task)
         spent = time.perf_counter_ns() - started
         self._observer.stages({"fetch": spent})
@@ -134,8 +137,8 @@ class Plan:
             query_terms=len(task.impacts.row(task.row)[0]),
             cut=task.cut,
             timings={**task.timings, "fetch": spent},
-            generation=info.index.generation,
-            model_fingerprint=info.model_fingerprint,
+            generation=task.snapshot.generation,
+            model_fingerprint=self._collection.info.model_fingerprint,
         )
 
     def encoding(self, task: SearchTask) -> Encoding:
@@ -167,30 +170,41 @@ class Plan:
             The reference's answer, and the nanoseconds that ranking took.
         """
         assert task.impacts is not None
+        assert task.snapshot is not None
         terms, impacts = task.impacts.row(task.row)
         alone = ImpactBatch.join([(terms, impacts)], task.impacts.scales[task.row])
         started = time.perf_counter_ns()
-        index, query = self._collection.index, task.query
-        result = index.oracle(alone, query.depth, query.filter)
+        now, query = task.snapshot, task.query
+        result = now.oracle(alone, query.depth, query.filter)
         spent = time.perf_counter_ns() - started
-        return self.answer(SearchTask(query, impacts=alone, result=result)), spent
+        return self.answer(SearchTask(query, impacts=alone, result=result, snapshot=now)), spent
 
-    def rank_impacts(self, tasks: Sequence[SearchTask], impacts: ImpactBatch) -> None:
-        """Rank queries of one filter, given as integers; row i is that of task i."""
-        index, k = self._collection.index, max(task.query.depth for task in tasks)
-        mask = self._mask(tasks[0].query.filter)
-        self._ranked(tasks, impacts, index.search(impacts, k, mask, wanted=_wanted(tasks)))
+    def rank_impacts(
+        self, tasks: Sequence[SearchTask], impacts: ImpactBatch, now: Snapshot | None = None
+    ) -> None:
+        """Rank queries of one filter, given as integers; row i is that of task i.
+
+        Args:
+            tasks, impacts: of the batch.
+            now: the snapshot to search; None for the current one.
+        """
+        now = now or self._collection.index.snapshot
+        k = max(task.query.depth for task in tasks)
+        mask = _mask(tasks[0].query.filter, now)
+        self._ranked(tasks, impacts, now.search(impacts, k, mask, wanted=_wanted(tasks)), now)
 
     def _score_scale(self, task: SearchTask) -> float:
         """Return the weight of one step of an integer score of the task's query."""
         assert task.impacts is not None
-        return float(task.impacts.scales[task.row]) * self._collection.index.manifest.step
+        assert task.snapshot is not None
+        return float(task.impacts.scales[task.row]) * task.snapshot.manifest.step
 
     def hits(self, task: SearchTask) -> Hits:
         """Fetch the hits of a ranked query, with what else it asks for."""
         assert task.impacts is not None
         assert task.result is not None
-        index, query, result = self._collection.index, task.query, task.result
+        assert task.snapshot is not None
+        index, query, result = task.snapshot, task.query, task.result
         scale = self._score_scale(task)
         shards, ordinals, scores = (
             column[query.offset : query.depth] for column in result.row(task.row)
@@ -225,7 +239,8 @@ class Plan:
     ) -> dict[str, Hit]:
         """Score the documents of these ids for a quantized query, whether or not it ranks them."""
         assert task.impacts is not None
-        index = self._collection.index
+        assert task.snapshot is not None
+        index = task.snapshot
         places = index.find(ids)
         shards, ordinals = zip(*places.values(), strict=True) if places else ((), ())
         documents: Sequence[Document | None] = [None] * len(places)
@@ -266,13 +281,13 @@ class Plan:
         encoder = self._collection.require_encoder()
         self._encoded(tasks, encoder.encode_tokens(_tokens(tasks), kind))
 
-    def _encode_and_rank(self, tasks: Sequence[SearchTask], kind: TextKind) -> None:
+    def _encode_and_rank(self, tasks: Sequence[SearchTask], kind: TextKind, now: Snapshot) -> None:
         k = max(task.query.depth for task in tasks)
-        masks = [(self._mask(one), rows) for one, rows in _by_filter(tasks)]
-        plan = self._collection.device_plan
+        masks = [(_mask(one, now), rows) for one, rows in _by_filter(tasks)]
+        plan = self._collection.device_plan(now)
         ranked = plan.rank(_tokens(tasks), kind, k, masks, _wanted(tasks))
         self._encoded(tasks, ranked.encoded)
-        self._ranked(tasks, ranked.queries, ranked.result)
+        self._ranked(tasks, ranked.queries, ranked.result, now)
 
     def _encoded(self, tasks: Sequence[SearchTask], encoded: Encoded) -> None:
         self._observer.stages(encoded.timings)
@@ -286,31 +301,36 @@ class Plan:
             Cut(int(encoded.dropped_tokens.sum()), int(encoded.dropped_terms.sum()), 0)
         )
 
-    def _rank(self, tasks: Sequence[SearchTask]) -> None:
+    def _rank(self, tasks: Sequence[SearchTask], now: Snapshot) -> None:
         for _, rows in _by_filter(tasks):
             group = [tasks[row] for row in rows]
             vectors = SparseBatch.join([task.vector for task in group if task.vector])
-            self.rank_impacts(group, self._collection.quantize(vectors))
-
-    def _mask(self, filter: Filter | None) -> Selection | None:
-        return None if filter is None else self._collection.index.mask(filter)
+            self.rank_impacts(group, self._collection.quantize(vectors, now), now)
 
     def _ranked(
-        self, tasks: Sequence[SearchTask], impacts: ImpactBatch, result: SearchResult
+        self,
+        tasks: Sequence[SearchTask],
+        impacts: ImpactBatch,
+        result: SearchResult,
+        snapshot: Snapshot,
     ) -> None:
         self._observer.stages(result.timings)
         terms = np.diff(impacts.indptr).tolist()
         for row, task in enumerate(tasks):
-            task.impacts, task.row = impacts, row
+            task.impacts, task.row, task.snapshot = impacts, row, snapshot
             if not task.wanted:
                 continue  # its hits may be incomplete
             task.result = result
             task.timings.update(result.timings)
             self._observer.ranked(terms[row], int(result.postings[row]))
         if any(task.query.filter is not None for task in tasks):
-            filters = self._collection.index.filters
+            filters = snapshot.filters
             self._observer.filtered(*filters.take_counts(), filters.nbytes)
         self._observer.cut(Cut(0, sum(task.query.unknown_terms for task in tasks), 0))
+
+
+def _mask(filter: Filter | None, now: Snapshot) -> Selection | None:
+    return None if filter is None else now.mask(filter)
 
 
 def _by_filter(tasks: Sequence[SearchTask]) -> list[tuple[Filter | None, list[int]]]:

@@ -7,22 +7,31 @@ if TYPE_CHECKING:
     from .maintenance import VerifyReport, repair, verify
     from .read.reader import Index
     from .read.searcher import Mask, Searcher, SearchResult, Selection
+    from .read.snapshot import Snapshot, StoredDocument
     from .read.statistics import TermStatistics
     from .storage.manifest import IndexManifest
     from .write.build import BuildOptions, IndexBuilder
     from .write.fields import declare_field, drop_field
+    from .write.operations import Upsert, WriteResult
+    from .write.writer import IndexWriter, WriterStats
 
 __all__ = [
     "BuildOptions",
     "Index",
     "IndexBuilder",
     "IndexManifest",
+    "IndexWriter",
     "Mask",
     "SearchResult",
     "Searcher",
     "Selection",
+    "Snapshot",
+    "StoredDocument",
     "TermStatistics",
+    "Upsert",
     "VerifyReport",
+    "WriteResult",
+    "WriterStats",
     "declare_field",
     "drop_field",
     "repair",
@@ -34,12 +43,18 @@ _MODULES = {
     "Index": ".read.reader",
     "IndexBuilder": ".write.build",
     "IndexManifest": ".storage.manifest",
+    "IndexWriter": ".write.writer",
     "Mask": ".read.searcher",
     "SearchResult": ".read.searcher",
     "Searcher": ".read.searcher",
     "Selection": ".read.searcher",
+    "Snapshot": ".read.snapshot",
+    "StoredDocument": ".read.snapshot",
     "TermStatistics": ".read.statistics",
+    "Upsert": ".write.operations",
     "VerifyReport": ".maintenance",
+    "WriteResult": ".write.operations",
+    "WriterStats": ".write.writer",
     "declare_field": ".write.fields",
     "drop_field": ".write.fields",
     "repair": ".maintenance",

@@ -10,9 +10,11 @@ import numpy as np
 from ..core.errors import CorruptError, CspladeError
 from ..core.vectors import MAX_QUERY_TERMS, SparseBatch
 from .read.reader import Index
+from .read.snapshot import Snapshot
+from .storage.derive import derive_segment, held_ordinals
 from .storage.documents import DocumentStore
 from .storage.manifest import IndexManifest, SegmentManifest
-from .storage.segment import derive_segment, read_segment, write_segment
+from .storage.segment import read_segment, write_segment
 
 SAMPLE_K = 1000
 
@@ -53,21 +55,16 @@ def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
         What was checked; problems are collected, not raised.
     """
     problems: list[str] = []
-    segments = 0
-    for shard in index.shards.values():
+    segments, now = 0, index.snapshot
+    for shard in now.shards.values():
         problems += shard.store.problems()
         for one in shard.segments:
             segments += 1
-            path = shard.directory / one.manifest.file
+            path = shard.directory / (one.manifest.file if one.manifest else "tail")
             try:
-                read_segment(shard.directory, one.manifest, index.manifest)
-                last = one.manifest.first_ordinal + one.manifest.documents
-                derived = derive_segment(
-                    shard.store,
-                    one.manifest.first_ordinal,
-                    last,
-                    index.manifest,
-                )
+                if one.manifest is not None:
+                    read_segment(shard.directory, one.manifest, now.manifest)
+                derived = derive_segment(shard.store, one.ordinals, now.manifest)
             except CspladeError as error:
                 problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
                 continue
@@ -77,11 +74,11 @@ def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
                 if not np.array_equal(getattr(one.segment, name), getattr(derived, name))
             ]
     try:
-        sampled, mismatches = _sample(index, sample, seed)
+        sampled, mismatches = _sample(index.path, now, sample, seed)
     except CorruptError as error:
         sampled, mismatches = 0, [str(error)]
     return VerifyReport(
-        documents=index.manifest.documents,
+        documents=now.manifest.documents,
         segments=segments,
         sampled=sampled,
         checks=(
@@ -94,25 +91,28 @@ def verify(index: Index, sample: int = 100, seed: int = 0) -> VerifyReport:
     )
 
 
-def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
+def _sample(path: Path, index: Snapshot, sample: int, seed: int) -> tuple[int, list[str]]:
     """Search sampled documents' own vectors by searcher and oracle.
 
     Returns:
         How many, and a line for each difference.
     """
-    counts = np.array([shard.documents for shard in index.manifest.shards])
+    counts = np.array([shard.documents for shard in index.shards.values()])
     total = int(counts.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False))
     ends = np.cumsum(counts)
     places = np.searchsorted(ends, drawn, side="right")
-    shards = np.array([shard.shard for shard in index.manifest.shards])[places]
-    ordinals = drawn - (ends - counts)[places]
+    shards = np.array(list(index.shards))[places]
+    positions = drawn - (ends - counts)[places]
+    ordinals = np.empty_like(positions)
+    for number, shard in index.shards.items():
+        ordinals[shards == number] = shard.ordinals_at(positions[shards == number])
     stored = index.vectors(shards, ordinals)
     rows = [(terms[:MAX_QUERY_TERMS], impacts[:MAX_QUERY_TERMS]) for terms, impacts in stored]
     queries = SparseBatch.join(rows).quantize_queries(index.manifest.max_impact)
     found, truth = index.search(queries, SAMPLE_K), index.oracle(queries, SAMPLE_K)
     problems = []
-    for i, (shard, ordinal) in enumerate(zip(shards, ordinals, strict=True)):
+    for i, (number, ordinal) in enumerate(zip(shards, ordinals, strict=True)):
         pairs = zip(found.row(i), truth.row(i), strict=True)
         equal = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
         if (
@@ -121,7 +121,7 @@ def _sample(index: Index, sample: int, seed: int) -> tuple[int, list[str]]:
             or found.postings[i] > truth.postings[i]  # blocks may be passed over
         ):
             problems.append(
-                f"{index.path}: searcher and oracle differ on the vector of shard {shard}, ordinal "
+                f"{path}: searcher and oracle differ on the vector of shard {number}, ordinal "
                 f"{ordinal}"
             )
     return len(rows), problems
@@ -155,10 +155,10 @@ def repair(path: Path | str) -> list[Path]:
 def _rewrite(
     directory: Path, store: DocumentStore, wanted: SegmentManifest, manifest: IndexManifest
 ) -> Path:
-    last = wanted.first_ordinal + wanted.documents
-    segment = derive_segment(store, wanted.first_ordinal, last, manifest)
+    segment = derive_segment(store, held_ordinals(store, wanted), manifest)
     path = directory / wanted.file
-    if write_segment(path, segment, wanted.first_ordinal) != wanted:
+    first, stop, generation = wanted.first_ordinal, wanted.stop_ordinal, wanted.generation
+    if write_segment(path, segment, first, stop, generation) != wanted:
         raise CorruptError(
             f"{path}: the document store no longer gives this segment; build the index again"
         )

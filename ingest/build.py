@@ -388,7 +388,7 @@ def _require_same_documents(
         try:
             ordinals = [(first + place) // shards for place in places]
             held = store.documents(ordinals)
-            rows = store.vectors(ordinals[0], ordinals[-1] + 1) if ordinals else None
+            rows = store.vectors(ordinals) if ordinals else None
         finally:
             store.close()
         for number, (place, there) in enumerate(zip(places, held, strict=True)):

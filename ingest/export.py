@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.document import Document
 from ..core.files import write_aside
 from ..core.vectors import ImpactBatch
-from ..index import Index
+from ..index import Index, Snapshot
 from .ciff import write_ciff
 from .parquet import write_parquet
 
@@ -50,17 +51,17 @@ def export_index(
         InputError: the impacts of a document sum to more than CIFF can hold.
         UnavailableError: ``parquet`` needs pyarrow.
     """
+    now = index.snapshot
     if form == "ciff":
-        description = f"csplade impacts of {index.manifest.step:.9g}"
+        description = f"csplade impacts of {now.manifest.step:.9g}"
 
         def vectors(stage: str) -> Iterator[tuple[list[str], ImpactBatch]]:
-            for place in _places(index, stage, progress):
-                yield index.ids(*place), index.vectors(*place)
+            for place in _places(now, stage, progress):
+                yield now.ids(*place), now.vectors(*place)
 
         return write_ciff(out, vectors, name or str, description)
     documents = (
-        (index.fetch(*place), index.vectors(*place))
-        for place in _places(index, "documents", progress)
+        (now.fetch(*place), now.vectors(*place)) for place in _places(now, "documents", progress)
     )
     if form == "jsonl":
         return _write_jsonl(out, documents, name or str)
@@ -88,24 +89,13 @@ def _write_jsonl(out: Path, documents: Documents, name: Callable[[int], str]) ->
 
 
 def _places(
-    index: Index, stage: str, progress: Progress | None
-) -> Iterator[tuple[list[int], list[int]]]:
+    index: Snapshot, stage: str, progress: Progress | None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield shards and ordinals of the live documents, in order of arrival over all shards."""
-    given = {number: index.manifest.shards[number].documents for number in index.shards}
-    deleted = {number: shard.store.deleted() for number, shard in index.shards.items()}
-    total = sum(given.values()) - sum(map(len, deleted.values()))
-    done, step = 0, -(-CHUNK // len(given))
-    for first in range(0, max(given.values()), step):
-        places = sorted(
-            (ordinal, number)
-            for number, documents in given.items()
-            for ordinal in np.setdiff1d(
-                np.arange(first, min(first + step, documents)), deleted[number]
-            ).tolist()
-        )
-        if places:
-            ordinals, shards = zip(*places, strict=True)
-            yield list(shards), list(ordinals)
-            done += len(places)
+    total, shards = index.count(), index.manifest.shard_count
+    done, after = 0, -1
+    while len(page := index.arrivals(after, CHUNK)):
+        yield page % shards, page // shards
+        done, after = done + len(page), int(page[-1])
         if progress:
             progress(stage, done, total)

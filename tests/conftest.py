@@ -245,6 +245,10 @@ class HeldIndex:
     def __getattr__(self, name: str) -> object:
         return getattr(self._index, name)
 
+    @property
+    def snapshot(self):
+        return self
+
     def search(self, queries, k, mask=None, **options):
         self.searched.append(len(queries))
         self.entered.set()

@@ -11,14 +11,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.ranking_key import best_keys, pack
+from ...core.ranking_key import best_keys, pack, unpack
 from ...core.vectors import ImpactBatch
 from ...kernels.score.cpu import Workspace, score_segments
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
 from .rare import RareDocuments
 from .searcher import SearchResult, Selection, Wanted, always
-from .snapshot import OpenSegment, Shard
+from .shard import OpenSegment, Shard
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,8 +26,27 @@ R = TypeVar("R")
 # Documents times queries. Fewer are scored in less time than handing them to threads takes: one
 # query of 15 terms in 115,249 documents takes 0.09 ms with one thread, 0.16 ms with two.
 THREADED_FROM = 262_144
+NO_KEYS = np.empty(0, dtype=np.int64)
 
 _Rare = tuple[int, OpenSegment, RareDocuments]  # with the number of the shard
+
+
+class ScoringThreads:
+    """The threads that score, and their buffers, for all snapshots of an index.
+
+    Args:
+        count: how many; 1 is the caller itself.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.workspace = Workspace()
+        self.pool = ThreadPoolExecutor(count, "csplade-score") if count > 1 else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
 class CpuSearcher:
@@ -36,16 +55,16 @@ class CpuSearcher:
     Args:
         shards: the open shards.
         index: that the shards belong to.
-        threads: how many threads score.
+        threads: score.
     """
 
-    def __init__(self, shards: Sequence[Shard], index: IndexManifest, threads: int) -> None:
-        self.threads = threads
+    def __init__(
+        self, shards: Sequence[Shard], index: IndexManifest, threads: ScoringThreads
+    ) -> None:
         self._shards = {shard.number: shard for shard in shards}
         self._index, self._block_size = index, index.block_size
         self._shard_count = index.shard_count
-        self._workspace = Workspace()
-        self._pool = ThreadPoolExecutor(threads, "csplade-score") if threads > 1 else None
+        self._threads = threads
 
     def prepare(self) -> int:
         """Make the columns of frequent terms, so that no search waits for them.
@@ -56,11 +75,6 @@ class CpuSearcher:
         segments = [one.segment for shard in self._shards.values() for one in shard.segments]
         return sum(one.columns.impacts.nbytes for one in segments)
 
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
-
     def search(
         self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
     ) -> SearchResult:
@@ -68,8 +82,8 @@ class CpuSearcher:
         started = time.perf_counter_ns()
         count = len(queries)
         documents = sum(shard.documents for shard in self._shards.values())
-        pool = self._pool if count * documents >= THREADED_FROM else None
-        tasks = self._tasks(count, 1 if pool is None else self.threads)
+        pool = self._threads.pool if count * documents >= THREADED_FROM else None
+        tasks = self._tasks(count, 1 if pool is None else self._threads.count)
         if self._index.max_impact > ONE_BYTE:
             queries = split_queries(queries, self._index.vocabulary_size)
         # The kernels are compiled for one layout only, and vectors from a message are read-only.
@@ -80,11 +94,12 @@ class CpuSearcher:
         def score(task: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], int, int]:
             q, shard, first, last = task
             span = slice(queries.indptr[q], queries.indptr[q + 1])
-            return score_segments(
+            keys, matched, postings = score_segments(
                 self._shards[shard].parts(first, last, allowed[shard]),
                 self._block_size, shard, self._shard_count,
-                terms[span], impacts[span], k, self._workspace, lambda: wanted(q),
+                terms[span], impacts[span], k, self._threads.workspace, lambda: wanted(q),
             )  # fmt: skip
+            return self._by_arrival(keys, self._shards[shard]), matched, postings
 
         answers = self._map(score, tasks, pool)
         scored = time.perf_counter_ns()
@@ -99,15 +114,16 @@ class CpuSearcher:
             for q in range(count):
                 span = slice(queries.indptr[q], queries.indptr[q + 1])
                 scores, places, hits, read = few.search(
-                    terms[span], impacts[span], k, one.live, self._workspace
+                    terms[span], impacts[span], k, one.live, self._threads.workspace
                 )
-                arrivals = (one.manifest.first_ordinal + places) * self._shard_count + number
+                arrivals = one.ordinals[places].astype(np.int64) * self._shard_count + number
                 by_query[q].append(best_keys(pack(scores, arrivals), k))
                 matched[q] += hits
                 postings[q] += read
         selected = time.perf_counter_ns()
         ranked = [
-            keys[0] if len(keys) == 1 else best_keys(np.concatenate(keys), k) for keys in by_query
+            keys[0] if len(keys) == 1 else best_keys(np.concatenate([NO_KEYS, *keys]), k)
+            for keys in by_query
         ]
         timings = {
             "score": scored - started,
@@ -148,4 +164,13 @@ class CpuSearcher:
     ) -> list[R]:
         if pool is None or len(tasks) < 2:
             return [function(task) for task in tasks]
-        return list(pool.map(function, tasks, chunksize=-(-len(tasks) // (4 * self.threads))))
+        pieces = 4 * self._threads.count
+        return list(pool.map(function, tasks, chunksize=-(-len(tasks) // pieces)))
+
+    def _by_arrival(self, keys: NDArray[np.int64], shard: Shard) -> NDArray[np.int64]:
+        """Return keys of positions as keys of ordinals, which rank alike inside the shard."""
+        if shard.dense or not len(keys):
+            return keys
+        _, positions, scores = unpack(keys, self._shard_count)
+        ordinals = shard.ordinals_at(positions)
+        return pack(scores, ordinals * self._shard_count + shard.number)

@@ -19,15 +19,16 @@ from torch import Tensor
 
 from ...core.vectors import ImpactBatch
 from ...kernels.runtime.graph import Recorder
-from ...kernels.runtime.memory import WORKING_MEMORY, WorkingMemory
+from ...kernels.runtime.memory import WORKING_MEMORY, WorkingMemory, free_bytes
 from ...kernels.runtime.transfer import Clock, Download, fetch, wait
 from ...kernels.score.search import Found, search_blocks, warm_up
 from ...kernels.score.types import SLOT_TERMS, Queries
 from ..storage.manifest import IndexManifest
 from ..storage.wide import ONE_BYTE, split_queries
-from .placement import Part, Placement
+from .placement import Part, Placement, check_fits, following
 from .recorded import BATCHES, LIMITS, TERMS, RecordedSearches, SearchSize
 from .searcher import SearchResult, Selection, Wanted, always
+from .shard import Shard
 
 
 def _unmarked(stage: str) -> None:
@@ -87,6 +88,30 @@ class DeviceSearcher:
         for part in parts:
             warm_up(part.postings)
         return cls(placement.devices, parts, placement.nbytes, placement.index, memory.search)
+
+    def following(self, shards: Sequence[Shard], index: IndexManifest) -> DeviceSearcher:
+        """Return the searcher of a later snapshot; what both have is on the devices once.
+
+        Its searches are not recorded.
+
+        Raises:
+            UnavailableError: more bytes than are free.
+        """
+        parts: list[Part] = []
+        widths = {part.postings.width for part in self._parts}
+        for shard in shards:
+            held = [part for part in self._parts if part.shard == shard.number]
+            home = held[0].postings.device if held else self.device
+            stay, load, needed = following(held, shard, index, home)
+            check_fits(home, needed, free_bytes(home))
+            parts += stay
+            for make in load:
+                parts.append(part := make())
+                if part.postings.width not in widths:
+                    widths.add(part.postings.width)
+                    warm_up(part.postings)
+        nbytes = {name: sum(part.nbytes[name] for part in parts) for name in self.nbytes}
+        return DeviceSearcher(self.devices, parts, nbytes, index, self._workspace)
 
     def search(
         self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always

@@ -144,19 +144,17 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class FieldColumns:
-    """What filters read of n consecutive documents of a shard. Immutable.
+    """What filters read of n documents of a shard. Immutable.
 
     Attributes:
         documents: n.
         columns: Of each declared field, by name.
-        ids: Of the shard's documents.
-        first: Position of the first document in ``ids``.
+        ids: Of the documents.
     """
 
     documents: int
     columns: Mapping[str, Column]
     ids: ResidentIds
-    first: int = 0
 
     @classmethod
     def of(
@@ -164,14 +162,13 @@ class FieldColumns:
         metadata: Iterable[tuple[str, Mapping[str, Any]]],
         fields: Fields,
         ids: ResidentIds,
-        first: int = 0,
     ) -> Self:
         """Derive the columns of documents.
 
         Args:
             metadata: Id and metadata of each document, in order of position.
             fields: Declared fields.
-            ids, first: See the attributes.
+            ids: Of the documents.
 
         Raises:
             InputError: a value of another type than its field's.
@@ -183,7 +180,7 @@ class FieldColumns:
             for name, kind in fields.items():
                 values[name].append(values_of(held, name, kind, id))
         columns = {name: Column.of(kind, values[name]) for name, kind in fields.items()}
-        return cls(count, columns, ids, first)
+        return cls(count, columns, ids)
 
     @classmethod
     def join(
@@ -199,7 +196,7 @@ class FieldColumns:
             name: Column.join([(part.columns[name], kept) for part, kept in parts])
             for name in parts[0][0].columns
         }
-        return cls(sum(int(np.count_nonzero(kept)) for _, kept in parts), columns, ids, 0)
+        return cls(sum(int(np.count_nonzero(kept)) for _, kept in parts), columns, ids)
 
     @property
     def nbytes(self) -> int:
@@ -209,6 +206,5 @@ class FieldColumns:
     def have_id(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """Return which documents have one of the ids: bool [n]."""
         found = np.zeros(self.documents, dtype=np.bool_)
-        places = self.ids.find(ids) - self.first
-        found[places[(places >= 0) & (places < self.documents)]] = True
+        found[self.ids.find(ids)] = True
         return found

@@ -21,7 +21,7 @@ from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
 from .fields import Column, FieldColumns
 from .rare import NOTHING, RARE_SHARE, RareDocuments
 from .searcher import S, Sized
-from .snapshot import OpenSegment
+from .shard import OpenSegment
 
 # A byte per document and filter: 32 filters over 8 M documents.
 CACHE_BYTES = 256 * 2**20

@@ -17,7 +17,7 @@ from ...core.fields import Fields, FieldValue, convert, values_of
 from ...core.filters import Condition, Exists, Filter, HasId, Match, Range
 from ...core.vectors import ImpactBatch, offsets
 from .searcher import Mask, SearchResult, Selection
-from .snapshot import Shard
+from .shard import ALL_LIVE, Shard
 
 CHUNK = 4096
 
@@ -40,7 +40,8 @@ class Oracle:
                 shard.number: np.fromiter(
                     (
                         _holds(filter, id, metadata, fields)
-                        for id, metadata in shard.store.metadata(0, shard.store.count())
+                        for one in shard.segments
+                        for id, metadata in shard.store.metadata(one.ordinals)
                     ),
                     np.bool_,
                 )
@@ -59,23 +60,26 @@ class Oracle:
         found: list[list[tuple[NDArray[np.int64], ...]]] = [[] for _ in tables]
         postings = np.zeros(len(tables), dtype=np.int64)
         for shard in self._shards:
-            deleted, documents = shard.store.deleted(), shard.store.count()
-            inside = None if mask is None else _inside(mask, shard)
-            for first in range(0, documents, CHUNK):
-                last = min(first + CHUNK, documents)
-                rows = shard.store.vectors(first, last)
-                allowed = ~np.isin(np.arange(first, last), deleted)
-                if inside is not None:
-                    allowed &= inside[first:last]
+            everything = np.arange(shard.documents)
+            allowed = np.concatenate([ALL_LIVE, *(one.kept for one in shard.segments)]).astype(bool)
+            if mask is not None:
+                allowed &= _inside(mask, shard)
+            for first in range(0, shard.documents, CHUNK):
+                last = min(first + CHUNK, shard.documents)
+                ordinals = shard.ordinals_at(everything[first:last])
+                rows = shard.store.vectors(ordinals)
                 for q, table in enumerate(tables):
                     weights = table[rows.terms]
                     impacts = rows.impacts.astype(np.int64)
                     sums = np.concatenate([[0], np.cumsum(weights * impacts)])
-                    scores = (sums[rows.indptr[1:]] - sums[rows.indptr[:-1]]) * allowed
+                    scores = sums[rows.indptr[1:]] - sums[rows.indptr[:-1]]
+                    scores *= allowed[first:last]
                     # An impact above 255 takes two postings.
                     postings[q] += int((weights > 0).sum() + (impacts[weights > 0] > 255).sum())
                     hits = np.flatnonzero(scores)
-                    found[q].append((np.full(len(hits), shard.number), hits + first, scores[hits]))
+                    found[q].append(
+                        (np.full(len(hits), shard.number), ordinals[hits], scores[hits])
+                    )
         matched = np.zeros(len(tables), dtype=np.int64)
         ranked = []
         for q, pieces in enumerate(found):

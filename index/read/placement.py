@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,12 +19,16 @@ from ...kernels.score.layout import Layout
 from ...kernels.score.types import Postings
 from ..storage.manifest import IndexManifest
 from .searcher import Selection
-from .snapshot import OpenSegment, Shard
+from .shard import OpenSegment, Shard
+
+# Blocks of the tail up to these sizes share a part; files do, and larger blocks up to a full one.
+SHARED_DOCUMENTS = (64, 1024)
+FILE, FULL = -1, len(SHARED_DOCUMENTS) + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One shard on its device.
+    """A shard, or some of its segments, on a device.
 
     Attributes:
         shard: its number.
@@ -38,6 +43,43 @@ class Part:
     counts: NDArray[np.int32]
     live: Tensor | None
     segments: Sequence[OpenSegment]
+
+    @classmethod
+    def load(
+        cls,
+        shard: int,
+        segments: Sequence[OpenSegment],
+        layout: Layout,
+        index: IndexManifest,
+        device: torch.device,
+    ) -> Part:
+        """Copy segments that were laid out to a device."""
+        ordinals = np.concatenate([one.ordinals for one in segments]).astype(np.int64)
+        postings = layout.load(
+            [one.segment for one in segments], ordinals * index.shard_count + shard, device
+        )
+        live = _live(segments, layout.block_size, device)
+        return cls(shard, postings, _counts(segments), live, segments)
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes on the device."""
+        postings = self.postings
+        return {
+            "postings": postings.locals.nbytes + postings.impacts.nbytes,
+            "columns": postings.columns.nbytes,
+            "rows": postings.rows.nbytes + postings.starts.nbytes + postings.lengths.nbytes,
+            "arrivals": postings.arrivals.nbytes + postings.frames.nbytes,
+            "live": 0 if self.live is None else self.live.nbytes,
+        }
+
+    def at(self, segments: Sequence[OpenSegment]) -> Part:
+        """Return the part at a later snapshot: of the same segments more documents are deleted."""
+        pairs = list(zip(segments, self.segments, strict=True))
+        if all(one.live is other.live for one, other in pairs):
+            return replace(self, segments=segments)
+        live = _live(segments, self.postings.block_size, self.postings.device)
+        return replace(self, segments=segments, live=live)
 
     def inside(self, mask: Selection) -> Tensor:
         """Return which places are inside the mask, uint8 [blocks * block_size] on the device."""
@@ -105,22 +147,16 @@ class Placement:
         for turn, device in enumerate(self.devices):
             here = [number for number, home in self.homes.items() if home == turn]
             room = free_bytes(device) if free is None else free[turn]
-            _check_fits(device, {**self._sum(here), "working memory": memory.total}, room)
+            check_fits(device, {**self._sum(here), "working memory": memory.total}, room)
 
     def load(self) -> list[Part]:
         """Copy the shards to their devices."""
-        parts = []
-        for number, segments in self.held.items():
-            device = self.devices[self.homes[number]]
-            ordinals = np.concatenate([one.ordinals for one in segments]).astype(np.int64)
-            postings = self.layouts[number].load(
-                [one.segment for one in segments],
-                ordinals * self.index.shard_count + number,
-                device,
+        return [
+            Part.load(
+                number, segments, self.layouts[number], self.index, self.devices[self.homes[number]]
             )
-            live = _live(segments, self.index.block_size, device)
-            parts.append(Part(number, postings, _counts(segments), live, segments))
-        return parts
+            for number, segments in self.held.items()
+        ]
 
     def _sum(self, numbers: Sequence[int]) -> dict[str, int]:
         block_size = self.index.block_size
@@ -132,10 +168,64 @@ class Placement:
         return {name: sum(one[name] for one in sizes) for name in names}
 
 
+def following(
+    parts: Sequence[Part], shard: Shard, index: IndexManifest, home: torch.device
+) -> tuple[list[Part], list[Callable[[], Part]], dict[str, int]]:
+    """Return a shard's parts at a later snapshot: those that stay, those to load, their bytes.
+
+    Files that came together stay one part. Blocks of the tail share a part with others of their
+    size, which is made anew when one of them changes; full ones have parts of their own.
+
+    Args:
+        parts: of the shard, before.
+        shard: now.
+        index: that it belongs to.
+        home: device of new parts.
+    """
+    segments = _filled(shard)
+    places = {id(one.segment): place for place, one in enumerate(segments)}
+    stay: list[Part] = []
+    taken: set[int] = set()
+    for part in parts:
+        first = places.get(id(part.segments[0].segment))
+        if first is None:
+            continue
+        now = segments[first : first + len(part.segments)]
+        same = [id(one.segment) for one in now] == [id(one.segment) for one in part.segments]
+        shared = [one for one in segments if _size(one, index) == _size(now[0], index)]
+        alone = _size(now[0], index) in (FILE, FULL)
+        if same and (alone or len(shared) == len(now)):
+            stay.append(part.at(now))
+            taken |= {id(one.segment) for one in now}
+    groups: dict[int, list[OpenSegment]] = {}
+    for one in segments:
+        if id(one.segment) not in taken:
+            size = _size(one, index)
+            groups.setdefault(-id(one.segment) if size == FULL else size, []).append(one)
+    load: list[Callable[[], Part]] = []
+    needed: dict[str, int] = {}
+    for group in groups.values():
+        most = max(int(one.segment.block_documents.max()) for one in group)
+        width = min(index.block_size, 1 << (most - 1).bit_length())
+        layout = Layout.of_segments([one.segment for one in group], width)
+        for part_name, size in {**layout.nbytes, "live": _live_bytes(group, width)}.items():
+            needed[part_name] = needed.get(part_name, 0) + size
+        load.append(partial(Part.load, shard.number, group, layout, index, home))
+    return stay, load, needed
+
+
+def _size(one: OpenSegment, index: IndexManifest) -> int:
+    """Return what tells apart the segments that may share a part."""
+    if one.manifest is not None:
+        return FILE
+    if len(one) == index.block_size:
+        return FULL
+    return sum(len(one) > most for most in SHARED_DOCUMENTS)
+
+
 def _filled(shard: Shard) -> list[OpenSegment]:
-    """Return the segments that hold blocks, in ascending order of their ordinals."""
-    segments = [one for one in shard.segments if len(one.ordinals)]
-    return sorted(segments, key=lambda one: int(one.ordinals[0]))
+    """Return the segments that hold postings, in ascending order of their ordinals."""
+    return [one for one in shard.segments if len(one.segment.locals)]
 
 
 def _spread(sizes: Mapping[int, int], places: int) -> dict[int, int]:
@@ -147,7 +237,8 @@ def _spread(sizes: Mapping[int, int], places: int) -> dict[int, int]:
     return homes
 
 
-def _check_fits(place: torch.device, sizes: Mapping[str, int], free: int | None) -> None:
+def check_fits(place: torch.device, sizes: Mapping[str, int], free: int | None) -> None:
+    """Check that parts of so many bytes fit; raises UnavailableError."""
     needed = sum(sizes.values())
     if free is None or needed <= free:
         return

@@ -1,68 +1,57 @@
-"""Index: open, search, read documents. Exact, and safe to use from many threads at once."""
+"""Index: the current snapshot of an index directory. Safe to use from many threads at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ...core.device import find_devices
 from ...core.document import Document
 from ...core.errors import InputError
 from ...core.filters import Filter
 from ...core.machine import cores
-from ...core.vectors import MAX_SCORE, ImpactBatch, offsets
-from ...kernels.score.types import Block, check_queries
-from ...kernels.select.types import check_k
-from ..storage.documents import DocumentStore
+from ...core.vectors import ImpactBatch
+from ...kernels.score.types import Block
+from ..storage.files import lock_shared
 from ..storage.manifest import IndexManifest
-from .cpu import CpuSearcher
+from .cpu import CpuSearcher, ScoringThreads
 from .filter import CACHE_BYTES, FilterCache, FilterMask
-from .oracle import Oracle
+from .opening import open_shards
 from .searcher import Searcher, SearchResult, Selection, Wanted, always
-from .snapshot import Shard
+from .shard import Shard
+from .snapshot import Numbers, Snapshot, StoredDocument
 from .statistics import TermStatistics
 
 if TYPE_CHECKING:
     from .device import DeviceSearcher
     from .placement import Placement
 
-T = TypeVar("T")
-Numbers = Sequence[int] | NDArray[np.integer[Any]]
-
 
 class Index:
     """A finished index, opened for searching. Use as a context manager or ``close`` it.
 
+    It holds one :class:`.snapshot.Snapshot`, and a writer replaces it by the next one. What belongs
+    together, as ranking and fetching its hits, reads :attr:`snapshot` once and uses that; the
+    methods here ask the current one.
+
     Attributes:
         path: its directory.
-        manifest: what it is, with the manifests of the open shards.
-        shards: the open shards by number.
-        cpu: the searcher on the CPU, always there.
-        tensors: the searcher on a torch device, see :meth:`to`; None where there is none.
+        threads: score on the CPU.
         filters: what filters hold for, as far as it is kept.
     """
 
     def __init__(
         self,
         path: Path,
-        manifest: IndexManifest,
-        shards: Sequence[Shard],
-        threads: int,
-        filter_bytes: int = CACHE_BYTES,
+        snapshot: Snapshot,
+        threads: ScoringThreads,
+        filters: FilterCache,
     ) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.shards: Mapping[int, Shard] = {shard.number: shard for shard in shards}
-        self.cpu = CpuSearcher(shards, manifest, threads)
-        self.tensors: DeviceSearcher | None = None
-        self.filters = FilterCache(filter_bytes)
-        self._oracle = Oracle(shards, manifest.vocabulary_size)
-        self._documents = {shard.shard: shard.documents for shard in manifest.shards}
+        self.path, self.threads, self.filters = path, threads, filters
+        self._snapshot = snapshot
+        self._lock: int | None = None
 
     @classmethod
     def open(
@@ -75,6 +64,9 @@ class Index:
         filter_bytes: int = CACHE_BYTES,
     ) -> Index:
         """Open an index: read its segments into memory and check every checksum.
+
+        Every write that was acknowledged before is there; later ones are not. While the index is
+        open, a writer in another process removes nothing that it reads.
 
         Args:
             path: the index directory.
@@ -93,29 +85,57 @@ class Index:
             UnavailableError: it does not fit into the device's memory.
         """
         path = Path(path)
+        lock = lock_shared(path) if path.is_dir() else None
+        try:
+            index = cls.read(
+                path, threads=threads, shards=shards, device=device, filter_bytes=filter_bytes
+            )
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
+        index._lock = lock
+        return index
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        threads: int | None = None,
+        shards: Sequence[int] | None = None,
+        device: str | None = "cpu",
+        filter_bytes: int = CACHE_BYTES,
+    ) -> Index:
+        """Open an index without the lock of :meth:`open`, as its own writer does."""
         if threads is None:
             threads = cores()
         if threads < 1:
             raise InputError(f"threads: {threads} is too small; allowed 1 or more")
         devices = () if device is None else find_devices(device)
         manifest = IndexManifest.open(path, shards)
-        opened: list[Shard] = []
-        try:
-            opened.extend(Shard.open(path, manifest, one) for one in manifest.shards)
-        except BaseException:
-            for shard in opened:
-                shard.store.close()
-            raise
-        index = cls(path, manifest, opened, threads, filter_bytes)
+        opened, generation, max_impact = open_shards(path, manifest)
+        pool, filters = ScoringThreads(threads), FilterCache(filter_bytes)
+        snapshot = Snapshot(manifest, opened, generation, max_impact, pool, filters)
+        index = cls(path, snapshot, pool, filters)
         try:
             if devices == ("cpu",):
-                index.cpu.prepare()
+                snapshot.cpu.prepare()
             elif devices:
                 index.to(*devices)
         except BaseException:
             index.close()
             raise
         return index
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot."""
+        return self._snapshot
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Let every later search use another snapshot; searches that run go on with theirs."""
+        self._snapshot = snapshot
 
     def place(self, *devices: str) -> Placement:
         """Lay the open shards out for torch devices.
@@ -145,7 +165,7 @@ class Index:
         """
         from .device import DeviceSearcher
 
-        self.tensors = DeviceSearcher.load(placement, **options)
+        self._snapshot.tensors = DeviceSearcher.load(placement, **options)
 
     def to(self, *devices: str, **options: Any) -> None:
         """Place the open shards on torch devices and search there from now on.
@@ -156,11 +176,14 @@ class Index:
 
     def close(self) -> None:
         """Release threads, device memory and document stores."""
-        self.tensors = None
-        self.cpu.close()
+        self._snapshot.tensors = None
+        self.threads.close()
         self.filters.close()
         for shard in self.shards.values():
             shard.store.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> Index:
         return self
@@ -168,164 +191,92 @@ class Index:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @cached_property
-    def statistics(self) -> TermStatistics:
-        """Document frequencies of the open shards."""
-        return TermStatistics.of(list(self.shards.values()), self.manifest.vocabulary_size)
+    @property
+    def manifest(self) -> IndexManifest:
+        """What the index is now, with the manifests of the open shards."""
+        return self._snapshot.manifest
+
+    @property
+    def generation(self) -> int:
+        """Generation of the current snapshot."""
+        return self._snapshot.generation
+
+    @property
+    def shards(self) -> Mapping[int, Shard]:
+        """The open shards of the current snapshot by number."""
+        return self._snapshot.shards
+
+    @property
+    def cpu(self) -> CpuSearcher:
+        """The searcher on the CPU of the current snapshot."""
+        return self._snapshot.cpu
+
+    @property
+    def tensors(self) -> DeviceSearcher | None:
+        """The searcher on a torch device of the current snapshot; None where there is none."""
+        return self._snapshot.tensors
 
     @property
     def searcher(self) -> Searcher:
         """The searcher that :meth:`search` uses."""
-        return self.cpu if self.tensors is None else self.tensors
+        return self._snapshot.searcher
+
+    @property
+    def statistics(self) -> TermStatistics:
+        """See :attr:`.snapshot.Snapshot.statistics`."""
+        return self._snapshot.statistics
 
     def mask(self, filter: Filter) -> FilterMask:
-        """Return the documents that a filter holds for.
-
-        Raises:
-            InputError: a field that is not declared, a value of another type, too many of them.
-        """
-        return FilterMask(filter.resolve(self.manifest.fields), self.filters)
-
-    def count(self, mask: Selection | None = None) -> int:
-        """Return how many live documents of the open shards are inside the mask."""
-        if mask is not None:
-            mask.check(self._documents)
-        allowed = (
-            (one.manifest.documents, inside)
-            for shard in self.shards.values()
-            for one, inside in zip(shard.segments, shard.allowed(mask), strict=True)
-        )
-        return sum(int(np.count_nonzero(one)) if len(one) else count for count, one in allowed)
+        """See :meth:`.snapshot.Snapshot.mask`."""
+        return self._snapshot.mask(filter)
 
     def search(
         self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
     ) -> SearchResult:
-        """Return the k best documents of each query.
-
-        Args:
-            queries: n vectors of at most 2,048 terms, impacts 1 to 4,095; each one's impacts times
-                the index's ``max_impact`` sum to less than 2^31.
-            k: 1 to 10,000; more than there are matches gives the matches.
-            mask: the documents that may be hits, of every open shard; None for all live ones.
-            wanted: asked between blocks of postings; see :meth:`.searcher.Searcher.search`.
-
-        Raises:
-            InputError: ``k``, a query or the mask out of its bounds.
-        """
-        self._check(queries, k, mask)
-        return self.searcher.search(queries, k, mask, wanted)
+        """See :meth:`.snapshot.Snapshot.search`."""
+        return self._snapshot.search(queries, k, mask, wanted)
 
     def oracle(
         self, queries: ImpactBatch, k: int, mask: Selection | Filter | None = None
     ) -> SearchResult:
-        """Return what :meth:`search` must return, found exhaustively from the stored vectors.
-
-        A filter is evaluated document by document on the stored metadata.
-        """
-        if isinstance(mask, Filter):
-            mask = self._oracle.mask(mask.resolve(self.manifest.fields), self.manifest.fields)
-        self._check(queries, k, mask)
-        return self._oracle.search(queries, k, mask)
+        """See :meth:`.snapshot.Snapshot.oracle`."""
+        return self._snapshot.oracle(queries, k, mask)
 
     def fetch(self, shards: Numbers, ordinals: Numbers) -> list[Document]:
-        """Return the stored documents, in the order given.
-
-        Raises:
-            InputError: a shard or an ordinal that is not there.
-        """
-        return self._gather(shards, ordinals, DocumentStore.documents)
+        """See :meth:`.snapshot.Snapshot.fetch`."""
+        return self._snapshot.fetch(shards, ordinals)
 
     def ids(self, shards: Numbers, ordinals: Numbers) -> list[str]:
-        """Return the documents' own ids, in the order given, from memory.
-
-        Raises:
-            InputError: a shard or an ordinal that is not there.
-        """
-        numbers, places = np.asarray(shards), np.asarray(ordinals, dtype=np.int64)
-        if len(numbers) and (numbers == numbers[0]).all():
-            return self._shard(int(numbers[0]), places).ids.take(places)
-        found: NDArray[np.object_] = np.empty(len(places), dtype=object)
-        for number in np.unique(numbers).tolist():
-            inside = numbers == number
-            found[inside] = self._shard(number, places[inside]).ids.take(places[inside])
-        return list(found)
-
-    def _shard(self, number: int, ordinals: NDArray[np.int64]) -> Shard:
-        """Return a shard that has all of the ordinals; raises InputError otherwise."""
-        self._places([number, number], [ordinals.min(), ordinals.max()])
-        return self.shards[number]
-
-    def find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Return shard and ordinal of each id that a live document of the open shards has."""
-        return {
-            id: (number, ordinal)
-            for number, shard in self.shards.items()
-            for id, ordinal in shard.store.find(ids).items()
-        }
-
-    def _gather(
-        self,
-        shards: Numbers,
-        ordinals: Numbers,
-        read: Callable[[DocumentStore, Sequence[int]], list[T]],
-    ) -> list[T]:
-        """Return what ``read`` gives for each place, with one read per store."""
-        places = self._places(shards, ordinals)
-        wanted: dict[int, list[int]] = {}
-        for shard, ordinal in places:
-            wanted.setdefault(shard, []).append(ordinal)
-        found = {
-            (shard, ordinal): value
-            for shard, group in wanted.items()
-            for ordinal, value in zip(group, read(self.shards[shard].store, group), strict=True)
-        }
-        return [found[place] for place in places]
+        """See :meth:`.snapshot.Snapshot.ids`."""
+        return self._snapshot.ids(shards, ordinals)
 
     def vectors(self, shards: Numbers, ordinals: Numbers) -> ImpactBatch:
-        """Return the stored document vectors as impacts, in the order given.
+        """See :meth:`.snapshot.Snapshot.vectors`."""
+        return self._snapshot.vectors(shards, ordinals)
 
-        Raises:
-            InputError: a shard or an ordinal that is not there.
-        """
-        rows = [
-            self.shards[shard].store.vectors(ordinal, ordinal + 1)
-            for shard, ordinal in self._places(shards, ordinals)
-        ]
-        return ImpactBatch.join(((row.terms, row.impacts) for row in rows), self.manifest.step)
+    def find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """See :meth:`.snapshot.Snapshot.find`."""
+        return self._snapshot.find(ids)
+
+    def get(self, ids: Sequence[str], *, with_vector: bool = False) -> list[StoredDocument | None]:
+        """See :meth:`.snapshot.Snapshot.get`."""
+        return self._snapshot.get(ids, with_vector=with_vector)
+
+    def scroll(
+        self,
+        after: int = -1,
+        limit: int = 100,
+        mask: Selection | None = None,
+        *,
+        with_vector: bool = False,
+    ) -> list[StoredDocument]:
+        """See :meth:`.snapshot.Snapshot.scroll`."""
+        return self._snapshot.scroll(after, limit, mask, with_vector=with_vector)
+
+    def count(self, mask: Selection | None = None) -> int:
+        """See :meth:`.snapshot.Snapshot.count`."""
+        return self._snapshot.count(mask)
 
     def blocks(self) -> Iterator[tuple[int, int, Block]]:
-        """Yield every block in memory with its shard and its first document's ordinal."""
-        for shard in self.shards.values():
-            for one in shard.segments:
-                for number in range(len(one.segment)):
-                    first = one.manifest.first_ordinal + number * self.manifest.block_size
-                    yield shard.number, first, one.segment.block(number)
-
-    def _places(self, shards: Numbers, ordinals: Numbers) -> list[tuple[int, int]]:
-        places = [
-            (int(shard), int(ordinal)) for shard, ordinal in zip(shards, ordinals, strict=True)
-        ]
-        for shard, ordinal in places:
-            if (documents := self._documents.get(shard)) is None:
-                raise InputError(
-                    f"shard is {shard}, this index has {self.manifest.shard_count} (from 0), "
-                    f"of which are open: {', '.join(map(str, self._documents))}"
-                )
-            if not 0 <= ordinal < documents:
-                raise InputError(
-                    f"ordinal is {ordinal}, shard {shard} has {documents} documents (from 0)"
-                )
-        return places
-
-    def _check(self, queries: ImpactBatch, k: int, mask: Selection | None) -> None:
-        check_k(k)
-        check_queries(queries, self.manifest.vocabulary_size)
-        if mask is not None:
-            mask.check(self._documents)
-        largest = self.manifest.max_impact
-        sums = np.diff(offsets(queries.impacts)[queries.indptr])
-        if (over := np.flatnonzero(sums > MAX_SCORE // largest)).size:
-            raise InputError(
-                f"query {over[0]}: impacts sum to {sums[over[0]]}; with document impacts up to "
-                f"{largest} scores could exceed int32; allowed up to {MAX_SCORE // largest}"
-            )
+        """See :meth:`.snapshot.Snapshot.blocks`."""
+        return self._snapshot.blocks()

@@ -15,7 +15,7 @@ from ...core.vectors import ImpactBatch, offsets
 
 if TYPE_CHECKING:
     from .rare import RareDocuments
-    from .snapshot import OpenSegment
+    from .shard import OpenSegment
 
 
 class Sized(Protocol):
@@ -89,8 +89,7 @@ class Mask:
 
     def of(self, shard: int, segment: OpenSegment) -> NDArray[np.bool_]:
         """Return which documents of a segment are inside: bool [documents]."""
-        first = segment.manifest.first_ordinal
-        inside = self.shards[shard][first : first + segment.manifest.documents]
+        inside = self.shards[shard][segment.start : segment.start + len(segment)]
         return np.ascontiguousarray(inside)
 
     def rare(self, segment: OpenSegment, inside: NDArray[np.bool_]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.vectors import SparseBatch, offsets
-from .snapshot import OpenSegment, Shard
+from .shard import OpenSegment, Shard
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TermStatistics:
         """Count exactly, from the postings and the tombstones."""
         documents, frequencies = 0, np.zeros(vocabulary_size, dtype=np.int64)
         for one in (segment for shard in shards for segment in shard.segments):
-            documents += int(one.live.sum()) if len(one.live) else one.manifest.documents
+            documents += len(one) - one.deleted
             # Terms from the vocabulary's size on hold second bytes of impacts, not more documents.
             own = one.segment.terms < vocabulary_size
             np.add.at(frequencies, one.segment.terms[own], _live_postings(one)[own])
@@ -40,6 +40,23 @@ class TermStatistics:
         return TermStatistics(
             self.documents + other.documents, self.frequencies + other.frequencies
         )
+
+    def changed(
+        self,
+        added: Sequence[NDArray[np.int32]],
+        removed: Sequence[NDArray[np.int32]],
+        documents: int,
+    ) -> TermStatistics:
+        """Return the counts after a commit.
+
+        Args:
+            added, removed: terms of the documents that came and went.
+            documents: how many more there are now.
+        """
+        frequencies = self.frequencies.copy()
+        for terms, sign in ((added, 1), (removed, -1)):
+            np.add.at(frequencies, np.concatenate([np.empty(0, np.int32), *terms]), sign)
+        return TermStatistics(self.documents + documents, frequencies)
 
     @cached_property
     def factors(self) -> NDArray[np.float32]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...core.errors import CorruptError
@@ -52,3 +55,29 @@ def require_plain_name(name: object, path: Path) -> None:
         raise CorruptError(
             f"{path}: {name!r:.80} is not a file name inside the directory; build the index again"
         )
+
+
+def lock_shared(path: Path) -> int:
+    """Return a descriptor that keeps :func:`exclusively` out of a directory until it is closed."""
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+@contextmanager
+def exclusively(path: Path) -> Iterator[bool]:
+    """Keep :func:`lock_shared` waiting inside the block; False if another has it."""
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(lock)

@@ -24,6 +24,23 @@ class ResidentIds:
         self._offsets = offsets([len(one) for one in encoded])
         self._buffer = b"".join(encoded)
 
+    @classmethod
+    def join(cls, parts: Sequence[tuple[ResidentIds, NDArray[np.bool_]]]) -> ResidentIds:
+        """Return the ids of several parts, one after the other.
+
+        Args:
+            parts: ids, each with bool [n], False for places to leave out.
+        """
+        lengths, buffers = [np.empty(0, np.int64)], [np.empty(0, np.uint8)]
+        for ids, kept in parts:
+            sizes = np.diff(ids._offsets)
+            lengths.append(sizes[kept])
+            buffers.append(np.frombuffer(ids._buffer, np.uint8)[np.repeat(kept, sizes)])
+        joined = cls(())
+        joined._offsets = offsets(np.concatenate(lengths))
+        joined._buffer = np.concatenate(buffers).tobytes()
+        return joined
+
     def __len__(self) -> int:
         return len(self._offsets) - 1
 

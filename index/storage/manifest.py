@@ -57,11 +57,16 @@ class Fidelity:
 class SegmentManifest:
     """One segment file of a shard.
 
+    It holds the rows of the store from ``first_ordinal`` to ``stop_ordinal - 1`` that were not
+    deleted when it was made. Rows that were deleted later stay in the store as long as it does.
+
     Attributes:
         file: name in the shard's directory.
-        first_ordinal: ordinal of its first document.
+        first_ordinal: ordinal that it begins with.
         documents, blocks, postings, bytes: what it holds.
         sha256: hex digest of the file.
+        stop_ordinal: ordinal after its last one.
+        generation: rows that were deleted up to this generation are not in it; 0 for a build.
     """
 
     file: str
@@ -71,6 +76,8 @@ class SegmentManifest:
     postings: int
     bytes: int
     sha256: str
+    stop_ordinal: int
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,15 @@ class ShardManifest:
 
     Attributes:
         shard: its number.
-        generation: 1 after the build, one more after every later commit.
-        documents: ordinals given out.
-        postings: in all segments.
+        generation: 1 after the build, one more after every later commit of the index.
+        documents: in segments and tail, deleted ones included until they are removed.
+        postings: in segments and tail.
         bytes: of all segment files.
-        clipped: document impacts that were reduced to the maximum.
-        segments: in ascending ordinals.
+        clipped: document impacts of the build that were reduced to the maximum.
+        segments: the files, in ascending ordinals.
+        sealed: rows of the store below this ordinal are in the files or deleted for good; the
+            others are the tail.
+        deleted: how many of the documents are deleted.
     """
 
     shard: int
@@ -94,6 +104,8 @@ class ShardManifest:
     bytes: int
     clipped: int
     segments: tuple[SegmentManifest, ...]
+    sealed: int
+    deleted: int = 0
 
     def write(self, directory: Path, index_checksum: str) -> None:
         """Write ``shard.json`` of a shard that belongs to the index with this checksum."""
@@ -113,16 +125,23 @@ class ShardManifest:
                 f"{path}: belongs to another shard or index; restore the right directory"
             )
         with fields_of(path):
-            segments = tuple(load(SegmentManifest, one) for one in content["segments"])
-            manifest = load(cls, content | {"segments": segments})
+            segments = tuple(_segment(one) for one in content["segments"])
+            # The manifests of an index that was never written to lack what only writes change.
+            content = {"sealed": content["documents"], **content, "segments": segments}
+            manifest = load(cls, content)
         for one in segments:
             require_plain_name(one.file, path)
         return manifest
 
 
+def _segment(content: dict[str, Any]) -> SegmentManifest:
+    stop = content["first_ordinal"] + content["documents"]
+    return load(SegmentManifest, {"stop_ordinal": stop, "generation": 0, **content})
+
+
 @dataclass(frozen=True)
 class IndexManifest:
-    """What an index is; constant through its life, but for ``fields`` and ``shards``.
+    """What an index is; all but ``fields``, ``max_impact`` and ``shards`` never changes.
 
     Attributes:
         format_version: of the directory layout and the segments.
@@ -131,7 +150,8 @@ class IndexManifest:
         vocabulary_size: terms are 0 to vocabulary_size - 1.
         vocabulary: the string of each term where vectors came keyed by strings, else None.
         document_scale: weight of one document impact step; None until the first documents came.
-        max_impact: largest document impact that is stored; scales of queries depend on it.
+        max_impact: largest document impact that was ever stored; scales of queries depend on it.
+            The file has that of the build, the store of shard 0 that of all later writes.
         block_size: documents in a full block.
         segment_blocks: blocks in a full segment.
         shard_count: number of shards.
@@ -161,7 +181,7 @@ class IndexManifest:
 
     @property
     def documents(self) -> int:
-        """Ordinals given out in all shards."""
+        """Documents in all shards, deleted ones included until they are removed."""
         return sum(shard.documents for shard in self.shards)
 
     @property
@@ -194,8 +214,8 @@ class IndexManifest:
 
     @property
     def generation(self) -> int:
-        """1 after the build, one more after every later commit to any shard."""
-        return 1 + sum(shard.generation - 1 for shard in self.shards)
+        """1 after the build, one more after every later commit."""
+        return max((shard.generation for shard in self.shards), default=1)
 
     @property
     def fingerprint(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,8 @@ from ...core.errors import CorruptError, InputError
 from ...core.files import write_aside
 from ...core.vectors import offsets
 from ...kernels.score.types import Block
-from .documents import DocumentStore, Rows
 from .files import read_plain_file
 from .manifest import FORMAT_VERSION, IndexManifest, SegmentManifest
-from .wide import split_documents
 
 if TYPE_CHECKING:
     from ...kernels.score.columns import Columns
@@ -132,51 +130,15 @@ class Segment:
             self.block(number).check()
 
 
-def make_block(rows: Rows, vocabulary_size: int) -> Block:
-    """Return the block of these documents, transposed by one sort of packed integers."""
-    documents = len(rows.indptr) - 1
-    owners = np.repeat(np.arange(documents), np.diff(rows.indptr))
-    owners, terms, impacts = split_documents(owners, rows.terms, rows.impacts, vocabulary_size)
-    keys = terms.astype(np.int64) << 24
-    keys |= owners << 8
-    keys |= impacts
-    keys.sort()
-    sorted_terms = (keys >> 24).astype(np.int32)
-    starts = np.flatnonzero(np.diff(sorted_terms, prepend=np.int32(-1)))
-    return Block(
-        sorted_terms[starts],
-        np.append(starts, len(keys)).astype(np.int64),
-        (keys >> 8).astype(np.uint16),
-        keys.astype(np.uint8),
-        documents,
-    )
-
-
-def derive_segment(
-    store: DocumentStore,
-    first: int,
-    last: int,
-    index: IndexManifest,
-    count: Callable[[int], None] = lambda _: None,
-) -> Segment:
-    """Return the segment of ordinals ``first`` to ``last - 1`` from their stored vectors.
+def write_segment(
+    path: Path, segment: Segment, first_ordinal: int, stop_ordinal: int, generation: int = 0
+) -> SegmentManifest:
+    """Write a segment completely or not at all; the same segment always gives the same bytes.
 
     Args:
-        store: of the shard.
-        first, last: the ordinals.
-        index: that the shard belongs to.
-        count: called with the number of documents after each block.
-    """
-    blocks = []
-    for start in range(first, last, index.block_size):
-        stop = min(start + index.block_size, last)
-        blocks.append(make_block(store.vectors(start, stop), index.vocabulary_size))
-        count(stop - start)
-    return Segment.from_blocks(blocks)
-
-
-def write_segment(path: Path, segment: Segment, first_ordinal: int) -> SegmentManifest:
-    """Write a segment completely or not at all; the same segment always gives the same bytes.
+        path: the file.
+        segment: what it holds.
+        first_ordinal, stop_ordinal, generation: see :class:`.manifest.SegmentManifest`.
 
     Raises:
         OSError: the disk is full or the directory cannot be written.
@@ -211,6 +173,8 @@ def write_segment(path: Path, segment: Segment, first_ordinal: int) -> SegmentMa
         postings=len(segment.locals),
         bytes=8 + len(text) + offset,
         sha256=digest.hexdigest(),
+        stop_ordinal=stop_ordinal,
+        generation=generation,
     )
 
 

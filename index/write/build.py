@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,14 +15,14 @@ import numpy as np
 
 from ...core.document import Document
 from ...core.errors import CorruptError, InputError, UnavailableError
-from ...core.fields import Fields, check_document, check_fields
+from ...core.fields import Fields, check_fields
 from ...core.files import sync_directory
 from ...core.vectors import (
     SparseBatch,
     first_bad_weight,
 )
 from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
-from ..storage.documents import DocumentStore, StoredDocument
+from ..storage.derive import derive_segment
 from ..storage.manifest import (
     BUILDING_FILE,
     FORMAT_VERSION,
@@ -31,9 +30,11 @@ from ..storage.manifest import (
     IndexManifest,
     ShardManifest,
 )
-from ..storage.segment import derive_segment, write_segment
+from ..storage.segment import write_segment
 from ..storage.wide import highest_impact
+from ..storage.writable import NewRow, WritableStore
 from .fidelity import choose_scale, measure
+from .operations import checked_metadata
 
 # 16 blocks of 2^14 documents with 119 postings each: about 100 MB, which the builder holds in
 # memory.
@@ -110,7 +111,7 @@ class IndexBuilder:
         self.path = path
         self.manifest = manifest
         self._lock = lock
-        self._stores: list[DocumentStore] = []
+        self._stores: list[WritableStore] = []
         self._documents, self._max_impact = 0, 1
         self._closed = False
 
@@ -178,14 +179,15 @@ class IndexBuilder:
         for shard in range(self.manifest.shard_count):
             directory = self.manifest.shard_directory(self.path, shard)
             directory.mkdir(exist_ok=True)
-            self._stores.append(DocumentStore.create(directory))
+            self._stores.append(WritableStore.open(directory))
             sync_directory(directory)
         sync_directory(self.path)
         # Shards commit one after the other, shard 0 last: an addition cut off in between is undone.
-        self._documents, self._max_impact = self._stores[0].arrivals()
+        state = self._stores[0].state()
+        self._documents, self._max_impact = state.arrivals, state.max_impact
         for shard, store in enumerate(self._stores):
             if store.count() > self._ordinals(shard):
-                store.truncate(self._ordinals(shard))
+                store.undo(1, self._ordinals(shard))
             elif store.count() < self._ordinals(shard):
                 raise CorruptError(
                     f"{store.path}: {store.count()} documents, must be {self._ordinals(shard)}; "
@@ -217,10 +219,7 @@ class IndexBuilder:
             raise InputError(f"{len(documents)} documents but {len(vectors)} vectors")
         if not documents:
             return
-        self._check_ids(documents)
-        for document in documents:
-            check_document(document.metadata, self.manifest.fields, document.id)
-        metadata = [_metadata_json(document) for document in documents]
+        metadata = self._check_documents(documents)
         self._check_vectors(documents, vectors)
         if self._documents + len(documents) > MAX_DOCUMENTS:
             raise InputError(f"an index holds at most {MAX_DOCUMENTS} documents")
@@ -231,12 +230,12 @@ class IndexBuilder:
         impacts, clipped = vectors.quantize(self.manifest.document_scale or 1.0, highest)
         self._max_impact = max(self._max_impact, int(impacts.impacts.max(initial=1)))
         shards = self.manifest.shard_count
-        by_shard: list[list[StoredDocument]] = [[] for _ in range(shards)]
+        by_shard: list[list[NewRow]] = [[] for _ in range(shards)]
         for i, document in enumerate(documents):
             ordinal, shard = divmod(self._documents + i, shards)
             terms, values = impacts.row(i)
             by_shard[shard].append(
-                StoredDocument(
+                NewRow(
                     ordinal, document, metadata[i], terms, values.astype(np.uint16), int(clipped[i])
                 )
             )
@@ -245,7 +244,7 @@ class IndexBuilder:
                 ExitStack() as transactions
             ):  # left in reverse: shard 0 commits last, and with it the addition
                 transactions.enter_context(self._stores[0].transaction())
-                self._stores[0].set_arrivals(self._documents + len(documents), self._max_impact)
+                self._stores[0].set_state(1, self._documents + len(documents), self._max_impact)
                 self._stores[0].insert(by_shard[0])
                 self._store_sample(vectors)
                 for store, rows in zip(self._stores[1:], by_shard[1:], strict=True):
@@ -273,26 +272,21 @@ class IndexBuilder:
         rows = ((one, *vectors.row(one - self._documents)) for one in range(first, total, stride))
         self._stores[0].add_sample(rows, stride)
 
-    def _check_ids(self, documents: Sequence[Document]) -> None:
+    def _check_documents(self, documents: Sequence[Document]) -> list[str]:
+        """Check documents and that their ids are new; return their metadata as JSON."""
+        metadata = [checked_metadata(one, self.manifest.fields) for one in documents]
         seen: set[str] = set()
         for document in documents:
-            if not isinstance(document.id, str) or not document.id:
-                raise InputError(f"document id {document.id!r} must be a non-empty string")
             if document.id in seen:
                 raise InputError(f"document id {document.id!r} occurs twice; ids must be unique")
-            try:
-                f"{document.id}{document.title}{document.text}".encode()
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"document id {document.id!r}: text is not valid Unicode: {error}"
-                ) from None
             seen.add(document.id)
         ids = list(seen)
         for store in self._stores:
-            if found := store.live_ids(ids):
+            if found := list(store.find(ids)):
                 raise InputError(
                     f"document id {found[0]!r} is in the index already; ids must be unique"
                 )
+        return metadata
 
     def _check_vectors(self, documents: Sequence[Document], vectors: SparseBatch) -> None:
         def owner(entry: int | np.integer) -> str:
@@ -321,13 +315,13 @@ class IndexBuilder:
             progress: called with (documents in segments, documents in all) after each block.
 
         Raises:
-            InputError: no document was added.
+            InputError: no document was added, and no document scale was given.
             UnavailableError: the disk is full; run ``resume`` and ``finish`` again.
         """
         self._require_open()
-        if not self._documents:
+        if not self._documents and self.manifest.document_scale is None:
             raise InputError(
-                f"{self.path}: no document was added, an empty index cannot be finished"
+                f"{self.path}: no document was added, and an empty index needs a document_scale"
             )
         done = 0
 
@@ -361,16 +355,16 @@ class IndexBuilder:
         sync_directory(self.path)
         return IndexManifest.open(self.path)
 
-    def _write_shard(self, shard: int, store: DocumentStore, count: Callable[[int], None]) -> None:
+    def _write_shard(self, shard: int, store: WritableStore, count: Callable[[int], None]) -> None:
         """Derive and write all segments of a shard, then its manifest."""
         manifest, documents, segments = self.manifest, self._ordinals(shard), []
         directory = manifest.shard_directory(self.path, shard)
         per_segment = manifest.block_size * manifest.segment_blocks
         for number, first in enumerate(range(0, documents, per_segment)):
             last = min(first + per_segment, documents)
-            segment = derive_segment(store, first, last, manifest, count)
+            segment = derive_segment(store, range(first, last), manifest, count)
             path = directory / f"segment-{number:06d}.safetensors"
-            segments.append(write_segment(path, segment, first))
+            segments.append(write_segment(path, segment, first, last))
         ShardManifest(
             shard=shard,
             generation=1,
@@ -379,6 +373,7 @@ class IndexBuilder:
             bytes=sum(one.bytes for one in segments),
             clipped=store.clipped(),
             segments=tuple(segments),
+            sealed=documents,
         ).write(directory, manifest.checksum)
 
     def close(self) -> None:
@@ -433,12 +428,3 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise InputError(f"{path}: another process is building this index") from None
     return lock
-
-
-def _metadata_json(document: Document) -> str:
-    try:
-        text = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"document id {document.id!r}: metadata is not JSON: {error}") from None
-    return text

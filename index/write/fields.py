@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ...core.errors import InputError
 from ...core.fields import FieldKind, check_fields, values_of
-from ..storage.documents import DocumentStore
 from ..storage.manifest import INDEX_FILE, IndexManifest
+from ..storage.writable import WritableStore
 
 
 def declare_field(path: Path | str, name: str, kind: FieldKind) -> None:
@@ -17,6 +17,7 @@ def declare_field(path: Path | str, name: str, kind: FieldKind) -> None:
     Raises:
         InputError: it is declared already, or a stored document has a value of another type.
         CorruptError: a broken manifest or store.
+        UnavailableError: a writer has the index open.
     """
     path = Path(path)
     manifest = IndexManifest.open(path)
@@ -27,9 +28,10 @@ def declare_field(path: Path | str, name: str, kind: FieldKind) -> None:
     fields = {**manifest.fields, name: kind}
     check_fields(fields)
     for shard in manifest.shards:
-        store = DocumentStore.open(manifest.shard_directory(path, shard.shard))
+        store = WritableStore.open(manifest.shard_directory(path, shard.shard))
         try:
-            for id, metadata in store.metadata(0, store.count()):
+            headers = store.headers(0, store.count())
+            for id, metadata in store.metadata(headers.ordinals):
                 values_of(metadata, name, kind, id)
         finally:
             store.close()

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ...core.document import TextKind
 from ...core.errors import InputError
 from ...core.filters import Filter
-from ...engine.backend import CollectionInfo, Query, Vector
+from ...core.vectors import Vector
+from ...engine.backend import CollectionInfo, Query
 from ...v1 import retrieval_pb2 as pb
 from ..settings import Limits
 

@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from ...core.document import TextKind
 from ...core.errors import CspladeError, InternalError
 from ...core.results import Encoding, Hit
-from ...core.vectors import SparseBatch
+from ...core.vectors import ImpactBatch, SparseBatch
 from ...engine.backend import CollectionInfo, Query
 from ...engine.collection import Collection
 from ...engine.deadline import Deadline
@@ -162,8 +162,8 @@ class ShardReplica(_Replica):
         """Score those of the documents that this shard holds."""
 
         def score(collection: Collection) -> dict[str, Hit]:
-            task = SearchTask(_query(query))
-            task.impacts = collection.quantize(SparseBatch.join([(query.terms, query.weights)]))
+            task = SearchTask(_query(query), snapshot=collection.index.snapshot)
+            task.impacts = _quantized(collection, task)
             plan = Plan(collection, NullObserver())
             return plan.explain(task, ids, with_document=query.with_document)
 
@@ -201,8 +201,8 @@ class ShardReplica(_Replica):
         count = len(ordinals)
         none = np.zeros(1, np.int64)
         shards = np.full(count, self._shard, np.int32)
-        task = SearchTask(_query(query._replace(k=count)))
-        task.impacts = collection.quantize(SparseBatch.join([(query.terms, query.weights)]))
+        task = SearchTask(_query(query._replace(k=count)), snapshot=collection.index.snapshot)
+        task.impacts = _quantized(collection, task)
         task.result = SearchResult(np.array([0, count]), shards, ordinals, scores, none, none, {})
         hits = Plan(collection, NullObserver()).hits(task)
         return list(map(Detail.of, hits))
@@ -217,6 +217,12 @@ def _place() -> tuple[Path, str] | None:
     session = ray.get_runtime_context().get_session_name()
     folder = channel.folder_of(session, context.app_name, context.deployment)
     return folder, context.replica_tag
+
+
+def _quantized(collection: Collection, task: SearchTask) -> ImpactBatch:
+    assert task.query.vector is not None
+    assert task.snapshot is not None
+    return collection.quantize(SparseBatch.join([task.query.vector]), task.snapshot)
 
 
 def _query(query: ShardQuery) -> Query:

@@ -82,7 +82,9 @@ def test_flops_by_their_definition(cli, dataset, small_index):
     outcome = cli("evaluate", dataset, "--index", small_index, "--sample", 0, "--json")
     (row,) = json.loads(outcome.out)["systems"]
     with Collection.open(small_index) as engine:
-        queries = engine.quantize(engine.encoder.encode_query(["coffee 1", "river stone", ""]))
+        queries = engine.quantize(
+            engine.encoder.encode_query(["coffee 1", "river stone", ""]), engine.index.snapshot
+        )
     with Index.open(small_index) as index:
         shards = [shard.documents for shard in index.manifest.shards]
         everything = index.vectors(

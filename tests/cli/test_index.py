@@ -61,7 +61,7 @@ def test_build_info_verify(cli, tmp_path, many_vectors, whole):
         ("os:replace", 1),  # the very first file is still aside
         ("csplade.index.write.build:IndexBuilder.add", 1),
         (
-            "csplade.index.storage.documents:DocumentStore.insert",
+            "csplade.index.storage.writable:WritableStore.insert",
             5,
         ),  # inside an addition, after a shard of it
         ("csplade.index.write.build:IndexBuilder.add", 3),
@@ -92,7 +92,7 @@ def test_killed_twice_while_encoding(cli, killed, tmp_path, tiny_model, monkeypa
     arguments = ("index", "build", "--corpus", corpus, "--model", tiny_model, "--shards", 2)
     assert cli(*arguments, "--out", tmp_path / "whole").code == 0
     killed(
-        "csplade.index.storage.documents:DocumentStore.insert",
+        "csplade.index.storage.writable:WritableStore.insert",
         3,
         *arguments,
         "--out",

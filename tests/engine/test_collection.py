@@ -20,7 +20,7 @@ def engine(text_index, encoder):
 
 def test_texts_rank_as_the_oracle_ranks_their_vectors(engine):
     texts = ["sunlight in summer", "iron", "where do rivers go at night"]
-    queries = engine.quantize(engine.encoder.encode_query(texts))
+    queries = engine.quantize(engine.encoder.encode_query(texts), engine.index.snapshot)
     expected = engine.index.oracle(queries, 20)
     for row, answer in enumerate(engine.search(texts, 20)):
         shards, ordinals, scores = expected.row(row)
@@ -49,7 +49,7 @@ def test_texts_rank_as_the_oracle_ranks_their_vectors(engine):
 def test_texts_weights_and_impacts_give_the_same_hits(engine):
     texts = ["maps of the sea", "energy"]
     vectors = engine.encoder.encode_query(texts)
-    impacts = engine.quantize(vectors)
+    impacts = engine.quantize(vectors, engine.index.snapshot)
     rankings = [
         [
             [(hit.id, hit.integer_score) for hit in answer.hits]
@@ -123,7 +123,7 @@ def test_ready_vectors_take_an_encoder_of_the_same_size_only(vector_index, strin
     )
     with pytest.raises(IncompatibleError, match="500 terms of its own"):
         Collection(index, encoder)
-    index.manifest = same_size
+    index.snapshot.manifest = same_size
     assert Collection(index, encoder).info.model_fingerprint == ""
     index.close()
     with Index.open(string_index) as index, pytest.raises(IncompatibleError, match="of its own"):
@@ -212,7 +212,7 @@ def test_queries_are_recorded_where_they_run(text_index, encoder, monkeypatch, c
             done.clear()
             collection.prepare()
             assert done == [(name, "recorder") for name in expected]
-        index.tensors = None
+        index.snapshot.tensors = None
         done.clear()
         apart = Collection(index, encoder)
         apart.prepare()

@@ -87,7 +87,7 @@ def test_every_number_is_the_same_as_apart(plain, together):
     tokens = together.encoder.tokenize(TEXTS, "query")
     ranked = DevicePlan(together.encoder, together.index).rank(tokens, "query", 20)
     encoded = plain.encoder.encode_tokens(tokens, "query")
-    queries = plain.quantize(encoded.vectors)
+    queries = plain.quantize(encoded.vectors, plain.index.snapshot)
     truth = plain.index.search(queries, 20)
     for name in ("tokens", "dropped_tokens", "dropped_terms"):
         np.testing.assert_array_equal(getattr(ranked.encoded, name), getattr(encoded, name))

@@ -32,13 +32,13 @@ def done_here(monkeypatch):
     monkeypatch.setattr(batching, "INLINE_SECONDS", math.inf)  # however slow this machine is
 
     async def done_here(engine, **asked):
-        threads, search = [], engine.index.search
+        threads, search = [], engine.index.snapshot.search
 
         def noting(queries, k, *arguments, **options):
             threads.append(threading.get_ident())
             return search(queries, k, *arguments, **options)
 
-        monkeypatch.setattr(engine.index, "search", noting)
+        monkeypatch.setattr(engine.index.snapshot, "search", noting)
         running = LocalBackend(engine, BatchOptions(), NullObserver())
         answers = []
         for _ in range(2):

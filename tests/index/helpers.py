@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from csplade.core.document import Document
 from csplade.core.vectors import MAX_SCORE, ImpactBatch, SparseBatch
 from csplade.index import BuildOptions, IndexBuilder
-from csplade.index.storage.documents import DocumentStore
+from csplade.index.storage.writable import WritableStore
 
 VOCABULARY = 200
 
@@ -38,9 +38,10 @@ def random_queries(rng, count, *, highest=40, levels=1000):
 
 
 def delete(path, shard, ordinals):
-    """Mark documents as deleted in the store of a shard."""
-    store = DocumentStore.create(path / f"shard-{shard:04d}")
-    store.delete([int(one) for one in ordinals])
+    """Mark documents of a build as deleted in the store of a shard."""
+    store = WritableStore.open(path / f"shard-{shard:04d}")
+    with store.transaction():
+        store.delete(sorted({int(one) for one in ordinals}), 1)
     store.close()
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from csplade.core.vectors import ImpactBatch
+from csplade.index.storage.blocks import make_block
 from csplade.index.storage.documents import Rows
-from csplade.index.storage.segment import Segment, make_block
+from csplade.index.storage.segment import Segment
 from csplade.kernels.score.layout import Layout
 from csplade.kernels.score.types import Postings
 

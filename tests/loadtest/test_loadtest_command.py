@@ -90,6 +90,10 @@ def test_an_overload_is_rejected_and_recovered_from(examples_index, tmp_path):
         def __getattr__(self, name):
             return getattr(self._index, name)
 
+        @property
+        def snapshot(self):
+            return self
+
         def search(self, batch, k):
             time.sleep(0.05 * len(batch))
             return self._index.search(batch, k)

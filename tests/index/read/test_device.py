@@ -64,7 +64,7 @@ def test_full_blocks_over_several_segments(tmp_path, device):
     with Index.open(path, threads=1) as index:
         assert index.manifest.shards[0].documents == count
         for k in (1, 1000, 10_000):
-            index.tensors = None
+            index.snapshot.tensors = None
             truth = index.search(queries, k)
             index.to(device)
             found = index.search(queries, k)
@@ -157,7 +157,7 @@ def test_empty_queries_no_queries_and_an_empty_index(collection, tmp_path):
     for place in (path, bare):
         with Index.open(place, threads=1) as index:
             for queries in (empty, none, helpers.random_queries(np.random.default_rng(1), 2)):
-                index.tensors = None
+                index.snapshot.tensors = None
                 truth = index.search(queries, 10)
                 index.to("cpu")
                 helpers.assert_same(index.search(queries, 10), truth)

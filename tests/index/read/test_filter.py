@@ -130,7 +130,7 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(
                 naive = index._oracle.mask(one.resolve(FIELDS), FIELDS).shards
                 inside = sum(int((naive[shard] & live[shard]).sum()) for shard in live)
                 for device in (None, "cpu"):
-                    index.tensors = None
+                    index.snapshot.tensors = None
                     if device:
                         index.to(device)
                     for _ in range(3):  # evaluated, then from the cache, then perhaps rare

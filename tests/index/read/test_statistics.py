@@ -21,7 +21,7 @@ def counted(index):
         for ordinal in range(shard.store.count()):
             if ordinal not in deleted:
                 documents += 1
-                frequencies[shard.store.vectors(ordinal, ordinal + 1).terms] += 1
+                frequencies[shard.store.vectors([ordinal]).terms] += 1
     return documents, frequencies
 
 

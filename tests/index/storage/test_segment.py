@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 
 from csplade.core.errors import CorruptError, InputError
 from csplade.index import Index, repair, verify
+from csplade.index.storage.blocks import make_block
 from csplade.index.storage.documents import Rows
 from csplade.index.storage.manifest import IndexManifest, write_checked
-from csplade.index.storage.segment import Segment, make_block, read_segment, write_segment
+from csplade.index.storage.segment import Segment, read_segment, write_segment
 
 from .. import helpers
 
@@ -142,7 +143,7 @@ def forge(path, **changes):
     segment = read_segment(path / "shard-0000", wanted, index)
     forged = Segment(**vars(segment) | changes)
     file = path / "shard-0000" / wanted.file
-    manifest = write_segment(file, forged, wanted.first_ordinal)
+    manifest = write_segment(file, forged, wanted.first_ordinal, wanted.stop_ordinal)
     shard["segments"][0] = vars(manifest) | {"documents": wanted.documents}
     del shard["checksum"]
     write_checked(path / "shard-0000" / "shard.json", shard)
@@ -273,7 +274,10 @@ def test_a_store_that_is_no_database_or_lost_documents_is_refused(index_copy):
     with sqlite3.connect(store) as connection:
         connection.execute("DELETE FROM documents WHERE ordinal > 100")
     connection.close()
-    with pytest.raises(CorruptError, match=r"101 documents, the manifest says 200"):
+    with pytest.raises(
+        CorruptError,
+        match=r"5 rows from ordinal 96 on, segment-000001.safetensors holds 96 documents",
+    ):
         Index.open(index_copy)
 
 

@@ -15,7 +15,7 @@ from csplade.core.document import Document
 from csplade.core.errors import CorruptError, InputError, UnavailableError
 from csplade.core.vectors import SparseBatch
 from csplade.index import BuildOptions, Index, IndexBuilder, verify
-from csplade.index.storage.documents import DocumentStore, StoredDocument
+from csplade.index.storage.writable import NewRow, WritableStore
 
 from .. import helpers
 
@@ -117,12 +117,10 @@ def test_an_addition_that_reached_only_some_shards_is_taken_back(tmp_path):
     path, vectors = tmp_path / "index", helpers.random_vectors(np.random.default_rng(0), 9)
     with IndexBuilder.create(path, BuildOptions(200, shards=3)) as builder:
         builder.add(helpers.documents(0, 4), vectors.take(np.arange(4)))
-    store = DocumentStore.create(path / "shard-0001")
+    store = WritableStore.open(path / "shard-0001")
     with store.transaction():
         none = np.empty(0, np.int32), np.empty(0, np.uint16)
-        store.insert(
-            [StoredDocument(i, Document(f"torn-{i}", "x"), "{}", *none, 0) for i in (1, 2)]
-        )
+        store.insert([NewRow(i, Document(f"torn-{i}", "x"), "{}", *none, 0) for i in (1, 2)])
     store.close()
     with IndexBuilder.resume(path) as builder:
         assert builder.documents == 4
@@ -353,5 +351,5 @@ def test_stores_of_another_version_are_refused(tmp_path):
     with sqlite3.connect(tmp_path / "index" / "shard-0000" / "documents.sqlite") as store:
         store.execute("PRAGMA user_version = 1")
     store.close()
-    with pytest.raises(CorruptError, match="store version 1, this program reads 2"):
+    with pytest.raises(CorruptError, match="store version 1, this program reads 2 and 3"):
         IndexBuilder.resume(tmp_path / "index")

@@ -31,6 +31,10 @@ class SlowIndex(Index):
 
     searched = 0
 
+    @property
+    def snapshot(self):
+        return self
+
     def search(self, queries, k, mask=None, **options):
         self.searched += len(queries)
         time.sleep(SERVICE_SECONDS)

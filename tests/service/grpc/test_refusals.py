@@ -187,6 +187,10 @@ def test_one_verification_at_a_time(vector_index, settings, random_queries):
     entered, release = threading.Event(), threading.Event()
 
     class SlowOracle(Index):
+        @property
+        def snapshot(self):
+            return self
+
         def oracle(self, queries, k, mask=None):
             entered.set()
             assert release.wait(30)

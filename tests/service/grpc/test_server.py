@@ -15,6 +15,10 @@ from csplade.service.grpc.server import running
 
 def test_verify_reports_what_differs(vector_index, settings, random_queries):
     class Wrong(Index):
+        @property
+        def snapshot(self):
+            return self
+
         def search(self, *arguments, **options):
             result = super().search(*arguments, **options)
             result.scores[1:2] += 1

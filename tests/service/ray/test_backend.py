@@ -247,7 +247,7 @@ async def test_what_fails_inside_a_replica_may_be_missing_too(backend, shards, r
     def broken(queries, k, mask=None, **options):
         raise RuntimeError("a secret of the inside")
 
-    newest.collection.index.search = broken
+    newest.collection.index.snapshot.search = broken
     part = await backend.search(query(random_queries[0], allow_partial=True), soon())
     assert part.missing_shards == (2,)
     with pytest.raises(Exception, match="RuntimeError in a replica") as error:
@@ -336,13 +336,13 @@ async def test_light_searches_share_a_message_and_heavy_ones_go_apart(
     sent, light = await three()
     assert sent == [1, 1, 1]
     index = shards[1].replica._versions.newest.collection.index
-    search = index.search
+    search = index.snapshot.search
 
     def heavy(queries, k, mask=None, **options):
         result = search(queries, k, mask, **options)
         return dataclasses.replace(result, postings=np.full_like(result.postings, HEAVY_POSTINGS))
 
-    index.search = heavy
+    index.snapshot.search = heavy
     assert (await three())[1] == light
     sent, hits = await three()
     assert sent == [1, 3, 1]
