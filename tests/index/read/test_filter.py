@@ -127,7 +127,7 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(
         with Index.open(path, threads=2) as index:
             for one in map(Filter.parse, asked):
                 truth = index.oracle(queries, k, one)
-                naive = index._oracle.mask(one.resolve(FIELDS), FIELDS).shards
+                naive = index.snapshot._oracle.mask(one.resolve(FIELDS), FIELDS).shards
                 inside = sum(int((naive[shard] & live[shard]).sum()) for shard in live)
                 for device in (None, "cpu"):
                     index.snapshot.tensors = None
