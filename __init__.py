@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .client.async_client import AsyncClient
     from .client.client import Client
     from .client.connection import ServiceError
+    from .core.document import Document
     from .core.fusion import reciprocal_rank_fusion, weighted_sum
     from .engine.collection import Collection
     from .index import Index
@@ -21,6 +22,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Collection",
+    "Document",
     "Encoder",
     "Index",
     "ServiceError",
@@ -32,6 +34,7 @@ _HOMES = {
     "AsyncClient": ".client.async_client",
     "Client": ".client.client",
     "ServiceError": ".client.connection",
+    "Document": ".core.document",
     "reciprocal_rank_fusion": ".core.fusion",
     "weighted_sum": ".core.fusion",
     "Encoder": ".model",

@@ -100,6 +100,7 @@ def ray_config(plan: CapacityPlan) -> dict[str, Any]:
             "port": 50051,
             "grpc_servicer_functions": [
                 "csplade.service.ray.grpc_context:add_retrieval_service",
+                "csplade.service.ray.grpc_context:add_document_service",
                 "csplade.service.ray.grpc_context:add_health_service",
             ],
         },

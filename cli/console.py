@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -80,6 +81,14 @@ def not_blank(value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise typer.BadParameter("it is blank; must have at least one word")
     return value
+
+
+def filter_json(text: str) -> object:
+    """Return the value of ``--filter``; raises BadParameter if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--filter") from None
 
 
 def available_device(value: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
+from ..core.document import Document
+from ..core.fields import Fields
 from ..core.files import file_sha256
 from .console import load_encoder, note, print_table, progress_bars
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from ..client.client import Client
     from ..core.beir import Dataset
     from ..core.results import Answer, Hit
+    from ..engine.collection import Collection
     from ..model import Encoder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -30,6 +35,16 @@ QUESTIONS = (
     "hottest planet in the solar system",
     "deadly toxin in preserved food",
 )
+# Written while the service runs, found by the question, and deleted.
+PASSAGE = Document(
+    "demo-lighthouse",
+    "The last keeper of the Skerry lighthouse left in 1987, when an automatic lamp took over. Two "
+    "men had wound the clockwork every four hours, trimmed the wick and logged each ship.",
+    "The last lighthouse keeper",
+    {"year": 1987},
+)
+FIELDS: Fields = {"year": "integer"}
+PASSAGE_QUESTION = "when did the last lighthouse keeper leave"
 HITS_SHOWN = 3  # per question
 TERMS_SHOWN = 6  # per hit
 MEASURED_DEPTH = 10  # hits; nDCG@10 reads no more
@@ -55,16 +70,14 @@ def demo(
             raise typer.BadParameter("it is blank; must have a word", param_hint="--question")
     from ..client.client import Client
     from ..core.beir import load_dataset
-    from ..engine.collection import Collection
-    from ..index import Index
     from ..service import settings as config
     from ..service.grpc.server import running
 
     dataset = load_dataset(EXAMPLES)
     encoder = _load(model)
-    index = _build(dataset, encoder)
+    built = _build(dataset, encoder)
     flags = {
-        "index": index,
+        "writable": True,
         "server.port": 0,
         "http.enabled": explore,
         "http.explorer": explore,
@@ -72,10 +85,12 @@ def demo(
         "metrics.enabled": False,
         "logging.requests": False,
     }
-    # The server of `csplade serve`, in a thread; it shares the encoder that built the index.
+    # The server of `csplade serve`, in a thread; it shares the encoder that built the index, and
+    # writes to a copy of it.
     with (
+        tempfile.TemporaryDirectory(prefix="csplade-demo-") as folder,
         running(
-            config.load(flags=flags), lambda _: Collection(Index.open(index), encoder)
+            config.load(flags=flags), lambda _: _open(built, Path(folder) / "index", encoder)
         ) as server,
         Client(server.address) as client,
     ):
@@ -84,6 +99,7 @@ def demo(
         _print_latency(answers)
         _print_expansion(encoder, question or QUESTIONS)
         _measure(client, dataset)
+        _write(client)
         if explore:
             typer.echo(f"\nThe explorer: http://{server.http_address}/explore")
         if keep_serving or explore:
@@ -113,7 +129,8 @@ def _build(dataset: Dataset, encoder: Encoder) -> Path:
     from ..model.checkpoint import base
 
     corpus = file_sha256(dataset.corpus)
-    key = f"{encoder.fingerprint[:16]}-{corpus[:16]}-{__version__}-{FORMAT_VERSION}"
+    fields = "-".join(FIELDS)
+    key = f"{encoder.fingerprint[:16]}-{corpus[:16]}-{__version__}-{FORMAT_VERSION}-{fields}"
     index = base.cache_directory() / "demo" / key
     if (index / "index.json").is_file():
         manifest, took = (
@@ -123,7 +140,7 @@ def _build(dataset: Dataset, encoder: Encoder) -> Path:
     else:
         with progress_bars("docs") as progress:
             report = build_from_corpus(
-                dataset.corpus, index, encoder, resume=True, progress=progress
+                dataset.corpus, index, encoder, fields=FIELDS, resume=True, progress=progress
             )
         manifest, took = report.manifest, f"in {report.seconds:.1f} s"
     typer.echo(
@@ -131,6 +148,16 @@ def _build(dataset: Dataset, encoder: Encoder) -> Path:
         f"{manifest.bytes:,} bytes, {took}."
     )
     return index
+
+
+def _open(built: Path, copy: Path, encoder: Encoder) -> Collection:
+    """Copy an index and open the copy for writing."""
+    from ..engine.collection import Collection
+    from ..index import IndexWriter
+
+    shutil.copytree(built, copy)
+    writer = IndexWriter.open(copy)
+    return Collection(writer.index, encoder, writer=writer)
 
 
 def _ask(client: Client, text: str) -> Answer:
@@ -209,6 +236,31 @@ def _measure(client: Client, dataset: Dataset) -> None:
         f"\nAll {len(rankings)} judged example queries in {seconds:.1f} s: "
         f"nDCG@10 {values['nDCG@10']:.4f}, RR@10 {values['RR@10']:.4f}."
     )
+
+
+def _write(client: Client) -> None:
+    """Upsert a passage, find it, delete it, and find it no longer."""
+    id, question = PASSAGE.id, PASSAGE_QUESTION
+    typer.echo(f'\nA passage is written while the service runs, and asked for: "{question}"')
+    started = time.perf_counter()
+    (written,) = client.upsert([PASSAGE])
+    spent = (time.perf_counter() - started) * 1e3
+    typer.echo(f"  {written.status} {id}: generation {written.version}, {spent:.0f} ms")
+    _find(client, written.version)
+    of_1987 = {"must": [{"field": "year", "match": {"any": [1987]}}]}
+    typer.echo(f"  filtered by its year, 1987: {client.count(filter=of_1987)} of {client.count()}")
+    (again,) = client.upsert([PASSAGE])
+    typer.echo(f"  the same again: {again.status}")
+    (deleted,) = client.delete([id])
+    typer.echo(f"  {deleted.status} {id}: generation {deleted.version}")
+    _find(client, deleted.version)
+
+
+def _find(client: Client, generation: int) -> None:
+    answer = client.search(PASSAGE_QUESTION, client.count(), min_generation=generation)
+    rank = next((rank for rank, hit in enumerate(answer, 1) if hit.id == PASSAGE.id), None)
+    found = "it is not there" if rank is None else f"rank {rank}"
+    typer.echo(f"  searched: {found}, {answer.matched} passages match")
 
 
 def _wait(address: str) -> None:

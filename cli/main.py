@@ -22,6 +22,7 @@ COMMANDS = {
     "index": ("index", "app", "Build, inspect and verify an index."),
     "search": ("search", "search", "Search an index without a server, one text or many."),
     "serve": ("serve", "serve", "Serve an index over gRPC."),
+    "documents": ("documents", "app", "Write and read the documents of a running service."),
     "explore": ("explore", "explore", "Look at an index and its encoder in the browser."),
     "evaluate": ("evaluate", "evaluate", "Measure ranking quality on a BEIR-format collection."),
     "bench": ("bench", "app", "Measure speed side by side with named peers."),

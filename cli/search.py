@@ -15,6 +15,7 @@ import typer
 from .console import (
     Quantization,
     QueryEncoder,
+    filter_json,
     finite,
     not_blank,
     note,
@@ -146,7 +147,7 @@ def search(
     manifest = IndexManifest.open(index)
     options: dict[str, Any] = {"offset": offset, "score_threshold": score_threshold}
     if filter is not None:
-        options["filter"] = Filter.parse(_json(filter)).resolve(manifest.fields)
+        options["filter"] = Filter.parse(filter_json(filter)).resolve(manifest.fields)
     if output is not None:
         check_run_place(output, tag)
     join = None if fuse is None else _joiner(fuse, fusion, fuse_weight, k)
@@ -179,13 +180,6 @@ def search(
                 else answer_texts(texts, engine, k, **options)
             )
             _write(answers, len(lines) or len(texts), output, tag, integer_scores, join)
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--filter") from None
 
 
 def _joiner(path: Path, fusion: str, weight: float, k: int) -> Join:

@@ -50,6 +50,9 @@ def serve(
     client_ca: Annotated[
         Path | None, typer.Option(help="PEM file of client authorities, for mutual TLS.")
     ] = None,
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Open the index for writing: upserts and deletes.")
+    ] = False,
     ray: Annotated[
         bool,
         typer.Option("--ray", help="Run on Ray, started on this machine: a process per shard."),
@@ -68,6 +71,7 @@ def serve(
 
     flags: dict[str, Any] = {
         "index": index,
+        "writable": True if writable else None,
         "model.enabled": False if no_model else None,
         "model.path": model,
         "model.device": device,

@@ -8,13 +8,23 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from ..core.document import Document
 from ..core.filters import Filter
-from ..core.results import Answer, Encoding, Explanation, Verification
+from ..core.results import (
+    Answer,
+    Encoding,
+    Explanation,
+    StoredDocument,
+    Verification,
+    WriteResult,
+)
+from ..v1 import documents_pb2 as document_pb
+from ..v1 import documents_pb2_grpc as document_rpc
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import requests, results
 from .connection import Connection, ServiceError
-from .requests import Query
+from .requests import UPSERT_BATCH, Query, Vector
 from .results import Info, InOrder
 
 
@@ -25,6 +35,7 @@ class AsyncClient:
         self._connection = Connection(target, **options)
         self._channel = self._connection.asynchronous_channel()
         self._stub = rpc.RetrievalServiceStub(self._channel)
+        self._documents = document_rpc.DocumentServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,6 +59,7 @@ class AsyncClient:
         with_document: bool = False,
         with_vector: bool = False,
         allow_partial: bool = False,
+        min_generation: int = 0,
         timeout: float | None = None,
     ) -> Answer:
         """See :meth:`.client.Client.search`."""
@@ -61,6 +73,7 @@ class AsyncClient:
             with_document=with_document,
             with_vector=with_vector,
             allow_partial=allow_partial,
+            min_generation=min_generation,
         )
         return results.answer(await self._call(self._stub.Search, request, timeout))
 
@@ -129,18 +142,10 @@ class AsyncClient:
             except Exception as error:  # gRPC would replace it by an error of its own
                 failure = error
 
-        call = self._stub.SearchStream(
-            messages(), timeout=limit, metadata=self._connection.metadata
-        )
         order = InOrder()
-        try:
-            async for response in call:
-                for answer in order.ready(response):
-                    yield answer
-        except grpc.aio.AioRpcError as error:
-            raise self._connection.error(error) from error
-        finally:
-            call.cancel()
+        async for response in self._stream(self._stub.SearchStream, messages(), limit):
+            for answer in order.ready(response):
+                yield answer
         if failure is not None:
             raise failure
         order.check_complete(sent)
@@ -184,6 +189,108 @@ class AsyncClient:
         """See :meth:`.client.Client.verify`."""
         request = requests.verify_request(query, k, filter)
         return results.verification(await self._call(self._stub.Verify, request, timeout))
+
+    async def upsert(
+        self,
+        documents: Iterable[Document],
+        vectors: Iterable[Vector | None] | None = None,
+        *,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> list[WriteResult]:
+        """See :meth:`.client.Client.upsert`."""
+        (request,) = requests.upsert_requests(documents, vectors, if_version)
+        return results.written(await self._call(self._documents.Upsert, request, timeout))
+
+    async def upsert_many(
+        self,
+        documents: Iterable[Document],
+        vectors: Iterable[Vector | None] | None = None,
+        *,
+        batch: int = UPSERT_BATCH,
+        timeout: float | None = None,
+    ) -> AsyncIterator[WriteResult]:
+        """See :meth:`.client.Client.upsert_many`."""
+        limit = None if timeout is None else self._connection.timeout(timeout)
+        failure: Exception | None = None
+
+        async def messages() -> AsyncIterator[document_pb.UpsertRequest]:
+            nonlocal failure
+            try:
+                for request in requests.upsert_requests(documents, vectors, None, batch):
+                    yield request
+            except Exception as error:  # gRPC would replace it by an error of its own
+                failure = error
+
+        async for response in self._stream(self._documents.UpsertStream, messages(), limit):
+            for result in results.streamed(response):
+                yield result
+        if failure is not None:
+            raise failure
+
+    async def delete(
+        self, ids: Sequence[str], *, if_version: int | None = None, timeout: float | None = None
+    ) -> list[WriteResult]:
+        """See :meth:`.client.Client.delete`."""
+        request = requests.delete_request(ids, if_version)
+        return results.written(await self._call(self._documents.Delete, request, timeout))
+
+    async def delete_where(
+        self, filter: Filter | Mapping[str, Any], *, timeout: float | None = None
+    ) -> int:
+        """See :meth:`.client.Client.delete_where`."""
+        request = requests.delete_where_request(filter)
+        return results.deleted(await self._call(self._documents.Delete, request, timeout))
+
+    async def get(
+        self, ids: Sequence[str], *, with_vector: bool = False, timeout: float | None = None
+    ) -> list[StoredDocument | None]:
+        """See :meth:`.client.Client.get`."""
+        request = requests.get_request(ids, with_vector)
+        reply = await self._call(self._documents.Get, request, timeout)
+        return [results.stored(one) for one in reply.documents]
+
+    async def scroll(
+        self,
+        *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        page: int = 100,
+        with_vector: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[StoredDocument]:
+        """See :meth:`.client.Client.scroll`."""
+        cursor, more = "", True
+        while more:
+            request = requests.scroll_request(page, cursor, with_vector, filter)
+            reply = await self._call(self._documents.Scroll, request, timeout)
+            for one in reply.documents:
+                if (document := results.stored(one)) is not None:
+                    yield document
+            cursor = reply.next_cursor
+            more = bool(cursor)
+
+    async def count(
+        self,
+        *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See :meth:`.client.Client.count`."""
+        reply = await self._call(self._documents.Count, requests.count_request(filter), timeout)
+        return int(reply.documents)
+
+    async def _stream(
+        self, method: Any, messages: AsyncIterator[Any], timeout: float | None
+    ) -> AsyncIterator[Any]:
+        """Yield what a stream answers."""
+        call = method(messages, timeout=timeout, metadata=self._connection.metadata)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise self._connection.error(error) from error
+        finally:
+            call.cancel()
 
     async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         seconds = self._connection.timeout(timeout)

@@ -12,13 +12,23 @@ from typing import Any, Self
 
 import grpc
 
+from ..core.document import Document
 from ..core.filters import Filter
-from ..core.results import Answer, Encoding, Explanation, Verification
+from ..core.results import (
+    Answer,
+    Encoding,
+    Explanation,
+    StoredDocument,
+    Verification,
+    WriteResult,
+)
+from ..v1 import documents_pb2 as document_pb
+from ..v1 import documents_pb2_grpc as document_rpc
 from ..v1 import retrieval_pb2 as pb
 from ..v1 import retrieval_pb2_grpc as rpc
 from . import requests, results
 from .connection import Connection, ServiceError
-from .requests import Query
+from .requests import UPSERT_BATCH, Query, Vector
 from .results import Info, InOrder
 
 
@@ -34,6 +44,7 @@ class Client:
         self._connection = Connection(target, **options)
         self._channel = self._connection.channel()
         self._stub = rpc.RetrievalServiceStub(self._channel)
+        self._documents = document_rpc.DocumentServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +68,7 @@ class Client:
         with_document: bool = False,
         with_vector: bool = False,
         allow_partial: bool = False,
+        min_generation: int = 0,
         timeout: float | None = None,
     ) -> Answer:
         """Rank the documents of the index for one query.
@@ -72,6 +84,7 @@ class Client:
             with_document: Add to every hit title, text and metadata.
             with_vector: Add to every hit its stored vector.
             allow_partial: Accept an answer without the shards that fail; it names them.
+            min_generation: Generation that is searched at least: the version that a write returned.
             timeout: Seconds, instead of the client's.
 
         Raises:
@@ -88,6 +101,7 @@ class Client:
             with_document=with_document,
             with_vector=with_vector,
             allow_partial=allow_partial,
+            min_generation=min_generation,
         )
         return results.answer(self._call(self._stub.Search, request, timeout))
 
@@ -181,22 +195,14 @@ class Client:
             except Exception as error:  # gRPC would replace it by an error of its own
                 failure = error
 
-        return self._stream(messages(), limit, lambda: (sent, failure))
+        return self._answers(messages(), limit, lambda: (sent, failure))
 
-    def _stream(
+    def _answers(
         self, messages: Iterator[pb.SearchStreamRequest], timeout: float | None, outcome: Any
     ) -> Iterator[Answer]:
-        call = self._stub.SearchStream(
-            messages, timeout=timeout, metadata=self._connection.metadata
-        )
         order = InOrder()
-        try:
-            for response in call:
-                yield from order.ready(response)
-        except grpc.RpcError as error:
-            raise self._connection.error(error) from error
-        finally:
-            call.cancel()
+        for response in self._stream(self._stub.SearchStream, messages, timeout):
+            yield from order.ready(response)
         sent, failure = outcome()
         if failure is not None:
             raise failure
@@ -263,6 +269,176 @@ class Client:
         """Compare a search with the exhaustive reference."""
         request = requests.verify_request(query, k, filter)
         return results.verification(self._call(self._stub.Verify, request, timeout))
+
+    def upsert(
+        self,
+        documents: Iterable[Document],
+        vectors: Iterable[Vector | None] | None = None,
+        *,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> list[WriteResult]:
+        """Add documents, or replace those of the same ids, in one call.
+
+        When it returns, the writes are on the service's disk and seen by every later search. The
+        same call again is safe: what is stored already is "unchanged".
+
+        Args:
+            documents: As many as the service's ``limits.documents`` allows.
+            vectors: A ready vector for each document; by default, and for a None among them, the
+                service encodes title and text.
+            if_version: Version that every stored document must have; 0 if none may be stored.
+            timeout: Seconds, instead of the client's.
+
+        Returns:
+            One result for each document, in their order; one that is not valid is "failed" alone.
+
+        Raises:
+            InputError: an argument that no service accepts.
+            ServiceError: the service rejected the call, failed, or is not there; a part of the
+                documents may have been written.
+        """
+        (request,) = requests.upsert_requests(documents, vectors, if_version)
+        return results.written(self._call(self._documents.Upsert, request, timeout))
+
+    def upsert_many(
+        self,
+        documents: Iterable[Document],
+        vectors: Iterable[Vector | None] | None = None,
+        *,
+        batch: int = UPSERT_BATCH,
+        timeout: float | None = None,
+    ) -> Iterator[WriteResult]:
+        """Upsert any number of documents over one stream; yields their results in order.
+
+        An exception of ``documents`` itself is raised after the results of what was sent before it.
+
+        Args:
+            documents: Read as fast as the service writes.
+            vectors: As for :meth:`upsert`.
+            batch: Documents that are written together.
+            timeout: Seconds for the whole stream; by default none.
+
+        Raises:
+            InputError: an argument that no service accepts.
+            ServiceError: a batch failed as a whole, or the stream did.
+        """
+        limit = None if timeout is None else self._connection.timeout(timeout)
+        failure: Exception | None = None
+
+        def messages() -> Iterator[document_pb.UpsertRequest]:
+            nonlocal failure
+            try:
+                yield from requests.upsert_requests(documents, vectors, None, batch)
+            except Exception as error:  # gRPC would replace it by an error of its own
+                failure = error
+
+        for response in self._stream(self._documents.UpsertStream, messages(), limit):
+            yield from results.streamed(response)
+        if failure is not None:
+            raise failure
+
+    def delete(
+        self, ids: Sequence[str], *, if_version: int | None = None, timeout: float | None = None
+    ) -> list[WriteResult]:
+        """Delete documents; returns one result for each id, "not_found" where there is none.
+
+        Args:
+            ids: As many as the service's ``limits.documents`` allows.
+            if_version: Version that every stored document must have.
+            timeout: Seconds, instead of the client's.
+
+        Raises:
+            InputError, ServiceError: as :meth:`upsert`.
+        """
+        request = requests.delete_request(ids, if_version)
+        return results.written(self._call(self._documents.Delete, request, timeout))
+
+    def delete_where(
+        self, filter: Filter | Mapping[str, Any], *, timeout: float | None = None
+    ) -> int:
+        """Delete the documents that a filter holds for; returns how many.
+
+        Args:
+            filter: As for :meth:`search`, at least one condition.
+            timeout: Seconds, instead of the client's.
+
+        Raises:
+            InputError: an argument that no service accepts.
+            ServiceError: the service rejected the call, failed, or is not there; a part of the
+                documents may have been deleted.
+        """
+        request = requests.delete_where_request(filter)
+        return results.deleted(self._call(self._documents.Delete, request, timeout))
+
+    def get(
+        self, ids: Sequence[str], *, with_vector: bool = False, timeout: float | None = None
+    ) -> list[StoredDocument | None]:
+        """Return the stored document of each id, None where there is none.
+
+        Args:
+            ids: As many as the service's ``limits.documents`` allows.
+            with_vector: Add the stored vectors.
+            timeout: Seconds, instead of the client's.
+
+        Raises:
+            InputError: an argument that no service accepts.
+            ServiceError: the service rejected the call, failed, or is not there.
+        """
+        request = requests.get_request(ids, with_vector)
+        reply = self._call(self._documents.Get, request, timeout)
+        return [results.stored(one) for one in reply.documents]
+
+    def scroll(
+        self,
+        *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        page: int = 100,
+        with_vector: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[StoredDocument]:
+        """Yield all documents in order of their last write.
+
+        A document that is written meanwhile moves to the end.
+
+        Args:
+            filter: Which documents, as for :meth:`search`; None for all.
+            page: Documents that are read together.
+            with_vector: Add the stored vectors.
+            timeout: Seconds for each page, instead of the client's.
+
+        Raises:
+            InputError, ServiceError: as :meth:`get`.
+        """
+        cursor, more = "", True
+        while more:
+            request = requests.scroll_request(page, cursor, with_vector, filter)
+            reply = self._call(self._documents.Scroll, request, timeout)
+            for one in reply.documents:
+                if (document := results.stored(one)) is not None:
+                    yield document
+            cursor = reply.next_cursor
+            more = bool(cursor)
+
+    def count(
+        self,
+        *,
+        filter: Filter | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Return the number of documents, or of those that a filter holds for, exactly."""
+        reply = self._call(self._documents.Count, requests.count_request(filter), timeout)
+        return int(reply.documents)
+
+    def _stream(self, method: Any, messages: Iterator[Any], timeout: float | None) -> Iterator[Any]:
+        """Yield what a stream answers."""
+        call = method(messages, timeout=timeout, metadata=self._connection.metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._connection.error(error) from error
+        finally:
+            call.cancel()
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         seconds = self._connection.timeout(timeout)

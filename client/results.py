@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 
@@ -19,8 +19,12 @@ from ..core.results import (
     Explanation,
     Hit,
     Hits,
+    StoredDocument,
     Verification,
+    WriteResult,
+    WriteStatus,
 )
+from ..v1 import documents_pb2 as document_pb
 from ..v1 import retrieval_pb2 as pb
 from .connection import ServiceError
 
@@ -120,6 +124,61 @@ def verification(message: pb.VerifyResponse) -> Verification:
     )
 
 
+STATUSES: dict[int, WriteStatus] = {
+    document_pb.WriteStatus.Value(f"WRITE_STATUS_{status.upper()}"): status
+    for status in get_args(WriteStatus)
+}
+
+
+def written(message: document_pb.UpsertResponse | document_pb.DeleteResponse) -> list[WriteResult]:
+    """Return the results of a write."""
+    return [
+        WriteResult(
+            one.id,
+            STATUSES[one.status],
+            one.version,
+            _error(one.error, f"document {one.id}") if one.HasField("error") else None,
+            _cut(one.cut),
+        )
+        for one in message.results
+    ]
+
+
+def deleted(message: document_pb.DeleteResponse) -> int:
+    """Return how many documents a Delete by filter deleted.
+
+    Raises:
+        ServiceError: of the first one that failed.
+    """
+    for result in written(message):
+        if isinstance(result.error, ServiceError):
+            raise result.error
+    return int(message.deleted)
+
+
+def streamed(message: document_pb.UpsertStreamResponse) -> list[WriteResult]:
+    """Return the results of one request of a stream.
+
+    Raises:
+        ServiceError: the request failed as a whole.
+    """
+    if message.HasField("error"):
+        raise _error(message.error, "a request of the stream")
+    return written(message.response)
+
+
+def stored(message: document_pb.StoredDocument) -> StoredDocument | None:
+    """Return a document as it is stored; None if it is not."""
+    if not message.HasField("document"):
+        return None
+    return StoredDocument(
+        _document(message.id, message.document),
+        message.version,
+        terms=tuple(message.vector.indices),
+        weights=tuple(message.vector.values),
+    )
+
+
 class InOrder:
     """Yield the answers of a stream in query order; hold at most the server's window."""
 
@@ -159,7 +218,13 @@ def _hits(message: pb.SearchResponse) -> Hits:
     scale = message.score_scale
     if message.HasField("columns"):
         columns = message.columns
-        return Hits(tuple(columns.ids), tuple(columns.integer_scores), tuple(columns.shards), scale)
+        return Hits(
+            tuple(columns.ids),
+            tuple(columns.integer_scores),
+            tuple(columns.shards),
+            scale,
+            versions=tuple(columns.versions),
+        )
     hits = [_hit(hit, scale) for hit in message.hits]
     return Hits(
         tuple(hit.id for hit in hits),
@@ -169,15 +234,14 @@ def _hits(message: pb.SearchResponse) -> Hits:
         documents=tuple(hit.document for hit in hits),
         contributions=tuple(hit.contributions for hit in hits),
         vectors=tuple(hit.vector for hit in hits),
+        versions=tuple(hit.version for hit in hits),
     )
 
 
 def _hit(message: pb.Hit, scale: float) -> Hit:
     document = None
     if message.HasField("document"):
-        stored = message.document
-        metadata = json.loads(stored.metadata_json or "{}")
-        document = Document(message.id, stored.text, stored.title, metadata)
+        document = _document(message.id, message.document)
     return Hit(
         id=message.id,
         score=message.integer_score * scale,
@@ -196,11 +260,16 @@ def _hit(message: pb.Hit, scale: float) -> Hit:
             for one in message.contributions
         ),
         vector=_vector(message.vector) if message.HasField("vector") else None,
+        version=message.version,
     )
 
 
 def _vector(message: pb.SparseVector) -> dict[int, float]:
     return dict(zip(message.indices, message.values, strict=True))
+
+
+def _document(id: str, message: pb.Document) -> Document:
+    return Document(id, message.text, message.title, json.loads(message.metadata_json or "{}"))
 
 
 def _cut(message: pb.Cut) -> Cut:

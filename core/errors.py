@@ -57,6 +57,12 @@ class UnavailableError(CspladeError):
     code = "UNAVAILABLE"
 
 
+class UnsupportedError(CspladeError):
+    """The service does not do this in the way it is run."""
+
+    code = "UNIMPLEMENTED"
+
+
 class NotFoundError(CspladeError):
     """What a request names does not exist."""
 

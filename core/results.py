@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Literal, overload
 
 from .document import Document
+from .errors import CspladeError
 
 Timings = Mapping[str, int]
 """Stage name (see :mod:`.stages`) -> nanoseconds."""
@@ -48,6 +49,7 @@ class Hit:
         contributions: If explained: the shared terms, by product descending, then term ascending.
             Their products sum exactly to ``integer_score``.
         vector: The stored vector, if requested: term -> weight, by ascending term.
+        version: Generation of the document's last write.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Hit:
     document: Document | None = field(default=None, repr=False)
     contributions: tuple[Contribution, ...] = field(default=(), repr=False)
     vector: Mapping[int, float] | None = field(default=None, repr=False)
+    version: int = field(default=0, repr=False)
 
     def __str__(self) -> str:
         why = ", ".join(map(str, self.contributions[:8]))
@@ -75,7 +78,8 @@ class Hits(Sequence[Hit]):
     Attributes:
         ids, integer_scores, shards: As of :class:`Hit`.
         score_scale: ``score = integer_score * score_scale``.
-        ordinals, documents, contributions, vectors: As of :class:`Hit`; empty where no hit has one.
+        ordinals, documents, contributions, vectors, versions: As of :class:`Hit`; empty where no
+            hit has one.
     """
 
     ids: Sequence[str] = ()
@@ -86,6 +90,7 @@ class Hits(Sequence[Hit]):
     documents: Sequence[Document | None] = ()
     contributions: Sequence[tuple[Contribution, ...]] = ()
     vectors: Sequence[Mapping[int, float] | None] = ()
+    versions: Sequence[int] = ()
 
     @property
     def scores(self) -> list[float]:
@@ -114,6 +119,7 @@ class Hits(Sequence[Hit]):
             self.documents[place] if self.documents else None,
             self.contributions[place] if self.contributions else (),
             self.vectors[place] if self.vectors else None,
+            self.versions[place] if self.versions else 0,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -309,3 +315,54 @@ class Verification:
             generation=answer.generation,
             timings=answer.timings,
         )
+
+
+WriteStatus = Literal["created", "updated", "unchanged", "deleted", "not_found", "failed"]
+"""What a write did to one document."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of one document. False if it failed.
+
+    Attributes:
+        id: As requested.
+        status: What happened; "failed" has an error and wrote nothing.
+        version: Generation of the document's last write, of its deletion if "deleted"; 0 if it is
+            not stored.
+        error: Why it failed.
+        cut: What caps removed from the document.
+    """
+
+    id: str
+    status: WriteStatus
+    version: int = 0
+    error: CspladeError | None = None
+    cut: Cut = Cut()
+
+    def __bool__(self) -> bool:
+        return self.status != "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as it is stored.
+
+    Attributes:
+        document: Id, title, text and metadata.
+        version: Generation of its last write.
+        arrival: Its place in the order of writes, from 0; None in a client, the service does not
+            send it.
+        terms, weights: The stored vector, if requested: terms ascending. Arrays inside the service.
+    """
+
+    document: Document
+    version: int
+    arrival: int | None = field(default=None, repr=False)
+    terms: Sequence[int] = field(default=(), repr=False)
+    weights: Sequence[float] = field(default=(), repr=False)
+
+    @property
+    def vector(self) -> dict[int, float]:
+        """The vector as term id -> weight, ascending; empty unless requested."""
+        return dict(zip(self.terms, self.weights, strict=True))

@@ -18,7 +18,12 @@ def modules() -> list[str]:
     """Return the names of all modules of the package, tests left out."""
     found = pkgutil.walk_packages(csplade.__path__, "csplade.", onerror=_fail)
     below = [one.name for one in found if not f"{one.name}.".startswith("csplade.tests.")]
-    return ["csplade", *below, "csplade.v1.retrieval_pb2", "csplade.v1.retrieval_pb2_grpc"]
+    generated = (
+        f"csplade.v1.{name}_{kind}"
+        for name in ("retrieval", "documents")
+        for kind in ("pb2", "pb2_grpc")
+    )
+    return ["csplade", *below, *generated]
 
 
 def load_public_names(module: str) -> None:

@@ -16,9 +16,16 @@ from typing import Any, Protocol
 from ..core.document import TextKind
 from ..core.errors import IncompatibleError
 from ..core.filters import Filter
-from ..core.results import Answer, Encoding, Explanation, Verification
+from ..core.results import (
+    Answer,
+    Encoding,
+    Explanation,
+    StoredDocument,
+    Verification,
+    WriteResult,
+)
 from ..core.vectors import SparseBatch, Vector
-from ..index import IndexManifest, TermStatistics
+from ..index import IndexManifest, TermStatistics, Upsert
 from .deadline import Deadline
 
 
@@ -38,6 +45,7 @@ class Query:
         with_vector: Add the stored vectors to the hits.
         allow_partial: Accept an answer without the shards that fail, where shards can fail alone.
         unknown_terms: Terms that the transport dropped because the collection does not have them.
+        min_generation: Generation that must be searched at least; 0 for any.
     """
 
     text: str | None = None
@@ -51,6 +59,7 @@ class Query:
     with_vector: bool = False
     allow_partial: bool = False
     unknown_terms: int = 0
+    min_generation: int = 0
 
     @property
     def depth(self) -> int:
@@ -92,11 +101,13 @@ class CollectionInfo:
         index: Its index.
         encoder: The encoder, if one is loaded.
         statistics: Counts that the index's query modifier needs; None if it has none.
+        writable: Whether documents can be written.
     """
 
     index: IndexManifest
     encoder: EncoderInfo | None = None
     statistics: TermStatistics | None = field(default=None, repr=False)
+    writable: bool = False
 
     @property
     def model_fingerprint(self) -> str:
@@ -159,7 +170,11 @@ class SearchBackend(Protocol):
         """What is searched now."""
 
     async def search(self, query: Query, deadline: Deadline) -> Answer:
-        """Rank the documents of the collection for one query."""
+        """Rank the documents of the collection for one query.
+
+        Raises:
+            IncompatibleError: also if the collection does not reach ``query.min_generation``.
+        """
 
     async def search_batch(
         self, queries: Sequence[Query], deadline: Deadline
@@ -191,3 +206,95 @@ class SearchBackend(Protocol):
         Raises:
             OverloadedError: another verification is in progress.
         """
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the documents of one write.
+
+    Attributes:
+        results: One for each document, in their order.
+        generation: Of the collection; it holds these writes.
+    """
+
+    results: tuple[WriteResult, ...]
+    generation: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of documents.
+
+    Attributes:
+        documents: In order of arrival, the order of their last write; fewer than were asked for
+            at the end only. The next page begins after the arrival of the last one.
+        generation: Of the collection that was read.
+    """
+
+    documents: tuple[StoredDocument, ...]
+    generation: int
+
+
+class DocumentBackend(Protocol):
+    """Writes and reads documents of one collection; many callers may await every method at once.
+
+    All methods raise DeadlineError, OverloadedError and UnavailableError. A write that ends with
+    an error, or whose caller leaves, may have written a part of its documents.
+    """
+
+    @property
+    def info(self) -> CollectionInfo:
+        """What the collection is now."""
+
+    async def upsert(self, items: Sequence[Upsert], deadline: Deadline) -> Written:
+        """Add documents or replace those of the same ids; encode those that need a vector.
+
+        When it returns, the writes are on the disk and seen by every later search. A document that
+        is not valid fails alone.
+
+        Raises:
+            IncompatibleError: the collection is not open for writing.
+        """
+
+    async def delete(
+        self, ids: Sequence[str], if_version: int | None, deadline: Deadline
+    ) -> Written:
+        """Delete documents, all of them of a version if one is given.
+
+        Raises:
+            IncompatibleError: the collection is not open for writing.
+        """
+
+    async def get(
+        self, ids: Sequence[str], deadline: Deadline, *, vectors: bool = False
+    ) -> tuple[list[StoredDocument | None], int]:
+        """Return the document of each id, None where there is none, and the generation."""
+
+    async def delete_where(self, filter: Filter, deadline: Deadline) -> tuple[Written, int]:
+        """Delete the documents that a resolved filter holds for when this begins.
+
+        One that is written meanwhile stays.
+
+        Returns:
+            The results of those that failed, and the number of those that were deleted.
+
+        Raises:
+            IncompatibleError: the collection is not open for writing.
+        """
+
+    async def scroll(
+        self,
+        after: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        filter: Filter | None = None,
+        vectors: bool = False,
+    ) -> Page:
+        """Return the first documents after an arrival, of those that a resolved filter holds for.
+
+        -1 begins with the first one.
+        """
+
+    async def count(self, deadline: Deadline, *, filter: Filter | None = None) -> tuple[int, int]:
+        """Return the number of documents that a resolved filter holds for, and the generation."""

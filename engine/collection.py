@@ -13,7 +13,7 @@ from ..core.errors import IncompatibleError
 from ..core.filters import Filter
 from ..core.results import Answer
 from ..core.vectors import ImpactBatch, SparseBatch
-from ..index import Index, Snapshot
+from ..index import Index, IndexWriter, Snapshot
 from ..index.read.filter import CACHE_BYTES
 from ..kernels.runtime.memory import WORKING_MEMORY, WorkingMemory
 from ..kernels.select.types import check_k
@@ -47,6 +47,8 @@ class OpenOptions:
         shards: Numbers of the shards to open; None for all.
         filter_bytes: Bytes of evaluated filters to keep at most.
         memory: What is left for requests on each GPU, beside index and weights.
+        writable: Whether documents can be written; needs all shards, and no other process may have
+            the index open for writing.
     """
 
     model: str | None = None
@@ -60,6 +62,7 @@ class OpenOptions:
     shards: Sequence[int] | None = None
     filter_bytes: int = CACHE_BYTES
     memory: WorkingMemory = WORKING_MEMORY
+    writable: bool = False
 
 
 class Collection:
@@ -69,6 +72,7 @@ class Collection:
         index: An open index.
         encoder: None to search with vectors only.
         memory: What is left for requests on each GPU.
+        writer: What writes to the index; None if nothing does.
 
     Raises:
         IncompatibleError: the index was built by another encoder.
@@ -79,8 +83,9 @@ class Collection:
         index: Index,
         encoder: Encoder | None = None,
         memory: WorkingMemory = WORKING_MEMORY,
+        writer: IndexWriter | None = None,
     ) -> None:
-        self.index, self.encoder, self._memory = index, encoder, memory
+        self.index, self.encoder, self.writer, self._memory = index, encoder, writer, memory
         self._info: CollectionInfo | None = None
         self._device_plan: tuple[DeviceSearcher, DevicePlan] | None = None
         if encoder is not None:
@@ -104,23 +109,17 @@ class Collection:
         options = options or OpenOptions(**values)  # type: ignore[arg-type]
         devices = find_devices(options.index_device)
         on_cpu = devices == ("cpu",)
-        index = Index.open(
-            path,
-            threads=options.index_threads,
-            shards=options.shards,
-            device="cpu" if on_cpu else None,
-            filter_bytes=options.filter_bytes,
-        )
+        index, writer = _open(path, options, device="cpu" if on_cpu else None)
         try:
             # The encoder leaves room for the index, which is checked once its weights are there.
             placement = None if on_cpu else index.place(*devices)
             encoder = _load_encoder(index, options, placement)
-            collection = cls(index, encoder, options.memory)
+            collection = cls(index, encoder, options.memory, writer)
             if placement is not None:
                 index.load(placement, memory=options.memory)
             return collection
         except BaseException:
-            index.close()
+            (writer or index).close()
             raise
 
     def __enter__(self) -> Self:
@@ -131,7 +130,7 @@ class Collection:
 
     def close(self) -> None:
         """Close the index."""
-        self.index.close()
+        (self.writer or self.index).close()
 
     @property
     def info(self) -> CollectionInfo:
@@ -141,7 +140,9 @@ class Collection:
             return last
         statistics = now.statistics if now.manifest.query_modifier == "idf" else None
         if last is None:
-            last = CollectionInfo(now.manifest, self._encoder_info(), statistics)
+            last = CollectionInfo(
+                now.manifest, self._encoder_info(), statistics, writable=self.writer is not None
+            )
         else:
             last = last.at(now.manifest, statistics)
         self._info = last
@@ -339,6 +340,20 @@ def _load_encoder(
         memory=options.memory,
         reserved_bytes=reserved,
     )
+
+
+def _open(
+    path: Path | str, options: OpenOptions, device: str | None
+) -> tuple[Index, IndexWriter | None]:
+    """Open an index, with what writes to it if it is to be writable."""
+    threads, filter_bytes = options.index_threads, options.filter_bytes
+    if options.writable:
+        writer = IndexWriter.open(path, threads=threads, device=device, filter_bytes=filter_bytes)
+        return writer.index, writer
+    index = Index.open(
+        path, threads=threads, shards=options.shards, device=device, filter_bytes=filter_bytes
+    )
+    return index, None
 
 
 def _check_compatible(index: Index, encoder: Encoder) -> None:

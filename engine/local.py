@@ -19,6 +19,7 @@ from .backend import CollectionInfo, Query
 from .batching import Batcher, BatchOptions
 from .collection import Collection
 from .deadline import Deadline
+from .documents import LocalDocuments
 from .observer import Observer
 from .plan import Plan, SearchTask
 from .policy import INLINE_HITS, INLINE_POSTINGS, INLINE_TEXT, LOOKUP_TEXT
@@ -31,6 +32,9 @@ class LocalBackend:
         collection: Closed with the backend.
         options: Sizes of the queue and of a batch, of each worker.
         observer: Receives durations and counts.
+
+    Attributes:
+        documents: Writes and reads the documents of the collection.
     """
 
     def __init__(self, collection: Collection, options: BatchOptions, observer: Observer) -> None:
@@ -40,10 +44,12 @@ class LocalBackend:
         self._search_worker: Batcher[SearchTask, SearchTask] = Batcher(job, options, observer)
         self._encode_worker: Batcher[SearchTask, SearchTask] = Batcher(job, options, observer)
         self._single_pool = ThreadPoolExecutor(1, "csplade-single")
+        self.documents = LocalDocuments(collection, self._encode_document, options.queue, observer)
         self._verifying: asyncio.Future[tuple[Answer, int]] | None = None
 
     def close(self) -> None:
         """Finish what is queued, end the threads, close the collection. Blocks."""
+        self.documents.close()
         self._encode_worker.close()
         self._search_worker.close()
         self._single_pool.shutdown()
@@ -56,12 +62,17 @@ class LocalBackend:
 
     async def search(self, query: Query, deadline: Deadline) -> Answer:
         """See :meth:`.backend.SearchBackend.search`."""
+        if query.min_generation > self.collection.index.generation:
+            await self.documents.reach(query.min_generation, deadline)
         return _answer(await self._search(query, deadline))
 
     async def search_batch(
         self, queries: Sequence[Query], deadline: Deadline
     ) -> list[Answer | Exception]:
         """See :meth:`.backend.SearchBackend.search_batch`."""
+        generation = self.collection.index.generation
+        if any(query.min_generation > generation for query in queries):
+            return list(await asyncio.gather(*(self._outcome(one, deadline) for one in queries)))
         tasks = [SearchTask(query, deadline=deadline) for query in queries]
         outcomes = await self._worker(tasks).submit_each(tasks, deadline)
         return [one if isinstance(one, Exception) else _answer(one) for one in outcomes]
@@ -115,6 +126,16 @@ class LocalBackend:
             # A caller that leaves does not stop the thread: its place stays taken until it ends.
             reference, nanoseconds = await asyncio.shield(self._verifying)
         return _answer(task), reference, nanoseconds
+
+    async def _encode_document(self, text: str, deadline: Deadline) -> Encoding:
+        (encoding,) = await self.encode([text], "document", deadline)
+        return encoding
+
+    async def _outcome(self, query: Query, deadline: Deadline) -> Answer | Exception:
+        try:
+            return await self.search(query, deadline)
+        except Exception as error:
+            return error
 
     async def _search(self, query: Query, deadline: Deadline) -> SearchTask:
         if query.text is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..core.results import Cut
+from ..core.results import Cut, WriteResult
+from ..index import IndexManifest
 
 
 class Observer(Protocol):
@@ -29,6 +30,11 @@ class Observer(Protocol):
     def filtered(self, hits: int, misses: int, nbytes: int) -> None:
         """Report look-ups of evaluated filters since the last report, and the bytes of all."""
 
+    def committed(
+        self, results: Sequence[WriteResult], seconds: float, index: IndexManifest
+    ) -> None:
+        """Report a write: what became of its documents, its duration, and the index after it."""
+
 
 class NullObserver:
     """Ignores every measurement."""
@@ -49,4 +55,9 @@ class NullObserver:
         """Ignore."""
 
     def filtered(self, hits: int, misses: int, nbytes: int) -> None:
+        """Ignore."""
+
+    def committed(
+        self, results: Sequence[WriteResult], seconds: float, index: IndexManifest
+    ) -> None:
         """Ignore."""

@@ -232,7 +232,8 @@ class Plan:
                     for terms, impacts in stored
                 ]
         columns = (scores.tolist(), shards.tolist(), scale, ordinals.tolist())
-        return Hits(ids, *columns, documents, reasons, vectors)
+        versions = index.versions(shards, ordinals)
+        return Hits(ids, *columns, documents, reasons, vectors, versions)
 
     def explain(
         self, task: SearchTask, ids: Sequence[str], *, with_document: bool
@@ -248,11 +249,21 @@ class Plan:
             documents = index.fetch(shards, ordinals)
         scale = self._score_scale(task)
         stored, asked = index.vectors(shards, ordinals), task.impacts.row(task.row)
+        versions = index.versions(shards, ordinals)
         hits = {}
         for row, (id, (shard, ordinal)) in enumerate(places.items()):
             why = self._contributions(*asked, *stored.row(row), scale)
             score = sum(one.product for one in why)
-            hits[id] = Hit(id, score * scale, score, shard, ordinal, documents[row], why)
+            hits[id] = Hit(
+                id,
+                score * scale,
+                score,
+                shard,
+                ordinal,
+                documents[row],
+                why,
+                version=versions[row],
+            )
         return hits
 
     def _contributions(

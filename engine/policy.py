@@ -33,3 +33,21 @@ URGENT_BATCHES = 8
 
 LOOKUP_TEXT = 4_000
 """Characters of a text whose look-up runs beside searches; longer texts go to the encode worker."""
+
+DOCUMENT_SHARE = 0.25
+"""Share of the encode queue that documents to write may take, so that queries find room."""
+
+ENCODED_TOGETHER = 64
+"""Documents of a write that are encoded before they are committed, so that progress is kept."""
+
+DELETED_TOGETHER = 1000
+"""Documents of a filter that are deleted at once."""
+
+OVERLOADED_SECONDS = 1.0
+"""Seconds after which a write is to be retried where too many texts wait for the encoder."""
+
+WRITE_THREADS = 16
+"""Calls of the index's writer at once; it commits together what they bring."""
+
+GENERATION_WAIT = (5.0, 0.8)
+"""Seconds, and share of the time until its deadline, that a search waits for a generation."""

@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from .maintenance import VerifyReport, repair, verify
     from .read.reader import Index
     from .read.searcher import Mask, Searcher, SearchResult, Selection
-    from .read.snapshot import Snapshot, StoredDocument
+    from .read.snapshot import Snapshot
     from .read.statistics import TermStatistics
     from .storage.manifest import IndexManifest
     from .write.build import BuildOptions, IndexBuilder
     from .write.fields import declare_field, drop_field
-    from .write.operations import Upsert, WriteResult
+    from .write.operations import Upsert
     from .write.writer import IndexWriter, WriterStats
 
 __all__ = [
@@ -26,11 +26,9 @@ __all__ = [
     "Searcher",
     "Selection",
     "Snapshot",
-    "StoredDocument",
     "TermStatistics",
     "Upsert",
     "VerifyReport",
-    "WriteResult",
     "WriterStats",
     "declare_field",
     "drop_field",
@@ -49,11 +47,9 @@ _MODULES = {
     "Searcher": ".read.searcher",
     "Selection": ".read.searcher",
     "Snapshot": ".read.snapshot",
-    "StoredDocument": ".read.snapshot",
     "TermStatistics": ".read.statistics",
     "Upsert": ".write.operations",
     "VerifyReport": ".maintenance",
-    "WriteResult": ".write.operations",
     "WriterStats": ".write.writer",
     "declare_field": ".write.fields",
     "drop_field": ".write.fields",

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.errors import CspladeError, InternalError, OverloadedError
 from ..engine.deadline import Deadline
-from .auth import Keys
+from .auth import Keys, role_of
 from .drain import Lifecycle
 from .telemetry import logs
 from .telemetry.metrics import Metrics
@@ -88,18 +88,18 @@ class Admission:
         self._metrics, self._tracer = metrics, tracer
         self._limit, self._timeout, self._log_requests = in_flight, timeout, log_requests
 
-    def check(self, metadata: Mapping[str, str | bytes]) -> None:
-        """Raise the reason why a request with these headers is not admitted.
+    def check(self, method: str, metadata: Mapping[str, str | bytes]) -> None:
+        """Raise the reason why a request of a method with these headers is not admitted.
 
         Cheap, and needs no message: a transport calls it before it reads one.
 
         Raises:
-            KeyMissingError, KeyWrongError: a key is needed.
+            KeyMissingError, KeyWrongError: a key is needed, one that has the method's role.
             UnavailableError: the server is loading or draining.
             OverloadedError: too many requests are in flight.
         """
         if self.keys is not None:
-            self.keys.check(metadata.get("authorization"))
+            self.keys.check(metadata.get("authorization"), role_of(method))
         self.lifecycle.check()
         self._check_room(1)
 
@@ -144,7 +144,7 @@ class Admission:
         caller = None if context.remaining is None else Deadline.after(context.remaining)
         with span as trace:
             try:
-                self.check(context.metadata)
+                self.check(context.method, context.metadata)
                 with self.lifecycle.track():
                     yield self.deadline(context.remaining)
             except asyncio.CancelledError:

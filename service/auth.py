@@ -19,9 +19,15 @@ log = logging.getLogger(__name__)
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
+WRITING = frozenset({"Upsert", "UpsertStream", "Delete"})  # methods
 REFRESH_SECONDS = (
     1.0  # between two looks at the file's contents; a changed time or size is seen at once
 )
+
+
+def role_of(method: str) -> Role:
+    """Return the role that a key needs for a method."""
+    return "write" if method in WRITING else "search"
 
 
 class Keys:

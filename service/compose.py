@@ -41,6 +41,7 @@ def open_collection(settings: Settings, shards: Sequence[int] | None = None) -> 
             shards=shards,
             filter_bytes=settings.scoring.filter_bytes,
             memory=WorkingMemory(round(settings.gpu.working_gib * GIB)),
+            writable=settings.writable,
         ),
     )
 
@@ -63,6 +64,9 @@ def ready_backend(collection: Collection, settings: Settings, metrics: Metrics) 
     collection.prepare(recorded=settings.gpu.graphs)
     metrics.model(collection.info)
     metrics.index(collection.index.manifest)
+    if collection.writer is not None:
+        writer = collection.writer
+        metrics.writer(lambda: writer.stats)
     return backend(collection, settings, metrics)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ..core.errors import UnavailableError
+
+T = TypeVar("T")
 
 
 class Lifecycle:
@@ -64,3 +67,27 @@ class Lifecycle:
             self._in_flight -= count
             if not self._in_flight:
                 self.idle.set()
+
+
+async def until_drained(
+    read: Callable[[], Awaitable[T | None]], draining: asyncio.Event
+) -> AsyncIterator[T]:
+    """Yield the messages of a stream until it ends or the server drains.
+
+    Args:
+        read: Returns the next message, None after the last.
+        draining: Set when the server drains.
+    """
+    drained = asyncio.ensure_future(draining.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(read())
+            await asyncio.wait((coming, drained), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                return
+            if (item := coming.result()) is None:
+                return
+            yield item
+    finally:
+        drained.cancel()

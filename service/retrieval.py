@@ -9,18 +9,17 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from google.protobuf.message import Message
-
-from ..core.errors import CspladeError, InputError, UnavailableError
+from ..core.errors import CspladeError, UnavailableError
 from ..core.results import Answer
 from ..engine.backend import Query, SearchBackend
 from ..engine.deadline import Deadline
 from ..engine.policy import INLINE_DOCUMENTS, INLINE_HITS, INLINE_QUERIES
 from ..v1 import retrieval_pb2 as pb
 from .admission import Admission, public_error
+from .drain import until_drained
 from .messages import replies, requests
 from .settings import Settings
 from .telemetry import logs, tracing
@@ -28,7 +27,6 @@ from .telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 
@@ -67,8 +65,9 @@ class Retrieval:
 
         def reply() -> pb.SearchResponse:
             total = time.perf_counter_ns() - started
-            return self._sendable(
+            return replies.sendable(
                 replies.search_reply(answer, columns=request.columns, total=total),
+                self._settings,
                 "ask for a smaller k, or without documents or explanations",
             )
 
@@ -119,7 +118,8 @@ class Retrieval:
                     message.outcomes.add(response=response)
                 else:
                     message.outcomes.add(error=replies.error_reply(one))
-            return self._sendable(message, "send fewer queries, or ask for a smaller k")
+            advice = "send fewer queries, or ask for a smaller k"
+            return replies.sendable(message, self._settings, advice)
 
         simple = not any(one.explain or one.with_document for one in request.requests)
         hits = sum(len(one) for one in public if isinstance(one, Answer))
@@ -178,7 +178,7 @@ class Retrieval:
 
         async with asyncio.TaskGroup() as group:
             try:
-                async for item in _until_drained(read, draining):
+                async for item in until_drained(read, draining):
                     await slots.acquire()
                     group.create_task(answer(item))
             except CspladeError as error:
@@ -200,8 +200,9 @@ class Retrieval:
 
         def reply() -> pb.ExplainResponse:
             total = time.perf_counter_ns() - started
-            return self._sendable(
+            return replies.sendable(
                 replies.explain_reply(answer, explanations, total=total),
+                self._settings,
                 "name fewer ids, or ask without documents",
             )
 
@@ -220,8 +221,9 @@ class Retrieval:
 
         def reply() -> pb.EncodeResponse:
             total = time.perf_counter_ns() - started
-            return self._sendable(
+            return replies.sendable(
                 replies.encode_reply(encodings, backend.info, decode=request.decode, total=total),
+                self._settings,
                 "send fewer texts",
             )
 
@@ -256,35 +258,9 @@ class Retrieval:
             raise UnavailableError("the server is still loading; retry later")
         return self.backend
 
-    def _sendable(self, message: M, advice: str) -> M:
-        """Return the message unless it is larger than the server may send."""
-        size, limit = message.ByteSize(), self._settings.server.send_bytes
-        if size > limit:
-            raise InputError(f"answer: {size} bytes; server.send_bytes allows {limit}; {advice}")
-        return message
-
     def _log_text(self, kind: str, text: str | None) -> None:
         if self._settings.logging.query_text:
             log.info("text", extra={"kind": kind, "text": text})
-
-
-async def _until_drained(
-    read: Callable[[], Awaitable[pb.SearchStreamRequest | None]], draining: asyncio.Event
-) -> AsyncIterator[pb.SearchStreamRequest]:
-    """Yield the queries of a stream until it ends or the server drains."""
-    drained = asyncio.ensure_future(draining.wait())
-    try:
-        while True:
-            coming = asyncio.ensure_future(read())
-            await asyncio.wait((coming, drained), return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                coming.cancel()
-                return
-            if (item := coming.result()) is None:
-                return
-            yield item
-    finally:
-        drained.cancel()
 
 
 async def _render(make: Callable[[], T], *, small: bool) -> T:

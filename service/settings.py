@@ -157,6 +157,7 @@ class Limits(Section):
     encode_texts: int = Field(default=64, ge=1)
     batch_searches: int = Field(default=64, ge=1)
     stream_in_flight: int = Field(default=64, ge=1)
+    documents: int = Field(default=1000, ge=1, le=100_000)
     in_flight: int = Field(default=1024, ge=1)
     connections: int = Field(default=16_384, ge=1, le=2**31 - 1)
     connection_streams: int = Field(default=8192, ge=1, le=2**31 - 1)
@@ -191,6 +192,7 @@ class Settings(BaseSettings):
     )
 
     index: Path | None = None
+    writable: bool = False
     model: Model = Model()
     scoring: Scoring = Scoring()
     gpu: Gpu = Gpu()

@@ -46,6 +46,14 @@ def test_demo_answers_its_questions_and_measures(tiny_model, cache):
         r"question +queue +tokenize +encode +sparsify +score +select +merge +fetch +total", shown
     )
     assert re.search(r"All 139 judged example queries in .*nDCG@10 0\.\d{4}", shown)
+    _, live = shown.split("A passage is written")
+    created, found, filtered, again, deleted, gone = live.splitlines()[1:7]
+    assert re.fullmatch(r"  created demo-lighthouse: generation 2, \d+ ms", created)
+    assert re.fullmatch(r"  searched: rank \d+, \d+ passages match", found)
+    assert filtered == "  filtered by its year, 1987: 1 of 375"
+    assert again == "  the same again: unchanged"
+    assert deleted == "  deleted demo-lighthouse: generation 3"
+    assert re.fullmatch(r"  searched: it is not there, \d+ passages match", gone)
 
 
 def test_demo_uses_the_index_of_an_earlier_run_and_asks_what_it_is_told_to(tiny_model, cache):
@@ -64,6 +72,15 @@ def test_demo_uses_the_index_of_an_earlier_run_and_asks_what_it_is_told_to(tiny_
 def _block(shown, question):
     """What stands below a question, up to the next empty line."""
     return shown.split(f'"{question}"')[1].split("\n\n")[0]
+
+
+def test_demo_leaves_its_cached_index_as_it_was(tiny_model, cache):
+    _demo("--model", str(tiny_model), "--question", "bread")
+    (manifest,) = (cache / "demo").glob("*/index.json")
+    before = {path: path.read_bytes() for path in manifest.parent.rglob("*") if path.is_file()}
+    _demo("--model", str(tiny_model), "--question", "bread")
+    after = {path: path.read_bytes() for path in manifest.parent.rglob("*") if path.is_file()}
+    assert before == after
 
 
 def test_contributions_sum_to_the_score_and_the_reference_agrees(tiny_model, tmp_path):

@@ -251,6 +251,40 @@ def overview() -> Dashboard:
                 {"{{instance}}": f"csplade_filter_cache_bytes{{{JOB}}}"},
             ),
         ],
+        "Writes": [
+            stacked(
+                "Documents written, by what became of them", "short",
+                {"{{status}}": rate("csplade_writes_total", "status")},
+                "Per second. failed: each result tells why.",
+            ),
+            logarithmic(
+                graph(
+                    "Commits, p50, p99", "s",
+                    {
+                        f"p{share}": quantile(share / 100, "csplade_commit_seconds")
+                        for share in (50, 99)
+                    },
+                    "From the writer's queue to the disk.",
+                )
+            ),
+            graph(
+                "Generation", "none",
+                {"{{instance}}": f"max by (instance) (csplade_generation{{{JOB}}})"},
+                "Grows with every commit; 0 for a process that only reads.",
+            ),
+            graph(
+                "Documents not in segment files, and deleted", "short",
+                {
+                    "tail": f"sum(csplade_tail_documents{{{JOB}}})",
+                    "deleted": f"sum(csplade_deleted_documents{{{JOB}}})",
+                    "live": f"sum(csplade_documents{{{JOB}}})",
+                },
+                "Compaction makes room for deleted ones.",
+            ),
+            graph(
+                "Compactions", "short", {"per second": rate("csplade_compactions_total")},
+            ),
+        ],
         "Exactness": [
             graph(
                 "Ranks that Verify found to differ", "short",

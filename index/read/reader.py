@@ -12,6 +12,7 @@ from ...core.document import Document
 from ...core.errors import InputError
 from ...core.filters import Filter
 from ...core.machine import cores
+from ...core.results import StoredDocument
 from ...core.vectors import ImpactBatch
 from ...kernels.score.types import Block
 from ..storage.files import lock_shared
@@ -21,7 +22,7 @@ from .filter import CACHE_BYTES, FilterCache, FilterMask
 from .opening import open_shards
 from .searcher import Searcher, SearchResult, Selection, Wanted, always
 from .shard import Shard
-from .snapshot import Numbers, Snapshot, StoredDocument
+from .snapshot import Numbers, Snapshot
 from .statistics import TermStatistics
 
 if TYPE_CHECKING:
@@ -249,6 +250,10 @@ class Index:
     def ids(self, shards: Numbers, ordinals: Numbers) -> list[str]:
         """See :meth:`.snapshot.Snapshot.ids`."""
         return self._snapshot.ids(shards, ordinals)
+
+    def versions(self, shards: Numbers, ordinals: Numbers) -> list[int]:
+        """See :meth:`.snapshot.Snapshot.versions`."""
+        return self._snapshot.versions(shards, ordinals)
 
     def vectors(self, shards: Numbers, ordinals: Numbers) -> ImpactBatch:
         """See :meth:`.snapshot.Snapshot.vectors`."""

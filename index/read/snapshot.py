@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...core.document import Document
 from ...core.errors import InputError
 from ...core.filters import Filter
+from ...core.results import StoredDocument
 from ...core.vectors import MAX_SCORE, ImpactBatch, offsets
 from ...kernels.score.types import Block, check_queries
 from ...kernels.select.types import check_k
@@ -29,23 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Numbers = Sequence[int] | NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class StoredDocument:
-    """A document as the index holds it.
-
-    Attributes:
-        document: what was given.
-        version: generation of its last write.
-        arrival: its place in the order of arrival of the index, from 0; an update is an arrival.
-        vector: terms int32, ascending, and float32 weights as they are scored, if requested.
-    """
-
-    document: Document
-    version: int
-    arrival: int
-    vector: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
 
 
 class Snapshot:
@@ -296,7 +280,7 @@ class Snapshot:
 
     def _stored(self, places: Sequence[tuple[int, int]], with_vector: bool) -> list[StoredDocument]:
         shards, ordinals = ([one[i] for one in places] for i in range(2))
-        vectors: list[Any] = [None] * len(places)
+        vectors: Sequence[tuple[Any, Any]] = [((), ())] * len(places)
         if with_vector:
             impacts = self.vectors(shards, ordinals)
             vectors = [
@@ -304,7 +288,7 @@ class Snapshot:
                 for i, (terms, values) in enumerate(impacts)
             ]
         return [
-            StoredDocument(document, version, ordinal * self.manifest.shard_count + shard, vector)
+            StoredDocument(document, version, ordinal * self.manifest.shard_count + shard, *vector)
             for document, version, shard, ordinal, vector in zip(
                 self.fetch(shards, ordinals),
                 self.versions(shards, ordinals),

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 from ...core.document import Document
 from ...core.errors import CspladeError, InputError
 from ...core.fields import Fields, check_document
+from ...core.results import Cut, WriteResult, WriteStatus
 from ...core.vectors import SparseBatch, Vector, first_bad_weight
 from ..storage.manifest import IndexManifest
 from ..storage.wide import highest_impact
-
-Status = Literal["created", "updated", "unchanged", "deleted", "not_found", "failed"]
 
 
 @dataclass(frozen=True)
@@ -34,23 +32,6 @@ class Upsert:
     document: Document
     vector: Vector | None = None
     if_version: int | None = None
-
-
-@dataclass(frozen=True)
-class WriteResult:
-    """What became of one item.
-
-    Attributes:
-        id: of the document.
-        status: "unchanged" where the index has the same content already; nothing is written then.
-        version: generation of the document's last write, or of its deletion; 0 if it is not there.
-        error: why it failed; None unless ``status`` is "failed".
-    """
-
-    id: str
-    status: Status
-    version: int
-    error: CspladeError | None = None
 
 
 class Call:
@@ -107,10 +88,12 @@ class Operation:
     call: Call | None = None
     place: int = 0
 
-    def finish(self, status: Status, version: int, error: CspladeError | None = None) -> None:
+    def finish(self, status: WriteStatus, version: int, error: CspladeError | None = None) -> None:
         """Tell the caller what became of the item."""
         assert self.call is not None
-        self.call.answer(self.place, WriteResult(self.id, status, version, error))
+        written = status in ("created", "updated")
+        cut = Cut(impacts=self.clipped if written else 0)
+        self.call.answer(self.place, WriteResult(self.id, status, version, error, cut))
 
 
 def checked_metadata(document: Document, fields: Fields) -> str:

@@ -22,6 +22,8 @@ from ...core.errors import (
     VectorNeededError,
     VersionConflictError,
 )
+from ...core.results import WriteResult, WriteStatus
+from ..read.filter import CACHE_BYTES
 from ..read.reader import Index
 from ..storage.documents import LiveRow
 from ..storage.manifest import IndexManifest
@@ -32,9 +34,7 @@ from .log import Changes, CommitLog
 from .operations import (
     Call,
     Operation,
-    Status,
     Upsert,
-    WriteResult,
     check_deletes,
     check_upserts,
 )
@@ -99,7 +99,12 @@ class IndexWriter:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, threads: int | None = None, device: str | None = "cpu"
+        cls,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        device: str | None = "cpu",
+        filter_bytes: int = CACHE_BYTES,
     ) -> IndexWriter:
         """Open a finished index for writing and searching.
 
@@ -107,7 +112,7 @@ class IndexWriter:
 
         Args:
             path: the index directory.
-            threads, device: as of :meth:`.read.reader.Index.open`.
+            threads, device, filter_bytes: as of :meth:`.read.reader.Index.open`.
 
         Raises:
             CorruptError, InputError, UnavailableError: as of :meth:`.read.reader.Index.open`; also
@@ -117,7 +122,7 @@ class IndexWriter:
         commits = CommitLog.open(path, IndexManifest.open(path))
         index = None
         try:
-            index = Index.read(path, threads=threads, device=device)
+            index = Index.read(path, threads=threads, device=device, filter_bytes=filter_bytes)
             return cls(index, commits)
         except BaseException:
             if index is not None:
@@ -311,7 +316,7 @@ class _Plan:
     def __init__(self, commits: CommitLog, overload: OverloadedError | None) -> None:
         self._log, self._overload = commits, overload
         self.changes = Changes(commits.generation + 1, commits.arrivals, commits.max_impact)
-        self.results: list[tuple[Operation, Status, int, CspladeError | None]] = []
+        self.results: list[tuple[Operation, WriteStatus, int, CspladeError | None]] = []
 
     @property
     def changed(self) -> bool:
@@ -339,7 +344,7 @@ class _Plan:
         if one.document is None:
             if found is not None:
                 self._remove(*found)
-            status: Status = "not_found" if found is None else "deleted"
+            status: WriteStatus = "not_found" if found is None else "deleted"
             self.results.append((one, status, generation if found else 0, None))
             return
         vector = one.vector

@@ -11,24 +11,24 @@ import grpc.aio
 
 from ...core.errors import CspladeError
 from ..admission import Admission, RequestContext
+from ..names import SERVICE_NAMES
 from .status import status_of
 
 log = logging.getLogger(__name__)
 
 
 class AdmissionInterceptor(grpc.aio.ServerInterceptor):
-    """Rejects calls of one service that are not admitted.
+    """Rejects calls of our services that are not admitted.
 
     A rejected call is answered by a handler for streams, because gRPC reads the message of any
     other call before it starts the handler: megabytes from callers without a key.
 
     Args:
-        admission: Decides, and records the rejection.
-        service: Full name of the service; other services (health, reflection) pass.
+        admission: Decides, and records the rejection; other services (health, reflection) pass.
     """
 
-    def __init__(self, admission: Admission, service: str) -> None:
-        self._admission, self._prefix = admission, f"/{service}/"
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
 
     async def intercept_service(
         self,
@@ -36,13 +36,19 @@ class AdmissionInterceptor(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """Return the handler of the call, or one that rejects it."""
-        if not details.method.startswith(self._prefix):
+        if (method := own_method(details)) is None:
             return await continuation(details)
         try:
-            self._admission.check(dict(details.invocation_metadata or ()))
+            self._admission.check(method, dict(details.invocation_metadata or ()))
         except CspladeError:
-            return rejection(self._admission, details.method.removeprefix(self._prefix))
+            return rejection(self._admission, method)
         return tolerant(await continuation(details))
+
+
+def own_method(details: grpc.HandlerCallDetails) -> str | None:
+    """Return the name of the method that is called; None if it is not of one of our services."""
+    service, _, method = details.method.removeprefix("/").partition("/")
+    return method if service in SERVICE_NAMES else None
 
 
 class Malformed:

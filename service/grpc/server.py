@@ -18,17 +18,20 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from ...core.errors import UnavailableError
 from ...engine.collection import Collection
 from ...engine.local import LocalBackend
-from ...v1 import retrieval_pb2 as pb
+from ...v1 import documents_pb2_grpc as document_rpc
 from ...v1 import retrieval_pb2_grpc as rpc
 from .. import compose
 from ..auth import server_credentials
 from ..compose import Opener, open_collection
+from ..documents import Documents
 from ..drain import Lifecycle
+from ..names import RETRIEVAL, SERVICE_NAMES
 from ..retrieval import Retrieval
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
@@ -37,7 +40,7 @@ from ..telemetry.tracing import tracer
 from .health import NOT_SERVING, SERVING, HealthServicer
 from .interceptor import AdmissionInterceptor
 from .options import allow_connections, server_options
-from .servicer import RetrievalServicer
+from .servicer import DocumentServicer, RetrievalServicer
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -49,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 FLUSH_SECONDS = 1.0  # for answers that are still being sent when their handlers have ended
 # Calls beyond limits.in_flight are rejected by csplade, with the time to retry after; beyond this
 # multiple of it by gRPC, without.
@@ -92,20 +94,25 @@ class Server:
         self._lifecycle = Lifecycle()
         self._admission = compose.admission(settings, self._lifecycle, self.metrics, self._tracer)
         self._retrieval = Retrieval(settings, self.metrics, self._admission)
+        self._documents = Documents(settings, self.metrics)
         self._health = HealthServicer()
         self._grpc = grpc.aio.server(
-            interceptors=[AdmissionInterceptor(self._admission, SERVICE_NAME)],
+            interceptors=[AdmissionInterceptor(self._admission)],
             options=server_options(settings),
             maximum_concurrent_rpcs=HARD_LIMIT * settings.limits.in_flight,
         )
-        servicer = RetrievalServicer(self._retrieval, self._admission)
-        rpc.add_RetrievalServiceServicer_to_server(servicer, self._grpc)
+        rpc.add_RetrievalServiceServicer_to_server(
+            RetrievalServicer(self._retrieval, self._admission), self._grpc
+        )
+        document_rpc.add_DocumentServiceServicer_to_server(
+            DocumentServicer(self._documents, self._admission), self._grpc
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if settings.server.reflection:
-            names = (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+            names = (*SERVICE_NAMES, HEALTH_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._grpc)
         self._health.set("", SERVING)
-        self._health.set(SERVICE_NAME, NOT_SERVING)
+        self._set_health(NOT_SERVING)
 
         if settings.security.keys_file is not None and credentials is None:
             log.warning("API keys travel in plain text: security has no tls_certificate")
@@ -159,8 +166,9 @@ class Server:
         app = build_app(
             self._settings,
             self._retrieval,
+            self._documents,
             self._admission,
-            lambda: self._health.is_serving(SERVICE_NAME),
+            lambda: self._health.is_serving(RETRIEVAL),
             self._explorer() if self._settings.http.explorer else None,
         )
         server = HttpServer(self._settings, app)
@@ -200,8 +208,9 @@ class Server:
         """Open the collection, search it once, become ready. Raises what the opener raises."""
         backend = await _in_daemon_thread(self._open)
         self._backend = self._retrieval.backend = backend
+        self._documents.backend = backend.documents
         self._lifecycle.loaded()
-        self._health.set(SERVICE_NAME, SERVING)
+        self._set_health(SERVING)
         info = backend.info
         log.info(
             "serving",
@@ -214,6 +223,10 @@ class Server:
                 "model": None if info.encoder is None else info.encoder.name,
             },
         )
+
+    def _set_health(self, status: HealthCheckResponse.ServingStatus) -> None:
+        for name in SERVICE_NAMES:
+            self._health.set(name, status)
 
     def _open(self) -> LocalBackend:
         collection: Collection = self._opener(self._settings)
@@ -228,7 +241,7 @@ class Server:
         """
         settings = self._settings.server
         log.info("draining")
-        self._health.set(SERVICE_NAME, NOT_SERVING)
+        self._set_health(NOT_SERVING)
         if self._lifecycle.ready and self._lifecycle.in_flight:
             await asyncio.sleep(settings.lame_duck_seconds)
         self._lifecycle.drain()
@@ -250,12 +263,16 @@ class Server:
             await self._services.close()
         if self._local is not None:
             await self._local.stop(None)
-        if self._backend is not None:
-            await asyncio.to_thread(self._backend.close)
+        await self.close_collection()
         if self.metrics_address:
             await asyncio.to_thread(self._metrics_server.close)
         await self.flush()
         log.info("stopped")
+
+    async def close_collection(self) -> None:
+        """Finish what is queued, then close the index."""
+        if self._backend is not None:
+            await asyncio.to_thread(self._backend.close)
 
     async def remove_uploads(self) -> None:
         """Delete the collections of the explorer."""
@@ -312,6 +329,8 @@ async def serve(
     await server.drain()
     await asyncio.sleep(FLUSH_SECONDS)
     await server.remove_uploads()
+    if settings.writable:
+        await server.close_collection()
     await server.flush()
     log.info("stopped")
     _exit(0)

@@ -1,28 +1,28 @@
-"""The rpcs of RetrievalService over gRPC: admit the call, answer it, end it with its status."""
+"""The rpcs over gRPC: admit the call, answer it, end it with its status."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import grpc
 import grpc.aio
 
-from ...core.errors import CspladeError, InputError
 from ...engine.deadline import Deadline
+from ...v1 import documents_pb2 as document_pb
+from ...v1 import documents_pb2_grpc as document_rpc
 from ...v1 import retrieval_pb2 as pb
 from ...v1 import retrieval_pb2_grpc as rpc
-from ..admission import Admission, RequestContext
+from ..admission import Admission
+from ..documents import Documents
 from ..retrieval import Retrieval
-from .interceptor import Malformed
-from .status import status_of
+from .call import answered, read_message
 
 M = TypeVar("M")
 R = TypeVar("R")
 
 
 class RetrievalServicer(rpc.RetrievalServiceServicer):
-    """Admits calls and ends them.
+    """Admits calls of RetrievalService and ends them.
 
     Args:
         retrieval: Answers the messages.
@@ -76,41 +76,82 @@ class RetrievalServicer(rpc.RetrievalServiceServicer):
 
     async def _answer_stream(self, context: grpc.aio.ServicerContext) -> None:
         await self._retrieval.answer_stream(
-            lambda: _read(context),
+            lambda: read_message(context),
             context.write,
             lambda: self._admission.deadline(context.time_remaining()),
             self._admission.lifecycle.draining,
         )
 
-    async def _call(
+    def _call(
         self,
         method: str,
         answer: Callable[[M, Deadline], Awaitable[R]],
         message: M,
         context: grpc.aio.ServicerContext,
-    ) -> R:
-        """Admit a call and answer its message, or end it with the status of the error."""
-        metadata = dict(context.invocation_metadata() or ())
-        request = RequestContext.create(method, metadata, context.peer(), context.time_remaining())
-        trailing = ("x-request-id", request.request_id)
-        context.set_trailing_metadata((trailing,))
-        try:
-            with self._admission.request(request) as deadline:
-                _check_parsed(message)
-                return await answer(message, deadline)
-        except CspladeError as error:
-            status = status_of(error)
-            await context.abort(status.code, status.message, (trailing, *status.metadata))
-            raise  # not reached: abort raises
+    ) -> Awaitable[R]:
+        return answered(self._admission, method, answer, message, context)
 
 
-async def _read(context: grpc.aio.ServicerContext) -> pb.SearchStreamRequest | None:
-    """Return the next message of a stream, None after the last."""
-    item = await context.read()
-    _check_parsed(item)
-    return None if item is grpc.aio.EOF else item
+class DocumentServicer(document_rpc.DocumentServiceServicer):
+    """Admits calls of DocumentService and ends them.
 
+    Args:
+        documents: Answers the messages.
+        admission: Admits the calls.
+    """
 
-def _check_parsed(message: Any) -> None:
-    if isinstance(message, Malformed):
-        raise InputError("request: not a valid protobuf message; send one of csplade.v1")
+    def __init__(self, documents: Documents, admission: Admission) -> None:
+        self._documents, self._admission = documents, admission
+
+    async def Upsert(
+        self, request: document_pb.UpsertRequest, context: grpc.aio.ServicerContext
+    ) -> document_pb.UpsertResponse:
+        """Add documents or replace them."""
+        return await self._call("Upsert", self._documents.upsert, request, context)
+
+    async def UpsertStream(
+        self, _: AsyncIterator[document_pb.UpsertRequest], context: grpc.aio.ServicerContext
+    ) -> None:
+        """Upsert request after request; each is answered before the next is read."""
+        await self._call("UpsertStream", lambda *_: self._answer_stream(context), None, context)
+
+    async def Delete(
+        self, request: document_pb.DeleteRequest, context: grpc.aio.ServicerContext
+    ) -> document_pb.DeleteResponse:
+        """Delete documents."""
+        return await self._call("Delete", self._documents.delete, request, context)
+
+    async def Get(
+        self, request: document_pb.GetRequest, context: grpc.aio.ServicerContext
+    ) -> document_pb.GetResponse:
+        """Read documents by id."""
+        return await self._call("Get", self._documents.get, request, context)
+
+    async def Scroll(
+        self, request: document_pb.ScrollRequest, context: grpc.aio.ServicerContext
+    ) -> document_pb.ScrollResponse:
+        """Read a page of documents."""
+        return await self._call("Scroll", self._documents.scroll, request, context)
+
+    async def Count(
+        self, request: document_pb.CountRequest, context: grpc.aio.ServicerContext
+    ) -> document_pb.CountResponse:
+        """Count documents."""
+        return await self._call("Count", self._documents.count, request, context)
+
+    async def _answer_stream(self, context: grpc.aio.ServicerContext) -> None:
+        await self._documents.answer_stream(
+            lambda: read_message(context),
+            context.write,
+            lambda: self._admission.deadline(context.time_remaining()),
+            self._admission.lifecycle.draining,
+        )
+
+    def _call(
+        self,
+        method: str,
+        answer: Callable[[M, Deadline], Awaitable[R]],
+        message: M,
+        context: grpc.aio.ServicerContext,
+    ) -> Awaitable[R]:
+        return answered(self._admission, method, answer, message, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -16,14 +16,14 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...core.errors import InputError, UnavailableError
-from ...v1 import retrieval_pb2 as pb
+from .. import names
 from ..admission import Admission
+from ..documents import Documents
 from ..retrieval import Retrieval
 from ..settings import Http, Settings
 from .errors import error_response
-from .transcode import UNARY, Transcoder
+from .transcode import DOCUMENTS, RETRIEVAL, Method, Rpc, Transcoder
 
-SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CODES = {404: "not_found", 405: "unimplemented"}  # of paths and methods that are not there
 EXPOSED_HEADERS = ("x-request-id", "retry-after")
@@ -32,6 +32,7 @@ EXPOSED_HEADERS = ("x-request-id", "retry-after")
 def build_app(
     settings: Settings,
     retrieval: Retrieval,
+    documents: Documents,
     admission: Admission,
     is_ready: Callable[[], bool],
     explorer: Callable[[Transcoder], Sequence[BaseRoute]] | None = None,
@@ -40,20 +41,19 @@ def build_app(
 
     Args:
         settings: All settings.
-        retrieval: Answers the messages.
+        retrieval: Answers the messages of RetrievalService.
+        documents: Answers those of DocumentService.
         admission: Admits the requests.
         is_ready: Whether load balancers may send requests here.
         explorer: Makes the explorer's routes; None for none.
     """
-    transcoder = Transcoder(retrieval, admission, settings.server.receive_bytes)
-    routes: list[BaseRoute] = []
-    for rpc in UNARY:
-        endpoint = transcoder.unary(rpc)
-        routes.append(Route(f"/{SERVICE}/{rpc.name}", endpoint, methods=["POST"]))
-        methods = ["GET", "POST"] if rpc.name == "Info" else ["POST"]
-        routes.append(Route(f"/v1/{rpc.path}", endpoint, methods=methods))
-    routes += [
-        Route("/v1/search/stream", _Application(transcoder.search_stream), methods=["POST"]),
+    transcoder = Transcoder(admission, settings)
+    searches, upserts = transcoder.search_stream(retrieval), transcoder.upsert_stream(documents)
+    routes: list[BaseRoute] = [
+        *_unary(transcoder, names.RETRIEVAL, RETRIEVAL, retrieval),
+        *_unary(transcoder, names.DOCUMENTS, DOCUMENTS, documents),
+        Route("/v1/search/stream", _Application(searches), methods=["POST"]),
+        Route("/v1/documents/upsert/stream", _Application(upserts), methods=["POST"]),
         Route("/healthz", _healthz),
         Route("/readyz", _readyz(is_ready)),
         Route("/openapi.json", _openapi),
@@ -65,6 +65,22 @@ def build_app(
         middleware=_middleware(settings.http),
         exception_handlers={HTTPException: _http_error},  # type: ignore[dict-item]
     )
+
+
+def _unary(
+    transcoder: Transcoder, name: str, rpcs: Sequence[Rpc], service: Retrieval | Documents
+) -> Iterator[BaseRoute]:
+    """Yield the routes of a service's unary rpcs, of the Connect protocol and short ones."""
+    for rpc in rpcs:
+        method = rpc.method(service)
+        endpoint = transcoder.unary(rpc, _always(method))
+        methods = ["GET", "POST"] if rpc.name == "Info" else ["POST"]
+        yield Route(f"/{name}/{rpc.name}", endpoint, methods=["POST"])
+        yield Route(f"/v1/{rpc.path}", endpoint, methods=methods)
+
+
+def _always(method: Method) -> Callable[[Request], Method]:
+    return lambda _: method
 
 
 def _middleware(settings: Http) -> list[Middleware]:

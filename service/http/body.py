@@ -72,17 +72,33 @@ async def read_lines(request: Request, limit: int) -> AsyncIterator[tuple[int, b
         BodyError: a line of more than ``limit`` bytes.
         ClientDisconnect: the caller left.
     """
+    async for lines in _arrivals(request, limit):
+        for line in lines:
+            yield line
+
+
+async def read_line_groups(
+    request: Request, limit: int, most: int
+) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Yield the lines of :func:`read_lines` in groups of at most ``most`` that came together."""
+    async for lines in _arrivals(request, limit):
+        for first in range(0, len(lines), most):
+            yield lines[first : first + most]
+
+
+async def _arrivals(request: Request, limit: int) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Yield the lines of each piece of the body that arrives."""
     rest, number = b"", 0
     async for chunk in request.stream():
         *lines, rest = (rest + chunk).split(b"\n")
         if max(map(len, (*lines, rest))) > limit:
             raise _too_large(f"line {number + 1} or later", limit, "server.receive_bytes")
-        for line in lines:
-            number += 1
-            if line.strip():
-                yield number, line
+        numbered = list(enumerate(lines, number + 1))
+        number += len(lines)
+        if kept := [(place, line) for place, line in numbered if line.strip()]:
+            yield kept
     if rest.strip():
-        yield number + 1, rest
+        yield [(number + 1, rest)]
 
 
 def parse(body: bytes, kind: type[M], media_type: str, what: str) -> M:

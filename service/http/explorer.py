@@ -17,7 +17,7 @@ from .errors import error_response
 from .request import context_of
 from .services import OtherServices
 from .temporary import BYTES, DOCUMENTS, LIFE_SECONDS, TemporaryCollections
-from .transcode import CLIENT_LEFT, UNARY, Method, Rpc, Transcoder
+from .transcode import CLIENT_LEFT, RETRIEVAL, Method, Rpc, Transcoder
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -71,12 +71,12 @@ def explorer_routes(
         Route("/explore", _file("index.html")),
         Route("/explore/config.json", config),
     ]
-    for rpc in UNARY:
+    for rpc in RETRIEVAL:
         endpoint = transcoder.unary(rpc, _of_service(services, rpc))
         routes.append(_route(f"services/{{name}}/{rpc.path}", endpoint))
     if collections is not None:
         routes.append(_route("collections", _upload(admission, collections)))
-        for rpc in UNARY:
+        for rpc in RETRIEVAL:
             endpoint = transcoder.unary(rpc, _of_collection(collections, rpc))
             routes.append(_route(f"collections/{{name}}/{rpc.path}", endpoint))
     routes += [

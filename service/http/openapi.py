@@ -1,4 +1,4 @@
-"""Write the OpenAPI document of the HTTP interface from the proto, comments included:
+"""Write the OpenAPI document of the HTTP interface from the protos, comments included:
 ``python -m csplade.service.http.openapi > service/http/openapi.json``.
 
 Needs grpcio-tools, whose version pins the result; ``make proto`` runs it.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from google.protobuf.descriptor_pb2 import (
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
+    ServiceDescriptorProto,
 )
 
 from ... import __version__
-from ...v1 import retrieval_pb2 as pb
+from ...v1 import retrieval_pb2
 from .body import JSON, LINES
 from .errors import STATUSES
-from .transcode import UNARY
+from .transcode import DOCUMENTS, RETRIEVAL
 
 Schema = dict[str, Any]
+Comments = Mapping[tuple[int, ...], str]
 
 Field = FieldDescriptorProto
 NUMBERS: Mapping[int, Schema] = {
@@ -69,46 +72,46 @@ FAILURES = {
     "415": "The body is of another type, or compressed.",
     "429": "The server is full; retry after the time that is told.",
     "500": "The log explains the request id.",
+    "501": "The service does not do this in the way it is run: writes on Ray.",
     "503": "The server is loading or draining.",
     "504": "The deadline passed.",
 }
 
 
-def document(proto: FileDescriptorProto) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a proto file with its comments."""
-    comments = {
-        tuple(one.path): " ".join(one.leading_comments.split())
-        for one in proto.source_code_info.location
-    }
-    (service,) = proto.service
-    full_name = f"{proto.package}.{service.name}"
-    methods = {method.name: (number, method) for number, method in enumerate(service.method)}
+@dataclass(frozen=True)
+class _Stream:
+    """The path of a streaming rpc, and what each line of its bodies is."""
+
+    rpc: str
+    path: str
+    request: str
+    response: str
+
+
+STREAMS = (
+    _Stream("SearchStream", "/v1/search/stream", "SearchStreamRequest", "SearchStreamResponse"),
+    _Stream("UpsertStream", "/v1/documents/upsert/stream", "UpsertItem", "WriteResult"),
+)
+
+
+def document(protos: Sequence[FileDescriptorProto]) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of proto files with their comments."""
+    messages = {message.name: message for proto in protos for message in proto.message_type}
     asked = set()
-    for method in service.method:
-        asked |= _reachable(proto, method.input_type)
-    schemas = {
-        message.name: _message(message, comments, (4, number), message.name in asked)
-        for number, message in enumerate(proto.message_type)
-    }
-    schemas |= {
-        one.name: _enum(one, comments, (5, number)) for number, one in enumerate(proto.enum_type)
-    }
+    for proto in protos:
+        for service in proto.service:
+            for method in service.method:
+                asked |= _reachable(messages, method.input_type)
+    schemas: dict[str, Schema] = {}
     paths: dict[str, Any] = {}
-    for rpc in UNARY:
-        number, method = methods[rpc.name]
-        operation = _operation(
-            comments[(6, 0, 2, number)], _name(method.input_type), _name(method.output_type)
-        )
-        paths[f"/{full_name}/{rpc.name}"] = {"post": {"operationId": rpc.name, **operation}}
-        alias = {"post": {"operationId": rpc.function, **operation}}
-        if rpc.name == "Info":
-            plain = {key: value for key, value in operation.items() if key != "requestBody"}
-            alias = {"get": {"operationId": "info", **plain}}
-        paths[f"/v1/{rpc.path}"] = alias
-    number, method = methods["SearchStream"]
-    paths["/v1/search/stream"] = {
-        "post": {"operationId": "search_stream", **_stream(comments[(6, 0, 2, number)])}
-    }
+    for proto in protos:
+        comments = _comments(proto)
+        for number, message in enumerate(proto.message_type):
+            schemas[message.name] = _message(message, comments, (4, number), message.name in asked)
+        for number, one in enumerate(proto.enum_type):
+            schemas[one.name] = _enum(one, comments, (5, number))
+        for number, service in enumerate(proto.service):
+            paths |= _paths(f"{proto.package}.{service.name}", service, comments, (6, number))
     paths |= {
         "/healthz": {"get": _probe("healthz", "Whether the process is alive.", ready=False)},
         "/readyz": {"get": _probe("readyz", "Whether requests are accepted.", ready=True)},
@@ -132,6 +135,38 @@ def document(proto: FileDescriptorProto) -> dict[str, Any]:
     }
 
 
+def _comments(proto: FileDescriptorProto) -> Comments:
+    return {
+        tuple(one.path): " ".join(one.leading_comments.split())
+        for one in proto.source_code_info.location
+    }
+
+
+def _paths(
+    full_name: str, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return the paths of a service's rpcs."""
+    unary = {rpc.name: rpc for rpc in (*RETRIEVAL, *DOCUMENTS)}
+    streams = {stream.rpc: stream for stream in STREAMS}
+    paths: dict[str, Any] = {}
+    for number, method in enumerate(service.method):
+        comment = comments[(*path, 2, number)]
+        if (stream := streams.get(method.name)) is not None:
+            name = stream.path.removeprefix("/v1/").replace("/", "_")
+            paths[stream.path] = {"post": {"operationId": name, **_stream(comment, stream)}}
+            continue
+        rpc = unary[method.name]
+        operation = _operation(comment, _name(method.input_type), _name(method.output_type))
+        paths[f"/{full_name}/{rpc.name}"] = {"post": {"operationId": rpc.name, **operation}}
+        name = rpc.path.replace("/", "_")
+        alias = {"post": {"operationId": name, **operation}}
+        if rpc.name == "Info":
+            plain = {key: value for key, value in operation.items() if key != "requestBody"}
+            alias = {"get": {"operationId": name, **plain}}
+        paths[f"/v1/{rpc.path}"] = alias
+    return paths
+
+
 def _operation(description: str, request: str, response: str) -> dict[str, Any]:
     return {
         "description": description,
@@ -147,11 +182,11 @@ def _operation(description: str, request: str, response: str) -> dict[str, Any]:
     }
 
 
-def _stream(description: str) -> dict[str, Any]:
-    line = {"type": "string", "description": "One SearchStreamRequest a line."}
+def _stream(description: str, stream: _Stream) -> dict[str, Any]:
+    line = {"type": "string", "description": f"One {stream.request} a line."}
     lines = {
         "type": "string",
-        "description": "One SearchStreamResponse a line. An error that ends the stream is the last "
+        "description": f"One {stream.response} a line. An error that ends the stream is the last "
         'line, {"error": RequestError}.',
     }
     return {
@@ -203,7 +238,7 @@ def _failures() -> dict[str, Any]:
 
 def _message(
     message: DescriptorProto,
-    comments: Mapping[tuple[int, ...], str],
+    comments: Comments,
     path: tuple[int, ...],
     in_requests: bool,
 ) -> Schema:
@@ -246,9 +281,7 @@ def _field(field: FieldDescriptorProto, maps: Mapping[str, DescriptorProto]) -> 
     return {"type": "array", "items": one} if field.label == Field.LABEL_REPEATED else one
 
 
-def _enum(
-    enum: EnumDescriptorProto, comments: Mapping[tuple[int, ...], str], path: tuple[int, ...]
-) -> Schema:
+def _enum(enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> Schema:
     meanings = [
         f"{value.name}: {comments.get((*path, 2, number), '')}"
         for number, value in enumerate(enum.value)
@@ -260,9 +293,8 @@ def _enum(
     }
 
 
-def _reachable(proto: FileDescriptorProto, type_name: str) -> set[str]:
+def _reachable(messages: Mapping[str, DescriptorProto], type_name: str) -> set[str]:
     """Return the names of a message and of all messages in it."""
-    messages = {message.name: message for message in proto.message_type}
     found: set[str] = set()
     waiting = [_name(type_name)]
     while waiting:
@@ -282,26 +314,30 @@ def _reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def read_proto() -> FileDescriptorProto:
-    """Return the proto of the service with its comments, compiled from its source."""
+def read_protos() -> list[FileDescriptorProto]:
+    """Return the protos of the services with their comments, compiled from their sources."""
     from grpc_tools import protoc
 
-    source = Path(pb.__file__).with_name("retrieval.proto")
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "descriptors"
+    folder = Path(retrieval_pb2.__file__).parent
+    root = folder.parents[1]
+    sources = [
+        str((folder / name).relative_to(root)) for name in ("retrieval.proto", "documents.proto")
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(temporary) / "descriptors"
         status = protoc.main([
-            "protoc", f"--proto_path={source.parent}", "--include_source_info",
+            "protoc", f"--proto_path={root}", "--include_source_info",
             f"--proto_path={files('grpc_tools') / '_proto'}",
-            f"--descriptor_set_out={output}", source.name,
+            f"--descriptor_set_out={output}", *sources,
         ])  # fmt: skip
         if status:
             sys.exit(status)
-        return FileDescriptorSet.FromString(output.read_bytes()).file[0]
+        return list(FileDescriptorSet.FromString(output.read_bytes()).file)
 
 
 def render() -> str:
     """Return the document as the text of its file."""
-    return json.dumps(document(read_proto()), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document(read_protos()), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from ... import __version__
-from ...core.errors import CspladeError, OverloadedError
+from ...core.document import Document
+from ...core.errors import CspladeError, InputError, OverloadedError
 from ...core.results import Answer, Cut, Encoding, Explanation, Hit, Hits, Timings, Verification
 from ...engine.backend import CollectionInfo
 from ...v1 import retrieval_pb2 as pb
@@ -19,6 +22,20 @@ from ..settings import Settings
 DISTRIBUTIONS = (
     "grpcio", "protobuf", "numpy", "numba", "torch", "triton", "transformers", "tokenizers",
 )  # fmt: skip
+
+M = TypeVar("M", bound=Message)
+
+
+def sendable(message: M, settings: Settings, advice: str) -> M:
+    """Return a message unless it is larger than the service may send.
+
+    Raises:
+        InputError: it is, with the advice what to do.
+    """
+    size, limit = message.ByteSize(), settings.server.send_bytes
+    if size > limit:
+        raise InputError(f"answer: {size} bytes; server.send_bytes allows {limit}; {advice}")
+    return message
 
 
 def search_reply(answer: Answer, *, columns: bool, total: int) -> pb.SearchResponse:
@@ -29,7 +46,7 @@ def search_reply(answer: Answer, *, columns: bool, total: int) -> pb.SearchRespo
         matched_documents=answer.matched,
         postings_read=answer.postings,
         query_terms=answer.query_terms,
-        cut=_cut(answer.cut),
+        cut=cut_reply(answer.cut),
         timings=_timings(answer.timings, total),
         generation=answer.generation,
         model_fingerprint=answer.model_fingerprint,
@@ -50,7 +67,7 @@ def explain_reply(
         ],
         matched_documents=answer.matched,
         query_terms=answer.query_terms,
-        cut=_cut(answer.cut),
+        cut=cut_reply(answer.cut),
         timings=_timings(answer.timings, total),
         generation=answer.generation,
         score_scale=answer.score_scale,
@@ -76,7 +93,7 @@ def encode_reply(
                     tokens=[encoder.tokens[term] for term in one.terms] if decode else (),
                 ),
                 tokens=one.tokens_read,
-                cut=_cut(one.cut),
+                cut=cut_reply(one.cut),
                 text_tokens=[encoder.tokens[term] for term in one.text_tokens],
                 sources=one.sources,
             )
@@ -144,6 +161,7 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
             string_terms=index.vocabulary is not None,
             query_modifier=index.query_modifier,
             fields=index.fields,
+            writable=info.writable,
         ),
         limits=pb.Limits(
             k=limits.k,
@@ -159,12 +177,13 @@ def info_reply(info: CollectionInfo, settings: Settings) -> pb.InfoResponse:
             receive_bytes=settings.server.receive_bytes,
             send_bytes=settings.server.send_bytes,
             batch_searches=limits.batch_searches,
+            documents=limits.documents,
         ),
     )
 
 
 def error_reply(error: CspladeError) -> pb.Error:
-    """Return the error of one query of a stream or batch."""
+    """Return the error of a part of a request: a query or a document."""
     code = grpc.StatusCode[error.code]
     message = " ".join(str(error).split()) or code.value[1]
     reply = pb.Error(code=code.value[0], message=message)
@@ -174,15 +193,24 @@ def error_reply(error: CspladeError) -> pb.Error:
 
 
 def _columns(hits: Hits) -> pb.HitColumns:
-    return pb.HitColumns(ids=hits.ids, integer_scores=hits.integer_scores, shards=hits.shards)
+    return pb.HitColumns(
+        ids=hits.ids,
+        integer_scores=hits.integer_scores,
+        shards=hits.shards,
+        versions=hits.versions,
+    )
 
 
 def _hit(hit: Hit) -> pb.Hit:
-    message = pb.Hit(id=hit.id, score=hit.score, integer_score=hit.integer_score, shard=hit.shard)
+    message = pb.Hit(
+        id=hit.id,
+        score=hit.score,
+        integer_score=hit.integer_score,
+        shard=hit.shard,
+        version=hit.version,
+    )
     if hit.document is not None:
-        message.document.title = hit.document.title
-        message.document.text = hit.document.text
-        message.document.metadata_json = json.dumps(hit.document.metadata, ensure_ascii=False)
+        fill_document(message.document, hit.document)
     if hit.vector is not None:
         message.vector.indices.extend(hit.vector)
         message.vector.values.extend(hit.vector.values())
@@ -197,7 +225,14 @@ def _hit(hit: Hit) -> pb.Hit:
     return message
 
 
-def _cut(cut: Cut) -> pb.Cut:
+def fill_document(message: pb.Document, document: Document) -> None:
+    """Set the fields of a document's message."""
+    message.title, message.text = document.title, document.text
+    message.metadata_json = json.dumps(document.metadata, ensure_ascii=False)
+
+
+def cut_reply(cut: Cut) -> pb.Cut:
+    """Return what was cut as a message."""
     return pb.Cut(tokens=cut.tokens, terms=cut.terms, impacts=cut.impacts)
 
 

@@ -38,12 +38,13 @@ def search_query(request: pb.SearchRequest, limits: Limits, info: CollectionInfo
         info,
         k=k,
         offset=_offset(request, k, limits),
-        filter=_filter(request, info),
+        filter=resolved_filter(request, info),
         score_threshold=_score_threshold(request),
         explain=request.explain,
         with_document=request.with_document,
         with_vector=request.with_vector,
         allow_partial=request.allow_partial,
+        min_generation=request.min_generation,
     )
 
 
@@ -66,7 +67,7 @@ def explain_query(
 
 def verify_query(request: pb.VerifyRequest, limits: Limits, info: CollectionInfo) -> Query:
     """Return the query of a Verify; raises as :func:`search_query`."""
-    filter = _filter(request, info)
+    filter = resolved_filter(request, info)
     return _query(request.query, limits, info, k=_k(request, limits), filter=filter)
 
 
@@ -83,7 +84,7 @@ def encode_texts(request: pb.EncodeRequest, limits: Limits) -> tuple[list[str], 
     if not 1 <= len(request.texts) <= limits.encode_texts:
         raise InputError(f"texts: {len(request.texts)} texts; 1 to {limits.encode_texts} allowed")
     for number, text in enumerate(request.texts):
-        _check_text(f"texts[{number}]", text, limits)
+        check_text(f"texts[{number}]", text, limits)
     return list(request.texts), "query" if request.kind == pb.TEXT_KIND_QUERY else "document"
 
 
@@ -111,8 +112,16 @@ def _score_threshold(request: pb.SearchRequest) -> float | None:
     return request.score_threshold
 
 
-def _filter(request: pb.SearchRequest | pb.VerifyRequest, info: CollectionInfo) -> Filter | None:
-    """Return the filter of a request, resolved; None for one that holds for every document."""
+def resolved_filter(request: Any, info: CollectionInfo) -> Filter | None:
+    """Return the filter of a request, resolved; None for one that holds for every document.
+
+    Args:
+        request: A message that has a field ``filter``.
+        info: Of the collection.
+
+    Raises:
+        InputError: it is not valid, or names a field that is not declared.
+    """
     if not request.HasField("filter"):
         return None
     try:
@@ -125,46 +134,60 @@ def _filter(request: pb.SearchRequest | pb.VerifyRequest, info: CollectionInfo) 
 def _query(query: pb.Query, limits: Limits, info: CollectionInfo, **options: Any) -> Query:
     match query.WhichOneof("kind"):
         case "text":
-            _check_text("query.text", query.text, limits)
+            check_text("query.text", query.text, limits)
             if not query.text.strip():
                 raise InputError("query.text: blank; at least one word is needed")
             return Query(text=query.text, **options)
         case "vector":
-            vector, unknown = _vector(query.vector, limits, info)
+            most = limits.query_terms
+            vector, unknown = sparse_vector("query.vector", query.vector, most, info)
             return Query(vector=vector, unknown_terms=unknown, **options)
         case _:
             raise InputError("query: not set; a text or a vector is needed")
 
 
-def _check_text(field: str, text: str, limits: Limits) -> None:
+def check_text(field: str, text: str, limits: Limits) -> None:
+    """Raise InputError if a text is longer than allowed."""
     # A character is one to four bytes of UTF-8, so most texts need not be encoded to be checked.
     if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:
         raise InputError(f"{field}: {size} bytes; at most {limits.text_bytes}")
 
 
-def _vector(vector: pb.SparseVector, limits: Limits, info: CollectionInfo) -> tuple[Vector, int]:
-    """Return the vector without the terms that the collection does not have, and their number."""
+def sparse_vector(
+    name: str, vector: pb.SparseVector, most: int, info: CollectionInfo
+) -> tuple[Vector, int]:
+    """Return a vector without the terms that the collection does not have, and their number.
+
+    Args:
+        name: Of the field, for errors.
+        vector: As it came; weights of 0 are left out.
+        most: Terms at most.
+        info: Of the collection.
+
+    Raises:
+        InputError: a field of it breaks its rule.
+    """
     # Lengths before contents: converting millions of numbers would block the event loop.
     if vector.tokens and vector.indices:
-        raise InputError("query.vector: both indices and tokens are set; one of them is allowed")
-    field = "query.vector.tokens" if vector.tokens else "query.vector.indices"
+        raise InputError(f"{name}: both indices and tokens are set; one of them is allowed")
+    field = f"{name}.tokens" if vector.tokens else f"{name}.indices"
     count = len(vector.tokens) or len(vector.indices)
-    if count > limits.query_terms:
-        raise InputError(f"{field}: {count} terms; at most {limits.query_terms}")
+    if count > most:
+        raise InputError(f"{field}: {count} terms; at most {most}")
     if count != len(vector.values):
         raise InputError(
-            f"{field}: {count} terms but {len(vector.values)} in query.vector.values; "
+            f"{field}: {count} terms but {len(vector.values)} in {name}.values; "
             "one value per term is needed"
         )
     weights = np.fromiter(vector.values, np.float32, count)
     if (bad := np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))).size:
         where = bad[0]
         raise InputError(
-            f"query.vector.values[{where}]: {weights[where]} is not allowed; finite and > 0, or 0 "
+            f"{name}.values[{where}]: {weights[where]} is not allowed; finite and > 0, or 0 "
             "for an absent term"
         )
     if vector.tokens:
-        terms = _terms_of_tokens(vector, info)
+        terms = _terms_of_tokens(f"{name}.tokens", vector, info)
     else:
         terms = np.fromiter(vector.indices, np.int64, count)
         terms[terms >= info.index.vocabulary_size] = -1
@@ -180,11 +203,11 @@ def _vector(vector: pb.SparseVector, limits: Limits, info: CollectionInfo) -> tu
     return (terms[kept].astype(np.int32), weights[kept]), int(count - known.sum())
 
 
-def _terms_of_tokens(vector: pb.SparseVector, info: CollectionInfo) -> NDArray[np.int64]:
+def _terms_of_tokens(
+    field: str, vector: pb.SparseVector, info: CollectionInfo
+) -> NDArray[np.int64]:
     """Return the term of each token string, -1 for those that the collection does not have."""
     if not info.terms_by_token:
-        raise InputError(
-            "query.vector.tokens: this index was built from numbered terms; give indices"
-        )
+        raise InputError(f"{field}: this index was built from numbered terms; give indices")
     known = info.terms_by_token
     return np.array([known.get(token, -1) for token in vector.tokens], dtype=np.int64)

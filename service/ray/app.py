@@ -49,7 +49,8 @@ class RayArguments(BaseModel):
         """Return all settings.
 
         Raises:
-            InputError: a setting that is not valid, no index, or TLS, which Ray does not support.
+            InputError: a setting that is not valid, no index, or TLS or writing, which are not
+                supported on Ray.
         """
         settings = config.load(self.config, {"index": self.index, **self.settings})
         if settings.index is None:
@@ -58,6 +59,11 @@ class RayArguments(BaseModel):
             raise InputError(
                 "security.tls_certificate is set, but Ray's HAProxy speaks no TLS: end TLS in "
                 "front of it"
+            )
+        if settings.writable:
+            raise InputError(
+                "writable: true, but a service on Ray does not write; serve the index by one "
+                "process, without --ray"
             )
         return settings.model_copy(update={"index": settings.index.resolve()})
 

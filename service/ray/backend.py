@@ -12,9 +12,12 @@ from operator import add
 from typing import TypeVar
 
 from ...core.document import TextKind
-from ...core.results import Answer, Encoding, Explanation, Verification
-from ...engine.backend import CollectionInfo, Query
+from ...core.errors import IncompatibleError, UnsupportedError
+from ...core.filters import Filter
+from ...core.results import Answer, Encoding, Explanation, StoredDocument, Verification
+from ...engine.backend import CollectionInfo, Page, Query, Written
 from ...engine.deadline import Deadline
+from ...index import Upsert
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .deployment import DeploymentClient
@@ -27,11 +30,16 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 RETRY_SECONDS = 0.05  # before a request asks again for a version that is being exchanged
+NO_WRITES = (
+    "documents: a service on Ray does not write; serve the index by one process with --writable, "
+    "or build a new index and serve it as a new version"
+)
 INFO_SECONDS = 60.0  # that a replica may take to describe what it holds
 
 
 class RayBackend:
-    """A :class:`~csplade.engine.backend.SearchBackend` on deployments of Ray Serve.
+    """A :class:`~csplade.engine.backend.SearchBackend` and
+    :class:`~csplade.engine.backend.DocumentBackend` on deployments of Ray Serve; it reads only.
 
     Args:
         settings: All settings.
@@ -65,6 +73,12 @@ class RayBackend:
 
     async def search(self, query: Query, deadline: Deadline) -> Answer:
         """See :meth:`csplade.engine.backend.SearchBackend.search`."""
+        newest = self.info.index.generation
+        if query.min_generation > newest:
+            raise IncompatibleError(
+                f"min_generation: {query.min_generation} is not there; the newest is {newest}; ask "
+                "for that one"
+            )
         return await self._follow(lambda fanout: fanout.search(query, deadline), deadline)
 
     async def search_batch(
@@ -105,6 +119,44 @@ class RayBackend:
     async def verify(self, query: Query, deadline: Deadline) -> Verification:
         """See :meth:`csplade.engine.backend.SearchBackend.verify`."""
         return await self._follow(lambda fanout: fanout.verify(query, deadline), deadline)
+
+    async def upsert(self, items: Sequence[Upsert], deadline: Deadline) -> Written:
+        """See :meth:`csplade.engine.backend.DocumentBackend.upsert`."""
+        raise UnsupportedError(NO_WRITES)
+
+    async def delete(
+        self, ids: Sequence[str], if_version: int | None, deadline: Deadline
+    ) -> Written:
+        """See :meth:`csplade.engine.backend.DocumentBackend.delete`."""
+        raise UnsupportedError(NO_WRITES)
+
+    async def delete_where(self, filter: Filter, deadline: Deadline) -> tuple[Written, int]:
+        """See :meth:`csplade.engine.backend.DocumentBackend.delete_where`."""
+        raise UnsupportedError(NO_WRITES)
+
+    async def get(
+        self, ids: Sequence[str], deadline: Deadline, *, vectors: bool = False
+    ) -> tuple[list[StoredDocument | None], int]:
+        """See :meth:`csplade.engine.backend.DocumentBackend.get`."""
+        return await self._follow(lambda fanout: fanout.get(ids, deadline, vectors), deadline)
+
+    async def scroll(
+        self,
+        after: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        filter: Filter | None = None,
+        vectors: bool = False,
+    ) -> Page:
+        """See :meth:`csplade.engine.backend.DocumentBackend.scroll`."""
+        return await self._follow(
+            lambda fanout: fanout.scroll(after, limit, deadline, filter, vectors), deadline
+        )
+
+    async def count(self, deadline: Deadline, *, filter: Filter | None = None) -> tuple[int, int]:
+        """See :meth:`csplade.engine.backend.DocumentBackend.count`."""
+        return await self._follow(lambda fanout: fanout.count(deadline, filter), deadline)
 
     async def refresh(self) -> None:
         """Probe the deployments, and change to a version as soon as all of them hold it."""

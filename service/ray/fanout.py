@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.document import TextKind
 from ...core.errors import InternalError, UnavailableError
+from ...core.filters import Filter
 from ...core.results import (
     Answer,
     Contribution,
@@ -21,10 +22,11 @@ from ...core.results import (
     Explanation,
     Hit,
     Hits,
+    StoredDocument,
     Verification,
 )
 from ...core.vectors import SparseBatch
-from ...engine.backend import CollectionInfo, Query
+from ...engine.backend import CollectionInfo, Page, Query
 from ...engine.deadline import Deadline
 from ...engine.policy import INLINE_TEXT
 from ..settings import Settings
@@ -169,6 +171,40 @@ class Fanout:
             ]
             return Verification.compare(found, reference, max(one[2] for one in responses))
 
+    async def get(
+        self, ids: Sequence[str], deadline: Deadline, vectors: bool
+    ) -> tuple[list[StoredDocument | None], int]:
+        """Return the document of each id, and the generation."""
+        found = await self._read("get", deadline, list(ids), vectors)
+        documents = [
+            next((one for one in places if one is not None), None)
+            for places in zip(*found, strict=True)
+        ]
+        return documents, self.info.index.generation
+
+    async def scroll(
+        self, after: int, limit: int, deadline: Deadline, filter: Filter | None, vectors: bool
+    ) -> Page:
+        """Return a page of documents: the first ones of the pages of all shards."""
+        pages: list[Page] = await self._read("scroll", deadline, after, limit, filter, vectors)
+        merged = sorted(
+            (document for page in pages for document in page.documents),
+            key=lambda document: document.arrival or 0,
+        )
+        return Page(tuple(merged[:limit]), self.info.index.generation)
+
+    async def count(self, deadline: Deadline, filter: Filter | None) -> tuple[int, int]:
+        """Return the number of documents, and the generation."""
+        return sum(await self._read("count", deadline, filter)), self.info.index.generation
+
+    async def _read(self, method: str, deadline: Deadline, *arguments: Any) -> list[Any]:
+        """Return what each shard answers to a question about its documents."""
+        async with deadline.enforced():
+            call = _call(self.version, _request(deadline))
+            return await asyncio.gather(
+                *(shard.call(method, call, *arguments) for shard in self._shards)
+            )
+
     def _batcher(
         self, deployment: DeploymentClient, method: str, is_heavy: Callable[[Any], bool]
     ) -> MessageBatcher[_Request, Any]:
@@ -267,8 +303,9 @@ class Fanout:
         details = await self._details(query, encoding, rankings, best, deadline)
         fetching = time.perf_counter_ns() - started
         shards = best.shards.tolist()
+        places = list(zip(shards, best.rows.tolist(), strict=True))
         hits = Hits(
-            [rankings[i].ids[row] for i, row in zip(shards, best.rows.tolist(), strict=True)],
+            [rankings[i].ids[row] for i, row in places],
             best.scores.tolist(),
             shards,
             next(iter(rankings.values())).score_scale,
@@ -276,6 +313,7 @@ class Fanout:
             [one.document for one in details],
             [self._named(one.contributions) for one in details],
             [one.vector for one in details],
+            [int(rankings[i].versions[row]) for i, row in places],
         )
         slowest = max(
             (one.timings for one in rankings.values()), key=lambda timings: sum(timings.values())

@@ -20,12 +20,15 @@ import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
 from ...core.errors import CspladeError
+from ...v1 import documents_pb2_grpc as document_rpc
 from ...v1 import retrieval_pb2_grpc as rpc
 from ..admission import Admission
-from ..grpc.interceptor import rejection, tolerant
+from ..grpc.interceptor import own_method, rejection, tolerant
 
 REMAINING = "csplade-remaining"  # metadata: seconds until the caller's deadline
-SERVICER_FUNCTIONS = [f"{__name__}:add_retrieval_service", f"{__name__}:add_health_service"]
+SERVICER_FUNCTIONS = [
+    f"{__name__}:add_{name}_service" for name in ("retrieval", "document", "health")
+]
 
 # Ray's own gRPC servers in this process. Behind HAProxy that is the one of the replica that lives
 # here.
@@ -35,6 +38,11 @@ _servers: weakref.WeakSet[Any] = weakref.WeakSet()
 def add_retrieval_service(servicer: Any, server: Any) -> None:
     """Add RetrievalService to one of Ray's gRPC servers; named in ``grpc_servicer_functions``."""
     rpc.add_RetrievalServiceServicer_to_server(servicer, _Adder(server))
+
+
+def add_document_service(servicer: Any, server: Any) -> None:
+    """Add DocumentService likewise."""
+    document_rpc.add_DocumentServiceServicer_to_server(servicer, _Adder(server))
 
 
 def add_health_service(servicer: Any, server: Any) -> None:
@@ -53,16 +61,16 @@ def is_draining() -> bool:
     return any(getattr(replica, "_shutting_down", False) for replica in replicas)
 
 
-_admission: tuple[Admission, str] | None = None
+_admission: Admission | None = None
 
 
-def admit_with(admission: Admission, service: str) -> None:
-    """Check calls of a service by the admission of the replica in this process.
+def admit_with(admission: Admission) -> None:
+    """Check calls of our services by the admission of the replica in this process.
 
     Where the replica itself serves gRPC, a call is then rejected before its message is read.
     """
     global _admission
-    _admission = admission, f"/{service}/"
+    _admission = admission
 
 
 class _Adder:
@@ -96,12 +104,12 @@ class _Handlers(grpc.GenericRpcHandler):
         handler = tolerant(self._method_handlers.get(details.method))
         if handler is None:
             return None
-        if _admission is not None and details.method.startswith(_admission[1]):
-            admission, prefix = _admission
+        method = own_method(details)
+        if _admission is not None and method is not None:
             try:
-                admission.check(dict(details.invocation_metadata or ()))
+                _admission.check(method, dict(details.invocation_metadata or ()))
             except CspladeError:
-                return rejection(admission, details.method.removeprefix(prefix))
+                return rejection(_admission, method)
         streams = handler.response_streaming
         kind = f"{_side(handler.request_streaming)}_{_side(streams)}"
         behaviour = getattr(handler, kind)

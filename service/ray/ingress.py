@@ -17,12 +17,14 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from ...engine.local import LocalBackend
+from ...v1 import documents_pb2 as document_pb
 from ...v1 import retrieval_pb2 as pb
 from .. import compose
+from ..documents import Documents
 from ..drain import Lifecycle
 from ..grpc.health import NOT_SERVING, SERVICE_UNKNOWN, SERVING
-from ..grpc.server import SERVICE_NAME
-from ..grpc.servicer import RetrievalServicer
+from ..grpc.servicer import DocumentServicer, RetrievalServicer
+from ..names import SERVICE_NAMES
 from ..retrieval import Retrieval
 from ..settings import Settings
 from ..telemetry import logs
@@ -71,8 +73,10 @@ class ServiceReplica:
         self._lifecycle = Lifecycle()
         self._admission = compose.admission(settings, self._lifecycle, self._metrics, self._tracer)
         self._retrieval = Retrieval(settings, self._metrics, self._admission)
+        self._documents = Documents(settings, self._metrics)
         self._servicer = RetrievalServicer(self._retrieval, self._admission)
-        grpc_context.admit_with(self._admission, SERVICE_NAME)
+        self._document_servicer = DocumentServicer(self._documents, self._admission)
+        grpc_context.admit_with(self._admission)
         self._lifecycle.loaded()
         self._refreshing = asyncio.create_task(self._refresh_forever())
 
@@ -89,7 +93,9 @@ class ServiceReplica:
             return self._is_ready() and not self._lifecycle.draining.is_set()
 
         explorer = self._explorer if self._settings.http.explorer else None
-        return build_app(self._settings, self._retrieval, self._admission, is_ready, explorer)
+        return build_app(
+            self._settings, self._retrieval, self._documents, self._admission, is_ready, explorer
+        )
 
     def _explorer(self, transcoder: Transcoder) -> list[BaseRoute]:
         """Return the explorer's routes, without uploads: one replica would not find another's."""
@@ -133,17 +139,51 @@ class ServiceReplica:
         self, incoming: AsyncIterator[pb.SearchStreamRequest], grpc_context: Any
     ) -> AsyncIterator[pb.SearchStreamResponse]:
         """Rank for many queries."""
-        context = RayContext(grpc_context, incoming)
-        handler = asyncio.create_task(self._servicer.SearchStream(incoming, context))
-        handler.add_done_callback(lambda _: context.finish())
-        try:
-            while (message := await context.next()) is not None:
-                yield message
-            await handler
-        except AbortedError:
-            return
-        finally:
-            handler.cancel()
+        async for message in _stream(self._servicer.SearchStream, incoming, grpc_context):
+            yield message
+
+    async def Upsert(
+        self, request: document_pb.UpsertRequest, grpc_context: Any
+    ) -> document_pb.UpsertResponse:
+        """Add documents or replace them."""
+        method = self._document_servicer.Upsert
+        return await self._unary(method, request, grpc_context, document_pb.UpsertResponse)
+
+    async def UpsertStream(
+        self, incoming: AsyncIterator[document_pb.UpsertRequest], grpc_context: Any
+    ) -> AsyncIterator[document_pb.UpsertStreamResponse]:
+        """Upsert request after request."""
+        method = self._document_servicer.UpsertStream
+        async for message in _stream(method, incoming, grpc_context):
+            yield message
+
+    async def Delete(
+        self, request: document_pb.DeleteRequest, grpc_context: Any
+    ) -> document_pb.DeleteResponse:
+        """Delete documents."""
+        method = self._document_servicer.Delete
+        return await self._unary(method, request, grpc_context, document_pb.DeleteResponse)
+
+    async def Get(
+        self, request: document_pb.GetRequest, grpc_context: Any
+    ) -> document_pb.GetResponse:
+        """Read documents by id."""
+        method = self._document_servicer.Get
+        return await self._unary(method, request, grpc_context, document_pb.GetResponse)
+
+    async def Scroll(
+        self, request: document_pb.ScrollRequest, grpc_context: Any
+    ) -> document_pb.ScrollResponse:
+        """Read a page of documents."""
+        method = self._document_servicer.Scroll
+        return await self._unary(method, request, grpc_context, document_pb.ScrollResponse)
+
+    async def Count(
+        self, request: document_pb.CountRequest, grpc_context: Any
+    ) -> document_pb.CountResponse:
+        """Count documents."""
+        method = self._document_servicer.Count
+        return await self._unary(method, request, grpc_context, document_pb.CountResponse)
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
         """grpc.health.v1: return the status of a service now."""
@@ -192,7 +232,7 @@ class ServiceReplica:
     def _health(self, service: str) -> HealthCheckResponse.ServingStatus:
         if service in ("", HEALTH_NAME):
             return SERVING
-        if service != SERVICE_NAME:
+        if service not in SERVICE_NAMES:
             return SERVICE_UNKNOWN
         ready = self._is_ready() and not self._lifecycle.draining.is_set()
         return SERVING if ready else NOT_SERVING
@@ -233,11 +273,12 @@ class Single(ServiceReplica):
     async def reconfigure(self, target: dict[str, Any]) -> None:
         """Serve a target. Ray calls it before the first request and at each new configuration."""
         await self._versions.update(Target.model_validate(target))
-        self._retrieval.backend = self._versions.newest
+        await self._refresh()
 
     async def _refresh(self) -> None:
         if self._versions.names:
-            self._retrieval.backend = self._versions.newest
+            newest = self._versions.newest
+            self._retrieval.backend, self._documents.backend = newest, newest.documents
 
 
 class Ingress(ServiceReplica):
@@ -277,4 +318,21 @@ class Ingress(ServiceReplica):
     async def _refresh(self) -> None:
         await self._backend.refresh()
         if self._backend.ready:
-            self._retrieval.backend = self._backend
+            self._retrieval.backend = self._documents.backend = self._backend
+
+
+async def _stream(
+    method: Callable[..., Awaitable[None]], incoming: AsyncIterator[Any], ray_context: Any
+) -> AsyncIterator[Any]:
+    """Run a streaming method of a servicer; yield what it writes."""
+    context = RayContext(ray_context, incoming)
+    handler = asyncio.ensure_future(method(incoming, context))
+    handler.add_done_callback(lambda _: context.finish())
+    try:
+        while (message := await context.next()) is not None:
+            yield message
+        await handler
+    except AbortedError:
+        return
+    finally:
+        handler.cancel()

@@ -56,6 +56,7 @@ class ShardRanking(NamedTuple):
 
     Attributes:
         ids: Of the documents.
+        versions: int64 [n], generation of the last write of each document.
         ordinals: int64 [n].
         scores: int32 [n].
         matched, postings, clipped: Counts of the query in this shard.
@@ -65,6 +66,7 @@ class ShardRanking(NamedTuple):
     """
 
     ids: list[str]
+    versions: NDArray[np.int64]
     ordinals: NDArray[np.int64]
     scores: NDArray[np.int32]
     matched: int
@@ -80,6 +82,7 @@ class ShardRanking(NamedTuple):
         hits = answer.hits
         return cls(
             list(hits.ids),
+            np.array(hits.versions, np.int64),
             np.array(hits.ordinals, np.int64),
             np.array(hits.integer_scores, np.int32),
             answer.matched,

@@ -66,8 +66,10 @@ class _Labelled(Generic[V]):
 
 
 class _Count:
-    def __init__(self, metric: metrics.Counter, tags: Tags) -> None:
-        self._metric, self._tags = metric, tags
+    def __init__(
+        self, metric: metrics.Counter, tags: Tags, function: Callable[[], float] | None = None
+    ) -> None:
+        self._metric, self._tags, self._function = metric, tags, function
         self._total = self._exported = 0.0
         self._lock = threading.Lock()
 
@@ -76,7 +78,7 @@ class _Count:
             self._total += amount
 
     def export(self) -> None:
-        total = self._total
+        total = self._total if self._function is None else self._function()
         if total > self._exported:
             self._metric.inc(total - self._exported, self._tags)
             self._exported = total
@@ -164,6 +166,13 @@ class RayInstruments:
         gauge = self._known(_Labelled(lambda tags: _Level(metric, tags, function), ()))
         gauge.labels()
         return gauge
+
+    def counter_of(self, name: str, text: str, function: Callable[[], float]) -> _Labelled[_Count]:
+        """Return a counter whose function is called at each export."""
+        metric = metrics.Counter(name, text)
+        counter = self._known(_Labelled(lambda tags: _Count(metric, tags, function), ()))
+        counter.labels()
+        return counter
 
     def histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str

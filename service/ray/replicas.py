@@ -17,9 +17,10 @@ from ray.serve.exceptions import RayServeException
 
 from ...core.document import TextKind
 from ...core.errors import CspladeError, InternalError
-from ...core.results import Encoding, Hit
+from ...core.filters import Filter
+from ...core.results import Encoding, Hit, StoredDocument
 from ...core.vectors import ImpactBatch, SparseBatch
-from ...engine.backend import CollectionInfo, Query
+from ...engine.backend import CollectionInfo, Page, Query
 from ...engine.collection import Collection
 from ...engine.deadline import Deadline
 from ...engine.local import LocalBackend
@@ -190,6 +191,39 @@ class ShardReplica(_Replica):
             return found
 
         return await self._answer(call, details)
+
+    async def get(
+        self, call: Call, ids: list[str], vectors: bool
+    ) -> list[StoredDocument | None] | CspladeError:
+        """Return the documents of those of the ids that this shard holds."""
+
+        async def get(backend: LocalBackend) -> list[StoredDocument | None]:
+            deadline = Deadline.after(call.remaining)
+            return (await backend.documents.get(ids, deadline, vectors=vectors))[0]
+
+        return await self._answer(call, get)
+
+    async def scroll(
+        self, call: Call, after: int, limit: int, filter: Filter | None, vectors: bool
+    ) -> Page | CspladeError:
+        """Return a page of this shard's documents."""
+
+        async def scroll(backend: LocalBackend) -> Page:
+            deadline = Deadline.after(call.remaining)
+            return await backend.documents.scroll(
+                after, limit, deadline, filter=filter, vectors=vectors
+            )
+
+        return await self._answer(call, scroll)
+
+    async def count(self, call: Call, filter: Filter | None) -> int | CspladeError:
+        """Return the number of this shard's documents."""
+
+        async def count(backend: LocalBackend) -> int:
+            deadline = Deadline.after(call.remaining)
+            return (await backend.documents.count(deadline, filter=filter))[0]
+
+        return await self._answer(call, count)
 
     def _details(
         self,

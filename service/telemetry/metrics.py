@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections import Counter as Counted
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,11 +16,13 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
-from ...core.results import Cut
+from ...core.results import Cut, WriteResult, WriteStatus
 from ...core.stages import STAGES
 from ...engine.backend import CollectionInfo
-from ...index import IndexManifest
+from ...index import IndexManifest, WriterStats
 from .logs import dropped_lines
 
 SECONDS = tuple(round(15e-6 * 1.5**step, 9) for step in range(35))  # 15 us to 14.6 s
@@ -40,6 +43,9 @@ class Instruments(Protocol):
 
     def gauge_of(self, name: str, text: str, function: Callable[[], float]) -> Any:
         """Return a gauge of what the function returns."""
+
+    def counter_of(self, name: str, text: str, function: Callable[[], float]) -> Any:
+        """Return a counter of what the function returns, which never falls."""
 
     def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
         """Return a histogram: ``observe``."""
@@ -69,6 +75,12 @@ class PrometheusInstruments:
         gauge.set_function(function)
         return gauge
 
+    def counter_of(self, name: str, text: str, function: Callable[[], float]) -> Collector:
+        """Return a counter whose function is called at each scrape."""
+        counter = _CounterOf(name, text, function)
+        self.registry.register(counter)
+        return counter
+
     def histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
@@ -78,6 +90,15 @@ class PrometheusInstruments:
     def info(self, name: str, text: str) -> Info:
         """Return an info metric; its name ends with ``_info``."""
         return Info(name, text, registry=self.registry)
+
+
+class _CounterOf(Collector):
+    def __init__(self, name: str, text: str, function: Callable[[], float]) -> None:
+        self._name, self._text, self._function = name, text, function
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counter as it is now."""
+        yield CounterMetricFamily(self._name, self._text, self._function())
 
 
 class Metrics:
@@ -134,6 +155,29 @@ class Metrics:
         self.index_postings = gauge("index_postings", "Postings in a shard.", "shard")
         self.index_bytes = gauge("index_bytes", "Bytes of a shard's segments.", "shard")
         self.index_generation = gauge("index_generation", "Generation of a shard.", "shard")
+        self._writer: Callable[[], WriterStats] | None = None
+
+        def of_writer(field: str) -> Callable[[], float]:
+            return lambda: 0.0 if self._writer is None else float(getattr(self._writer(), field))
+
+        self.of_writer = [
+            make.gauge_of(f"csplade_{name}", text, of_writer(field))
+            for name, field, text in (
+                ("generation", "generation", "Generation of the last commit; 0: read only."),
+                ("documents", "documents", "Documents that are not deleted; 0: read only."),
+                ("deleted_documents", "deleted", "Deleted documents that still take room."),
+                ("tail_documents", "tail_documents", "Documents that no segment file holds yet."),
+            )
+        ]
+        self.compactions = make.counter_of(
+            "csplade_compactions_total", "Compactions of segments.", of_writer("compactions")
+        )
+        self.writes = counter(
+            "writes_total", "Documents in writes, by what became of them.", "status"
+        )
+        self.commit_seconds = histogram(
+            "commit_seconds", "Time of a write from its commit's queue to the disk.", SECONDS
+        )
         self.model_info = make.info("csplade_model", "The loaded encoder.")
         self.verify_mismatches = counter(
             "verify_mismatches_total", "Ranks that Verify found to differ."
@@ -158,6 +202,8 @@ class Metrics:
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         self._cuts = {what: self.truncated.labels(what) for what in ("tokens", "terms", "impacts")}
         self._answered: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        for status in get_args(WriteStatus):
+            self.writes.labels(status)
 
     def answered(self, method: str, code: str, seconds: float) -> None:
         """Record one answered request."""
@@ -215,6 +261,19 @@ class Metrics:
             self.index_postings.labels(label).set(shard.postings)
             self.index_bytes.labels(label).set(shard.bytes)
             self.index_generation.labels(label).set(shard.generation)
+
+    def writer(self, stats: Callable[[], WriterStats]) -> None:
+        """Record from now on what the writer of the index says about itself."""
+        self._writer = stats
+
+    def committed(
+        self, results: Sequence[WriteResult], seconds: float, index: IndexManifest
+    ) -> None:
+        """Record a write."""
+        for status, count in Counted(one.status for one in results).items():
+            self.writes.labels(status).inc(count)
+        self.commit_seconds.observe(seconds)
+        self.index(index)
 
     def stages(self, timings: Mapping[str, int]) -> None:
         """Record stage times in nanoseconds; a stage of 0 did not happen."""

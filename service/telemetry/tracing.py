@@ -19,12 +19,12 @@ from ... import __version__
 from ...core.errors import InputError
 from ...core.stages import STAGES
 from ...v1 import retrieval_pb2 as pb
+from ..names import service_of
 from ..settings import Tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 EXPORT_SECONDS = (
     5  # that one export may take; what waits meanwhile is bounded, and its loss is logged
 )
@@ -89,9 +89,10 @@ class Tracer:
         """
         from opentelemetry.trace import SpanKind
 
-        facts = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        service = service_of(method)
+        facts = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         span = self._spans.start_span(
-            f"{SERVICE}/{method}",
+            f"{service}/{method}",
             self._propagator.extract(metadata),
             SpanKind.SERVER,
             facts | {"csplade.request_id": request_id},

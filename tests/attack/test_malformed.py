@@ -6,7 +6,8 @@ import urllib.request
 import grpc
 import pytest
 
-from csplade.service.grpc.server import SERVICE_NAME, running
+from csplade.service.grpc.server import running
+from csplade.service.names import RETRIEVAL
 from csplade.v1 import retrieval_pb2 as pb
 
 METHODS = {
@@ -28,7 +29,7 @@ def test_undecodable_bytes_are_invalid_arguments(vector_index, settings, method,
         running(settings(vector_index, metrics__enabled=True)) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        call = channel.unary_unary(f"/{SERVICE_NAME}/{method}")
+        call = channel.unary_unary(f"/{RETRIEVAL}/{method}")
         count = 0
         for seed in range(60):
             body = broken(seed)
@@ -54,7 +55,7 @@ def test_undecodable_bytes_end_a_stream_alike(vector_index, settings):
         running(settings(vector_index)) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        call = channel.stream_stream(f"/{SERVICE_NAME}/SearchStream")
+        call = channel.stream_stream(f"/{RETRIEVAL}/SearchStream")
         with pytest.raises(grpc.RpcError, match="not a valid protobuf message") as error:
             list(call(iter([broken(3)]), timeout=10))
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -8,7 +8,7 @@ import pytest
 
 from csplade.client.async_client import AsyncClient
 from csplade.client.connection import ServiceError
-from csplade.service.grpc.server import SERVICE_NAME
+from csplade.service.names import RETRIEVAL
 from csplade.v1 import retrieval_pb2 as pb
 
 pytestmark = pytest.mark.attack
@@ -51,7 +51,7 @@ async def test_callers_without_a_key_cost_no_memory(attacked, tmp_path):
             before = server.rss
 
             async def attack(channel):
-                call = channel.unary_unary(f"/{SERVICE_NAME}/Encode")
+                call = channel.unary_unary(f"/{RETRIEVAL}/Encode")
                 with pytest.raises(grpc.aio.AioRpcError) as error:
                     await call(body, timeout=60)
                 return error.value.code()
@@ -78,7 +78,7 @@ async def test_millions_of_terms_are_rejected_by_their_number(attacked):
     body = pb.SearchRequest(query=pb.Query(vector=vector)).SerializeToString()
     with attacked() as server:
         async with grpc.aio.insecure_channel(server.address) as channel:
-            call = channel.unary_unary(f"/{SERVICE_NAME}/Search")
+            call = channel.unary_unary(f"/{RETRIEVAL}/Search")
             with pytest.raises(grpc.aio.AioRpcError, match="900000 terms; at most 2048") as error:
                 await call(body, timeout=60)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT

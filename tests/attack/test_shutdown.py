@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from csplade.client.async_client import AsyncClient
 from csplade.client.connection import ServiceError
-from csplade.service.grpc.server import SERVICE_NAME
+from csplade.service.names import RETRIEVAL
 
 pytestmark = pytest.mark.attack
 
@@ -51,7 +51,7 @@ def test_a_second_signal_ends_the_process(attacked):
         attacked(server__drain_seconds=300) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        stream = channel.stream_stream(f"/{SERVICE_NAME}/SearchStream")(iter(()), timeout=300)
+        stream = channel.stream_stream(f"/{RETRIEVAL}/SearchStream")(iter(()), timeout=300)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         server.process.send_signal(signal.SIGTERM)

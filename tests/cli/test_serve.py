@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from csplade.client.client import Client
 from csplade.client.connection import ServiceError
-from csplade.service.grpc.server import SERVICE_NAME
+from csplade.service.names import RETRIEVAL
 
 COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "serve"]
 
@@ -63,7 +63,7 @@ def test_sigterm_lets_the_request_in_flight_finish(process, vector_index, random
         ThreadPoolExecutor(1) as pool,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+            health_pb2.HealthCheckRequest(service=RETRIEVAL)
         )
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         in_flight = pool.submit(client.search, random_queries[0])

@@ -7,7 +7,10 @@ import pytest
 from csplade.client.client import Client
 from csplade.client.connection import Connection, ServiceError, is_loopback
 from csplade.client.requests import search_request
+from csplade.core.document import Document
 from csplade.core.errors import InputError
+
+DOCUMENT = Document("a", "a text")
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,21 @@ def client():
     [
         (lambda client: client.search("x", k=-1), "k: -1 is not allowed"),
         (lambda client: client.search("x", k=0), "k: 0 is not allowed"),
+        (lambda client: client.search("x", min_generation=-1), "min_generation: -1 is not allowed"),
+        (lambda client: client.upsert(DOCUMENT), "documents: one document given; a list"),
+        (lambda client: client.upsert(["a"]), r"documents\[0\]: 'a' is not a csplade.Document"),
+        (lambda client: client.upsert([DOCUMENT], []), "vectors: not as many as documents"),
+        (lambda client: client.upsert([DOCUMENT], [{}, {}]), "vectors: not as many as documents"),
+        (lambda client: client.upsert([DOCUMENT], [{1: -1.0}]), r"documents\[0\]: weight -1.0 of"),
+        (lambda client: client.upsert([DOCUMENT], [3]), r"documents\[0\]: vector 3 is no mapping"),
+        (lambda client: client.upsert([DOCUMENT], if_version=-1), "if_version: -1 is not allowed"),
+        (
+            lambda client: client.upsert([Document("a", "", metadata={"x": float("nan")})]),
+            r"documents\[0\].metadata: not JSON",
+        ),
+        (lambda client: client.delete("abc"), "ids: 'abc' is not a list"),
+        (lambda client: client.get(["a", 1]), r"ids\[1\]: 1 is not a string"),
+        (lambda client: list(client.scroll(page=0)), "limit: 0 is not allowed"),
         (lambda client: client.search("x", k="5"), "k: '5' is not allowed"),
         (lambda client: client.search("x", k=True), "k: True is not allowed"),
         (lambda client: client.search("x", timeout=0), "timeout: 0 is not allowed"),

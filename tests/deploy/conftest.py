@@ -18,7 +18,7 @@ import yaml
 from csplade.client.client import Client
 from csplade.client.connection import ServiceError
 from csplade.engine.collection import Collection
-from csplade.index import Index
+from csplade.index import IndexWriter
 from csplade.ingest.build import build_from_corpus
 from csplade.model import Encoder
 from csplade.service import settings as config
@@ -76,7 +76,8 @@ def example_server(example_index, encoder) -> Iterator[Server]:
     flags = {"index": example_index, "server.port": 0, "metrics.port": 0, "logging.requests": False}
 
     def opener(_: config.Settings) -> Collection:
-        return Collection(Index.open(example_index, threads=1), encoder)
+        writer = IndexWriter.open(example_index, threads=1)
+        return Collection(writer.index, encoder, writer=writer)
 
     with running(config.load(None, flags), opener) as server:
         yield server
@@ -163,6 +164,9 @@ def busy_until(address: str, prometheus: Prometheus, queries: dict[str, str]) ->
             client.encode(questions[:2])
             client.verify(questions[0], k=5)
             list(client.search_many(questions, k=5))
+            if client.info().index["writable"]:
+                (stored,) = client.search(questions[0], k=1, with_document=True)
+                client.upsert([stored.document])  # which changes nothing
             with pytest.raises(ServiceError):
                 client.search("k is out of range", k=100_000)
             missing = {

@@ -105,13 +105,14 @@ async def test_an_expired_search_stops_at_the_next_blocks(vectors, monkeypatch):
 
 
 async def test_a_store_that_is_stuck_delays_no_search_without_documents(vectors, monkeypatch):
-    stuck, fetch = threading.Event(), vectors.index.fetch
+    now, stuck = vectors.index.snapshot, threading.Event()
+    fetch = now.fetch
 
     def wait(*places):
         assert stuck.wait(30)
         return fetch(*places)
 
-    monkeypatch.setattr(vectors.index, "fetch", wait)
+    monkeypatch.setattr(now, "fetch", wait)
     running = LocalBackend(vectors, BatchOptions(threads=2), NullObserver())
     stalled = [
         asyncio.create_task(

@@ -25,7 +25,13 @@ def target(tiny_model, tmp_path_factory):
 
     index = tmp_path_factory.mktemp("examples") / "index"
     build_from_corpus(EXAMPLES / "corpus.jsonl", index, Encoder.from_pretrained(tiny_model))
-    flags = {"index": index, "server.port": 0, "metrics.enabled": False, "logging.requests": False}
+    flags = {
+        "index": index,
+        "writable": True,
+        "server.port": 0,
+        "metrics.enabled": False,
+        "logging.requests": False,
+    }
     with running(load(flags=flags)) as server:
         yield server.address
 
@@ -66,6 +72,17 @@ def test_fuse_rankings(target, capsys):
     assert re.fullmatch(
         r"by ranks: (\S+ 0\.0\d\d(, |\n)){3}by scores: (\S+ [01]\.\d{3}(, |\n)){3}", shown
     )
+
+
+def test_write_documents(target, capsys):
+    main_of("write_documents")(target)
+    first, found, updated, late, deleted = capsys.readouterr().out.splitlines()
+    version = int(first.removeprefix("created as version "))
+    assert version > 1
+    assert found == "found: True"
+    assert updated == "updated to {'year': 1988}"
+    assert late == "failed ABORTED"
+    assert deleted == "deleted [None]"
 
 
 def test_encode_texts(tiny_model, capsys):

@@ -1,6 +1,10 @@
+"""What several folders of services use: a browser, and servers that write."""
+
 import shutil
 
 import pytest
+
+from csplade.service.grpc.server import running
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +25,17 @@ def browser():
     driver = webdriver.Chrome(options=options, service=Service(programs[1]))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def writable(settings, tmp_path):
+    """Runs a server on a copy of an index, open for writing."""
+
+    def start(index, **values):
+        copy = tmp_path / "writable"
+        if not copy.exists():
+            shutil.copytree(index, copy)
+        chosen = {"writable": True, "scoring__threads": 1, "model__threads": 1, **values}
+        return running(settings(copy, model__device="cpu", **chosen))
+
+    return start

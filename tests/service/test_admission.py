@@ -25,7 +25,7 @@ async def test_a_batch_counts_as_many_as_its_queries(admission):
         with admission.counted_as(3), request(admission):
             assert lifecycle.in_flight == 4
             with pytest.raises(OverloadedError, match="4 requests are in flight and 1 more exceed"):
-                admission.check({})
+                admission.check("Search", {})
         assert lifecycle.in_flight == 1
         assert not lifecycle.idle.is_set()
     assert lifecycle.in_flight == 0

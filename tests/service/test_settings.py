@@ -60,7 +60,7 @@ def test_settings_are_frozen():
     ("content", "complaint"),
     [
         ("limits: {kk: 1}", r"c\.yaml: limits\.kk: unknown key; known are k, explain_k"),
-        ("limit: {k: 1}", r"c\.yaml: limit: unknown key; known are index, model"),
+        ("limit: {k: 1}", r"c\.yaml: limit: unknown key; known are index, writable"),
         ("limits: {k: 10001}", r"c\.yaml: limits\.k = 10001: .*less than or equal to 10000"),
         ("limits: {k: many}", r"c\.yaml: limits\.k = 'many': .*valid integer"),
         ("limits: 5", r"c\.yaml: limits = 5: "),

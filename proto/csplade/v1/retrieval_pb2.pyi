@@ -36,7 +36,7 @@ class Query(_message.Message):
     def __init__(self, text: _Optional[str] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "explain", "with_document", "allow_partial", "columns", "filter", "offset", "score_threshold", "with_vector")
+    __slots__ = ("query", "k", "explain", "with_document", "allow_partial", "columns", "filter", "offset", "score_threshold", "with_vector", "min_generation")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class SearchRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SCORE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     WITH_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    MIN_GENERATION_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     explain: bool
@@ -57,7 +58,8 @@ class SearchRequest(_message.Message):
     offset: int
     score_threshold: float
     with_vector: bool
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ..., columns: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., offset: _Optional[int] = ..., score_threshold: _Optional[float] = ..., with_vector: _Optional[bool] = ...) -> None: ...
+    min_generation: int
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., explain: _Optional[bool] = ..., with_document: _Optional[bool] = ..., allow_partial: _Optional[bool] = ..., columns: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., offset: _Optional[int] = ..., score_threshold: _Optional[float] = ..., with_vector: _Optional[bool] = ..., min_generation: _Optional[int] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("must", "should", "must_not")
@@ -133,23 +135,26 @@ class SearchResponse(_message.Message):
     def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., matched_documents: _Optional[int] = ..., postings_read: _Optional[int] = ..., query_terms: _Optional[int] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., generation: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., score_scale: _Optional[float] = ..., partial: _Optional[bool] = ..., missing_shards: _Optional[_Iterable[int]] = ..., columns: _Optional[_Union[HitColumns, _Mapping]] = ...) -> None: ...
 
 class HitColumns(_message.Message):
-    __slots__ = ("ids", "integer_scores", "shards")
+    __slots__ = ("ids", "integer_scores", "shards", "versions")
     IDS_FIELD_NUMBER: _ClassVar[int]
     INTEGER_SCORES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     integer_scores: _containers.RepeatedScalarFieldContainer[int]
     shards: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ids: _Optional[_Iterable[str]] = ..., integer_scores: _Optional[_Iterable[int]] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., integer_scores: _Optional[_Iterable[int]] = ..., shards: _Optional[_Iterable[int]] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("id", "score", "integer_score", "shard", "document", "contributions", "vector")
+    __slots__ = ("id", "score", "integer_score", "shard", "document", "contributions", "version", "vector")
     ID_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     INTEGER_SCORE_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     score: float
@@ -157,8 +162,9 @@ class Hit(_message.Message):
     shard: int
     document: Document
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
+    version: int
     vector: SparseVector
-    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., integer_score: _Optional[int] = ..., shard: _Optional[int] = ..., document: _Optional[_Union[Document, _Mapping]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., integer_score: _Optional[int] = ..., shard: _Optional[int] = ..., document: _Optional[_Union[Document, _Mapping]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., version: _Optional[int] = ..., vector: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
 
 class Document(_message.Message):
     __slots__ = ("title", "text", "metadata_json")
@@ -378,7 +384,7 @@ class ModelInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., query_encoder: _Optional[str] = ...) -> None: ...
 
 class IndexInfo(_message.Message):
-    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "max_impact", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier", "fields")
+    __slots__ = ("format_version", "model_fingerprint", "vocabulary_size", "document_scale", "max_impact", "generation", "documents", "postings", "bytes", "shards", "string_terms", "query_modifier", "writable", "fields")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -398,6 +404,7 @@ class IndexInfo(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     STRING_TERMS_FIELD_NUMBER: _ClassVar[int]
     QUERY_MODIFIER_FIELD_NUMBER: _ClassVar[int]
+    WRITABLE_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     model_fingerprint: str
@@ -411,8 +418,9 @@ class IndexInfo(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[ShardInfo]
     string_terms: bool
     query_modifier: str
+    writable: bool
     fields: _containers.ScalarMap[str, str]
-    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., max_impact: _Optional[int] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, format_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., document_scale: _Optional[float] = ..., max_impact: _Optional[int] = ..., generation: _Optional[int] = ..., documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardInfo, _Mapping]]] = ..., string_terms: _Optional[bool] = ..., query_modifier: _Optional[str] = ..., writable: _Optional[bool] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ShardInfo(_message.Message):
     __slots__ = ("documents", "postings", "bytes")
@@ -425,7 +433,7 @@ class ShardInfo(_message.Message):
     def __init__(self, documents: _Optional[int] = ..., postings: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("k", "explain_k", "query_terms", "text_bytes", "encode_texts", "stream_in_flight", "queue", "batch_tokens", "batch_queries", "timeout_seconds", "receive_bytes", "send_bytes", "batch_searches")
+    __slots__ = ("k", "explain_k", "query_terms", "text_bytes", "encode_texts", "stream_in_flight", "queue", "batch_tokens", "batch_queries", "timeout_seconds", "receive_bytes", "send_bytes", "batch_searches", "documents")
     K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_K_FIELD_NUMBER: _ClassVar[int]
     QUERY_TERMS_FIELD_NUMBER: _ClassVar[int]
@@ -439,6 +447,7 @@ class Limits(_message.Message):
     RECEIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEND_BYTES_FIELD_NUMBER: _ClassVar[int]
     BATCH_SEARCHES_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     k: int
     explain_k: int
     query_terms: int
@@ -452,7 +461,8 @@ class Limits(_message.Message):
     receive_bytes: int
     send_bytes: int
     batch_searches: int
-    def __init__(self, k: _Optional[int] = ..., explain_k: _Optional[int] = ..., query_terms: _Optional[int] = ..., text_bytes: _Optional[int] = ..., encode_texts: _Optional[int] = ..., stream_in_flight: _Optional[int] = ..., queue: _Optional[int] = ..., batch_tokens: _Optional[int] = ..., batch_queries: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., receive_bytes: _Optional[int] = ..., send_bytes: _Optional[int] = ..., batch_searches: _Optional[int] = ...) -> None: ...
+    documents: int
+    def __init__(self, k: _Optional[int] = ..., explain_k: _Optional[int] = ..., query_terms: _Optional[int] = ..., text_bytes: _Optional[int] = ..., encode_texts: _Optional[int] = ..., stream_in_flight: _Optional[int] = ..., queue: _Optional[int] = ..., batch_tokens: _Optional[int] = ..., batch_queries: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., receive_bytes: _Optional[int] = ..., send_bytes: _Optional[int] = ..., batch_searches: _Optional[int] = ..., documents: _Optional[int] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
     __slots__ = ("query", "k", "filter")

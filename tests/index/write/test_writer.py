@@ -55,8 +55,8 @@ def test_a_write_is_visible_and_on_the_disk_when_it_returns(writer, path):
     (stored,) = writer.index.get(["new"], with_vector=True)
     assert stored.document == document("new", n=1)
     assert (stored.version, stored.arrival) == (2, 400)
-    np.testing.assert_array_equal(stored.vector[0], VECTOR[0])
-    np.testing.assert_allclose(stored.vector[1], VECTOR[1])
+    np.testing.assert_array_equal(stored.terms, VECTOR[0])
+    np.testing.assert_allclose(stored.weights, VECTOR[1])
     with Index.open(path, threads=1) as index:  # as after a crash: nothing was closed
         assert index.generation == 2
         assert index.get(["new"])[0].document == document("new", n=1)
@@ -89,7 +89,7 @@ def test_changed_metadata_keeps_the_vector(writer):
     assert result.status == "updated"
     (stored,) = writer.index.get(["a"], with_vector=True)
     assert stored.document.metadata == {"n": 2}
-    assert stored.vector[0].tolist() == VECTOR[0].tolist()
+    assert stored.terms.tolist() == VECTOR[0].tolist()
     for missing in (document("a", "another text"), document("b")):
         (result,) = writer.upsert([Upsert(missing)])
         assert result.status == "failed"
@@ -149,8 +149,8 @@ def test_terms_in_any_order_and_empty_vectors(writer):
     items = [Upsert(document("a"), ([9, 3], [0.5, 1.0])), Upsert(document("b"), ([], []))]
     assert statuses(writer.upsert(items)) == ["created", "created"]
     a, b = writer.index.get(["a", "b"], with_vector=True)
-    assert a.vector[0].tolist() == [3, 9]
-    assert b.vector[0].tolist() == []
+    assert a.terms.tolist() == [3, 9]
+    assert b.terms.tolist() == []
 
 
 def test_threads_share_commits(writer):

@@ -14,7 +14,7 @@ from csplade.client.connection import ServiceError
 from csplade.core.vectors import SparseBatch
 from csplade.engine.collection import Collection
 from csplade.index import Index
-from csplade.service.grpc.server import SERVICE_NAME
+from csplade.service.names import RETRIEVAL
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
 
@@ -355,19 +355,19 @@ async def test_the_asynchronous_client_does_the_same(vector_service, vector_clie
 def test_health_tells_alive_ready_and_unknown(service):
     with service.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for name in ("", SERVICE_NAME):
+        for name in ("", RETRIEVAL):
             assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == 1
         with pytest.raises(grpc.RpcError) as error:
             stub.Check(health_pb2.HealthCheckRequest(service="nothing"))
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
-    assert SERVICE_NAME == "csplade.v1.RetrievalService"
+    assert RETRIEVAL == "csplade.v1.RetrievalService"
 
 
 def test_reflection_describes_the_service(service):
     with service.channel() as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
-        assert {SERVICE_NAME, "grpc.health.v1.Health"} <= set(database.get_services())
-        described = database.FindFileContainingSymbol(SERVICE_NAME).service[0]
+        assert {RETRIEVAL, "grpc.health.v1.Health"} <= set(database.get_services())
+        described = database.FindFileContainingSymbol(RETRIEVAL).service[0]
     assert [method.name for method in described.method] == [
         "Search",
         "SearchStream",

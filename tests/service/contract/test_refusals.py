@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from csplade.client.client import Client
 from csplade.client.connection import ServiceError
-from csplade.service.grpc.server import SERVICE_NAME
+from csplade.service.names import RETRIEVAL
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
 
@@ -141,14 +141,14 @@ def test_keys_are_asked_for_but_not_by_health(string_service):
             client.info()
         assert error.value.code == code
     with string_service.channel() as channel:
-        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        request = health_pb2.HealthCheckRequest(service=RETRIEVAL)
         assert health_pb2_grpc.HealthStub(channel).Check(request).status == 1
 
 
 def test_health_is_watched(vector_service):
     with vector_service.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for name, status in ((SERVICE_NAME, 1), ("nothing", 3)):
+        for name, status in ((RETRIEVAL, 1), ("nothing", 3)):
             watch = stub.Watch(health_pb2.HealthCheckRequest(service=name))
             assert next(watch).status == status
             watch.cancel()
@@ -157,7 +157,7 @@ def test_health_is_watched(vector_service):
 @pytest.mark.parametrize("method", ["Search", "SearchBatch", "Encode", "Verify"])
 def test_undecodable_bytes_are_invalid_arguments(vector_service, method):
     with vector_service.channel() as channel:
-        call = channel.unary_unary(f"/{SERVICE_NAME}/{method}")
+        call = channel.unary_unary(f"/{RETRIEVAL}/{method}")
         for body in (b"\x0a\x04\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"):
             with pytest.raises(grpc.RpcError, match="not a valid protobuf message") as error:
                 call(body, timeout=30)

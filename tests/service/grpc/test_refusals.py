@@ -18,7 +18,8 @@ from csplade.client.connection import ServiceError
 from csplade.engine import deadline
 from csplade.engine.collection import Collection
 from csplade.kernels.score import cpu
-from csplade.service.grpc.server import SERVICE_NAME, Server, running
+from csplade.service.grpc.server import Server, running
+from csplade.service.names import RETRIEVAL
 from csplade.service.telemetry import logs
 from csplade.v1 import retrieval_pb2 as pb
 from csplade.v1 import retrieval_pb2_grpc as rpc
@@ -227,7 +228,7 @@ async def test_not_ready_before_everything_is_loaded(vector_index, settings):
         AsyncClient(server.address) as client,
     ):
         health = health_pb2_grpc.HealthStub(channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=RETRIEVAL))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert (
             await health.Check(health_pb2.HealthCheckRequest())
@@ -256,7 +257,7 @@ async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest(
         AsyncClient(server.address) as client,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+            health_pb2.HealthCheckRequest(service=RETRIEVAL)
         )
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         stream = rpc.RetrievalServiceStub(channel).SearchStream()

@@ -66,6 +66,7 @@ def test_a_batch_answers_each_query_or_says_why_not(text_server, path):
         "ids": [hit["id"] for hit in alone["hits"]],
         "integerScores": [hit["integerScore"] for hit in alone["hits"]],
         "shards": [hit["shard"] for hit in alone["hits"]],
+        "versions": [hit["version"] for hit in alone["hits"]],
     }
     assert failed["error"]["code"] == 3
     assert failed["error"]["message"].startswith("query: not set")
