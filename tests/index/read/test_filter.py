@@ -96,7 +96,7 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(
 ):
     monkeypatch.setattr(filter_masks, "RARE_SHARE", rare)
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         seed=st.integers(0, 2**32 - 1),
         count=st.integers(1, 120),
@@ -104,7 +104,7 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(
         block_size=st.sampled_from([1, 7, 64]),
         segment_blocks=st.sampled_from([1, 2, 100]),
         deleted=st.sampled_from([0.0, 0.3]),
-        asked=st.lists(filters(), min_size=1, max_size=4),
+        asked=st.lists(filters(), min_size=1, max_size=3),
         k=st.sampled_from([3, 10_000]),
     )
     def check(seed, count, shards, block_size, segment_blocks, deleted, asked, k):
