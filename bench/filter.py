@@ -133,6 +133,7 @@ def run(
         times = np.empty((len(cases), ROUNDS, len(rows)))
         for turn in range(ROUNDS):
             for number, row in enumerate(rows):
+                _time(index, row, k, None)  # the query's postings come into the caches
                 for place, (_, _, filter, _) in enumerate(cases):
                     times[place, turn, number] = _time(index, row, k, filter)[0]
             progress("rounds", turn + 1, ROUNDS)
