@@ -144,7 +144,7 @@ class CpuSearcher:
                 inside = None if mask is None else mask.of(number, one)
                 few = None if mask is None or inside is None else mask.rare(one, inside)
                 allowed[number].append(one.allowed(inside) if few is None else None)
-                if few is not None:
+                if few is not None and len(few):
                     rare.append((number, one, few))
         return allowed, rare
 

@@ -252,5 +252,5 @@ class DeviceSearcher:
         """Return which of the part's places are live and inside the mask; None for all."""
         if mask is None:
             return part.live
-        allowed = mask.keep(part, lambda: part.inside(mask))
+        allowed = mask.keep(part.postings, lambda: part.inside(mask))
         return allowed if part.live is None else allowed & part.live

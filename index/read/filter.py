@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -19,9 +20,11 @@ from ...core.errors import InputError
 from ...core.filters import Condition, Exists, Filter, HasId, Match, Range
 from ...kernels.score.types import MAX_BLOCK_DOCUMENTS
 from .fields import Column, FieldColumns
-from .rare import NOTHING, RARE_SHARE, RareDocuments
+from .rare import NOTHING, RARE_FROM, RARE_SHARE, RareDocuments
 from .searcher import S, Sized
 from .shard import OpenSegment
+
+log = logging.getLogger(__name__)
 
 # A byte per document and filter: 32 filters over 8 M documents.
 CACHE_BYTES = 256 * 2**20
@@ -111,7 +114,11 @@ class FilterCache:
         return None
 
     def _make(self, filter: Filter, owner: weakref.ref[object], make: Callable[[], Sized]) -> None:
-        made = make()
+        try:
+            made = make()
+        except Exception:  # nobody waits for it, and searches go on without
+            log.exception("what a filter comes to could not be made")
+            return
         with self._lock:
             kept, there = self._kept.get(filter), owner()
             if kept is None or there is None:
@@ -171,7 +178,8 @@ class FilterMask:
         count, postings = int(np.count_nonzero(inside)), segment.segment
         if not count:
             return NOTHING
-        if count > min(RARE_SHARE * len(inside), MAX_BLOCK_DOCUMENTS):
+        most = min(RARE_SHARE * len(inside), MAX_BLOCK_DOCUMENTS)
+        if count > most or len(inside) < RARE_FROM:
             return None
         return self.cache.get_later(
             self.filter, postings, lambda: RareDocuments.of(postings, inside)

@@ -20,6 +20,9 @@ from ..storage.segment import Segment
 # Share of a segment's documents up to which those inside are rare. A posting takes 3 bytes: at 119
 # a document, and one document in 32, eleven times the byte per document that a mask takes.
 RARE_SHARE = 1 / 32
+# Documents of a segment from which that pays: those of two full blocks. What a search of rare
+# documents takes in Python is as long as scoring one block.
+RARE_FROM = 32_768
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,9 @@ class RareDocuments:
 
     places: NDArray[np.int64]
     segment: Segment | None
+
+    def __len__(self) -> int:
+        return len(self.places)
 
     @classmethod
     def of(cls, segment: Segment, inside: NDArray[np.bool_]) -> Self:

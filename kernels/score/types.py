@@ -152,7 +152,7 @@ def padded_width(block_size: int) -> int:
     return max(TILE_DOCUMENTS, 1 << (block_size - 1).bit_length())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Postings:
     """Hold a run of blocks on one device, as :mod:`.layout` lays them out.
 

@@ -95,6 +95,7 @@ def test_filtered_searches_equal_those_by_a_check_of_every_document(
     tmp_path_factory, monkeypatch, rare
 ):
     monkeypatch.setattr(filter_masks, "RARE_SHARE", rare)
+    monkeypatch.setattr(filter_masks, "RARE_FROM", 1)
 
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
@@ -194,7 +195,8 @@ def test_the_cache_holds_a_bounded_number_of_filters_and_nothing_of_owners_that_
     assert len(cache.get(below(1), owner, lambda: np.zeros(1, bool))) == 9000
 
 
-def test_documents_that_stay_rare_are_searched_apart(numbered):
+def test_documents_that_stay_rare_are_searched_apart(numbered, monkeypatch):
+    monkeypatch.setattr(filter_masks, "RARE_FROM", 1)
     queries = helpers.random_queries(np.random.default_rng(2), 3)
     few = Filter.parse({"must": [{"field": "number", "match": {"any": [3, 40, 41]}}]})
     with Index.open(numbered, threads=2) as index:
