@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from google.protobuf.json_format import MessageToDict
+from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from ...core.document import TextKind
@@ -125,8 +125,8 @@ def resolved_filter(request: Any, info: CollectionInfo) -> Filter | None:
     if not request.HasField("filter"):
         return None
     try:
-        plain = MessageToDict(request.filter, preserving_proto_field_name=True)
-    except ValueError as error:  # a number that is not finite
+        plain = json_format.MessageToDict(request.filter, preserving_proto_field_name=True)
+    except (ValueError, json_format.Error) as error:  # a number that is not finite
         raise InputError(f"filter: {error}") from None
     return Filter.parse(plain).resolve(info.index.fields) or None
 

@@ -18,6 +18,7 @@ from csplade.v1.retrieval_pb2 import SparseVector
 fuzzed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 DEEP = 100_000  # levels of nesting that no parser of Python follows
+DEEPEST = 5  # levels of a message; a filter may hold filters
 HOSTILE = [
     None, True, False, -1, 0, 1, 2**31, 2**32, 2**63, 2**64, 10**400,
     1.5, -0.0, 1e308, float("nan"),
@@ -108,7 +109,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
 
 
 @st.composite
-def messages(draw: st.DrawFn, kind: Descriptor) -> Message:
+def messages(draw: st.DrawFn, kind: Descriptor, depth: int = 0) -> Message:
     """A message of a type, each field perhaps set, to anything that its type holds."""
     message = GetMessageClass(kind)()
     if kind.full_name == SparseVector.DESCRIPTOR.full_name and draw(st.booleans()):
@@ -118,20 +119,24 @@ def messages(draw: st.DrawFn, kind: Descriptor) -> Message:
     for field in kind.fields:
         optional = field.containing_oneof is None or len(field.containing_oneof.fields) == 1
         wanted = draw(st.integers(0, 5)) if optional else field.name in chosen
-        if not wanted:
+        if not wanted or (field.message_type is not None and depth == DEEPEST):
             continue
-        if field.is_repeated:
-            few = st.lists(_value(field), max_size=4)
-            values = draw(few if field.cpp_type not in NUMBERS else few | _many(field))
-            if field.message_type is not None:
-                for value in values:
-                    getattr(message, field.name).add().CopyFrom(value)
-            else:
-                getattr(message, field.name).extend(values)
+        held = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+            pairs = st.dictionaries(_value(key, depth), _value(value, depth), max_size=3)
+            for name, one in draw(pairs).items():
+                if value.message_type is not None:
+                    held[name].CopyFrom(one)
+                else:
+                    held[name] = one
+        elif field.is_repeated:
+            few = st.lists(_value(field, depth), max_size=4)
+            held.extend(draw(few if field.cpp_type not in NUMBERS else few | _many(field)))
         elif field.message_type is not None:
-            getattr(message, field.name).CopyFrom(draw(_value(field)))
+            held.CopyFrom(draw(_value(field, depth)))
         else:
-            setattr(message, field.name, draw(_value(field)))
+            setattr(message, field.name, draw(_value(field, depth)))
     return message
 
 
@@ -141,9 +146,9 @@ def message_bytes(kind: Descriptor) -> st.SearchStrategy[bytes]:
     return whole | whole | whole | whole.flatmap(spoiled)
 
 
-def _value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+def _value(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
     if field.message_type is not None:
-        return messages(field.message_type)
+        return messages(field.message_type, depth + 1)
     if field.type == FieldDescriptor.TYPE_BYTES:
         return st.binary(max_size=40)
     return TEXTS if field.type == FieldDescriptor.TYPE_STRING else NUMBERS[field.cpp_type]

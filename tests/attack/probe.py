@@ -296,7 +296,8 @@ def pin(process: int, cores: set[int]) -> None:
     """Keep all threads of a process on some cores, where there are others as well."""
     if cores < os.sched_getaffinity(0):
         for thread in Path(f"/proc/{process}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cores)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread.name), cores)
 
 
 def measure(place: Place, name: str | None, seconds: float, rate: float) -> Measured:
