@@ -120,9 +120,6 @@ def cluster(
         stale.mark(scratch)
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         off = prepare(scratch)
-        local = metrics is None or not metrics.enabled or loopback.is_loopback(metrics.host)
-        if local:
-            loopback.prepare()
         if off:
             log.warning("requests take longer without %s=1", "=1 and ".join(off))
         port = server.port or free_port()
@@ -146,7 +143,8 @@ def cluster(
             "_temp_dir": str(scratch / "ray"),
             "_metrics_export_port": free_port(),
         }
-        if local:
+        if metrics is None or not metrics.enabled or loopback.is_loopback(metrics.host):
+            loopback.prepare()
             chosen["runtime_env"] = {"worker_process_setup_hook": loopback.HOOK}
         if metrics is not None and metrics.enabled and metrics.port:
             _check_free(metrics.host, metrics.port, "metrics")

@@ -25,11 +25,15 @@ def is_loopback(host: str) -> bool:
 
 
 def prepare() -> None:
-    """Set the environment, before Ray is imported: the node's address is the loopback one.
+    """Let the loopback address be that of the node which this process starts.
 
-    Ray does so where it must not open ports, on macOS and Windows, unless this variable is 1.
+    Ray does so where it must not open ports, on macOS and Windows. The variable tells the node's
+    processes; this one has read it when it imported Ray.
     """
+    from ray._private import ray_constants
+
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def bind() -> None:
