@@ -24,6 +24,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ...client.connection import is_loopback
 from ...core.errors import InputError, UnavailableError
 from ...core.machine import cores
 from ...v1 import retrieval_pb2 as pb
@@ -143,7 +144,7 @@ def cluster(
             "_temp_dir": str(scratch / "ray"),
             "_metrics_export_port": free_port(),
         }
-        if metrics is None or not metrics.enabled or loopback.is_loopback(metrics.host):
+        if metrics is None or not metrics.enabled or is_loopback(f"{metrics.host}:{metrics.port}"):
             loopback.prepare()
             chosen["runtime_env"] = {"worker_process_setup_hook": loopback.HOOK}
         if metrics is not None and metrics.enabled and metrics.port:

@@ -6,7 +6,6 @@ proxies on other nodes. Ray calls :func:`bind` in every process of the cluster b
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from types import ModuleType
 from typing import Any
@@ -14,14 +13,6 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 HOOK = f"{__name__}.bind"
 """Value of ``worker_process_setup_hook``."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address of this machine is reachable from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def prepare() -> None:
