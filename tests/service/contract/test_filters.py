@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.struct_pb2 import Value
 
 from csplade.client.connection import ServiceError
 from csplade.core.filters import Exists, Filter, HasId, Match, Range
@@ -167,6 +168,18 @@ def test_what_does_not_fit_is_rejected_by_the_service(client, options, complaint
                 filter=pb.Filter(must=[pb.Condition(field="number", exists=True, has_id=["a"])])
             ),
             r"filter.must\[0\]: has exists, has_id; exactly one of",
+        ),
+        (
+            pb.SearchRequest(
+                filter=pb.Filter(
+                    must=[
+                        pb.Condition(
+                            field="number", range=pb.Range(lte=Value(number_value=float("inf")))
+                        )
+                    ]
+                )
+            ),
+            "filter: .*lte.*Infinity",
         ),
         (pb.SearchRequest(score_threshold=float("nan")), "score_threshold: nan is not finite"),
         (pb.SearchRequest(columns=True, with_vector=True), "columns: true is not allowed with"),
