@@ -29,6 +29,9 @@ from .cluster import STOP_FILE
 log = logging.getLogger(__name__)
 
 LENGTH_BYTES = 4
+# Calls of a replica in flight; further ones go through Ray, which also knows the replicas of other
+# machines. Only heavy work has so many, and it makes up for Ray's time.
+BUSY_CALLS = 2
 
 
 class ChannelLostError(Exception):
@@ -222,6 +225,6 @@ class Channels:
             one.close()
 
     def choose(self) -> Channel | None:
-        """Return the channel with the fewest calls; None if there is none."""
-        usable = [one for one in self._open.values() if not one.lost]
+        """Return the channel with the fewest calls; None if there is none, or all are busy."""
+        usable = [one for one in self._open.values() if not one.lost and one.calls < BUSY_CALLS]
         return min(usable, key=lambda one: one.calls, default=None)

@@ -6,7 +6,7 @@ import pytest
 
 from csplade.core.errors import InternalError
 from csplade.service.ray import channel
-from csplade.service.ray.channel import ChannelLostError, Channels
+from csplade.service.ray.channel import BUSY_CALLS, ChannelLostError, Channels
 from csplade.service.ray.cluster import STOP_FILE
 
 
@@ -66,6 +66,16 @@ async def test_calls_share_a_connection_and_are_answered_when_they_are_ready(rep
     replica.release.set()
     assert await slow == "released"
     assert one.calls == 0
+
+
+async def test_a_busy_replica_leaves_the_choice_to_ray(replica, channels):
+    one = channels.choose()
+    calls = [asyncio.create_task(one.call("wait", ())) for _ in range(BUSY_CALLS)]
+    await replica.entered.wait()
+    assert channels.choose() is None
+    replica.release.set()
+    assert await asyncio.gather(*calls) == ["released"] * BUSY_CALLS
+    assert channels.choose() is one
 
 
 async def test_a_call_that_nobody_waits_for_is_cancelled(replica, channels):
