@@ -224,9 +224,9 @@ def _write(
     with progress_bars("queries") as progress, write_run(output, tag) as run:
         progress("queries", 0, total)
         for done, (query, answer) in enumerate(answers, 1):
-            hits: Hits = [
-                (hit.id, hit.integer_score if integer_scores else hit.score) for hit in answer.hits
-            ]
+            found = answer.hits
+            scores = found.integer_scores if integer_scores else found.scores
+            hits: Hits = list(zip(found.ids, scores, strict=True))
             run.write(query, join(query, hits) if join else hits)
             cuts = (not answer.hits, answer.cut.tokens, answer.cut.terms, answer.cut.impacts)
             counts = {

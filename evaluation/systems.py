@@ -179,7 +179,7 @@ class _Tally:
         """Add an answer and the nanoseconds that the caller waited for it."""
         self.add(
             query,
-            [hit.id for hit in answer.hits],
+            list(answer.hits.ids),
             answer.postings,
             answer.query_terms,
             {**answer.timings, "total": total},
