@@ -121,7 +121,9 @@ class Retrieval:
             advice = "send fewer queries, or ask for a smaller k"
             return replies.sendable(message, self._settings, advice)
 
-        simple = not any(one.explain or one.with_document for one in request.requests)
+        simple = not any(
+            one.explain or one.with_document or one.with_vector for one in request.requests
+        )
         hits = sum(len(one) for one in public if isinstance(one, Answer))
         return await _render(reply, small=simple and hits <= INLINE_HITS)
 
