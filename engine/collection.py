@@ -217,7 +217,7 @@ class Collection:
             self.encoder.encode(["ready"], "query")
         if self.index.shards:
             self.search(SparseBatch.from_rows([([0], [1.0])]), 1, with_document=False)
-        if self.on_one_device:
+        if self.index.shards and self.on_one_device:
             self.search(["ready"], 1, with_document=False)
 
     @property
@@ -237,12 +237,10 @@ class Collection:
         from ..kernels.runtime.graph import recorder  # torch
 
         try:
-            if self.on_one_device:
-                assert tensors is not None
-                if (found := recorder(tensors.device)) is not None:
-                    self.device_plan(self.index.snapshot).record(found)
-                return
             if tensors is not None and (found := recorder(tensors.device)) is not None:
+                if self.on_one_device and tensors.recordable:
+                    self.device_plan(self.index.snapshot).record(found)
+                    return
                 tensors.record(found)
             if encoder is not None and (found := recorder(device(encoder.device))) is not None:
                 encoder.record(found)

@@ -199,6 +199,7 @@ class Encoder:
         self.load_network()
         other = copy(self)
         other.query_encoder = self._choose(name)
+        other._recorded = None
         return other
 
     def _choose(self, query_encoder: str) -> str:

@@ -111,7 +111,9 @@ class DeviceSearcher:
                     widths.add(part.postings.width)
                     warm_up(part.postings)
         nbytes = {name: sum(part.nbytes[name] for part in parts) for name in self.nbytes}
-        return DeviceSearcher(self.devices, parts, nbytes, index, self._workspace)
+        later = DeviceSearcher(self.devices, parts, nbytes, index, self._workspace)
+        later.enqueueing = self.enqueueing  # the snapshots share one workspace
+        return later
 
     def search(
         self, queries: ImpactBatch, k: int, mask: Selection | None = None, wanted: Wanted = always
@@ -128,12 +130,14 @@ class DeviceSearcher:
         answer = fetch(found.keys, found.counts, found.matched, found.postings)
         return self.result(*answer, count=len(queries), k=k, clock=clock)
 
-    def record(self, recorder: Recorder, terms: Iterable[int] = TERMS) -> None:
-        """Record searches of all sizes, for queries of so many terms at most.
+    @property
+    def recordable(self) -> bool:
+        """Whether searches can be recorded: those over several devices, or nothing, cannot."""
+        return bool(self._parts) and len(set(self.devices)) == 1
 
-        Shards on several devices cannot be recorded together: their searches stay as they are.
-        """
-        if not self._parts or len(set(self.devices)) > 1:
+    def record(self, recorder: Recorder, terms: Iterable[int] = TERMS) -> None:
+        """Record searches of all sizes, for queries of so many terms at most, if they can be."""
+        if not self.recordable:
             return
         if self.recorded is None:
             self.recorded = RecordedSearches(self._found, self.device, recorder)

@@ -68,19 +68,26 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        with on_device(device):
+            # One for all: torch keeps the memory of every stream apart.
+            self._stream = torch.cuda.Stream()
 
     def record(self, work: Callable[[], T]) -> Recording[T]:
         """Record the work as a CUDA graph; see :class:`Recorder`."""
         with on_device(self._device):
-            stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
                     work()
-            current.wait_stream(stream)
+            current.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._stream,
+                capture_error_mode="thread_local",  # other threads may use the device meanwhile
+            ):
                 outputs = work()
         self._pool = graph.pool()
         return _CudaRecording(graph, outputs)

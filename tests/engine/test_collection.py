@@ -7,6 +7,7 @@ from csplade.core.errors import IncompatibleError, InputError
 from csplade.core.vectors import SparseBatch
 from csplade.engine.collection import Collection
 from csplade.index import Index
+from csplade.index.read.device import DeviceSearcher
 from csplade.index.read.placement import Placement
 from csplade.kernels.runtime.memory import WorkingMemory
 from csplade.model import Encoder
@@ -173,7 +174,9 @@ def test_an_index_is_checked_once_the_weights_are_there(text_index, tiny_model, 
     order = []
     placed, made = Index.load, Encoder.from_pretrained.__func__
     monkeypatch.setattr(
-        Index, "load", lambda *a, **b: order.append(("index", b["memory"].total)) or placed(*a, **b)
+        Index,
+        "load",
+        lambda *a, **b: order.append(("index", b["memory"].total)) or placed(*a, **b),
     )
 
     def encoder(cls, *a, **b):
@@ -212,6 +215,13 @@ def test_queries_are_recorded_where_they_run(text_index, encoder, monkeypatch, c
             done.clear()
             collection.prepare()
             assert done == [(name, "recorder") for name in expected]
+        index.to("cpu")
+        monkeypatch.setattr(DeviceSearcher, "recordable", False)  # as on several GPUs
+        done.clear()
+        Collection(index, encoder).prepare()
+        assert [name for name, _ in done] == [
+            "index.read.device.DeviceSearcher", "model.encoder.Encoder",
+        ]  # fmt: skip
         index.snapshot.tensors = None
         done.clear()
         apart = Collection(index, encoder)

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from csplade.core.errors import CorruptError, IncompatibleError, InputError, UnavailableError
+from csplade.kernels.runtime.memory import WorkingMemory
 from csplade.model import Encoder, Manifest
 
 TEXTS = [
@@ -285,3 +286,23 @@ def test_quantization_goes_by_the_memory_that_is_free(
 def test_tokens_are_all_terms_in_order(tiny_model):
     encoder = Encoder.from_pretrained(tiny_model)
     assert encoder.tokens() == [encoder.token(term) for term in range(encoder.vocabulary_size)]
+
+
+def test_batches_take_no_more_than_their_share_of_the_working_memory(tiny_model):
+    encoder = Encoder.from_pretrained(tiny_model)
+    texts = ["one two three", "four five six", "seven eight nine", "ten", "eleven"]
+    longest = int(encoder.tokenize(texts, "document").lengths.max())
+    share = encoder.network.batch_bytes(2 * longest, 2)
+    bounded = Encoder.from_pretrained(tiny_model, memory=WorkingMemory(3 * share))
+    batches = []
+    found = bounded.encode_document(texts, progress=batches.append)
+    assert batches[0] == 2
+    assert sum(batches) == 5
+    assert len(batches) > 2
+    whole = []
+    truth = encoder.encode_document(texts, progress=whole.append)
+    assert whole == [5]
+    np.testing.assert_array_equal(found.terms, truth.terms)
+    np.testing.assert_allclose(found.weights, truth.weights, rtol=1e-4)
+    tiny = Encoder.from_pretrained(tiny_model, memory=WorkingMemory(3))
+    assert len(tiny.encode_document(texts)) == 5  # a text is the smallest batch

@@ -11,6 +11,8 @@ from csplade.model import Manifest
 from csplade.model.checkpoint.head import Head
 from csplade.model.checkpoint.load import build_network
 
+from ..tape import TapeRecorder
+
 SMALL = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -76,6 +78,35 @@ def test_bidirectional_equals_a_mask_of_ones(kind):
         logits = model(ids, attention_mask=torch.ones(1, 1, 9, 9, dtype=torch.bool)).logits[0]
     found = network(model, "bidirectional")(ids, torch.tensor([9]))[0]
     torch.testing.assert_close(found, torch.log1p(torch.relu(logits)).amax(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_the_host_does_not_wait_in_the_body_and_windows_stay(kind):
+    net = network(decoder(kind), "causal")
+    ids = torch.randint(10, 60, (2, 40), generator=torch.Generator().manual_seed(2))
+    lengths = torch.tensor([40, 31])
+    plain = net.hidden(ids, lengths)  # with gradients, transformers looks for packed texts
+    with torch.inference_mode():
+        recording = TapeRecorder().record(lambda: net.hidden(ids, lengths))
+        torch.testing.assert_close(recording.outputs, plain)
+
+
+@pytest.mark.parametrize("variant", ["causal", "bidirectional", "echo"])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_padded_batches_give_the_same_weights(kind, variant):
+    net = network(decoder(kind), variant)
+    assert_padded_alike(net)
+
+
+def assert_padded_alike(net):
+    lengths = torch.tensor([7, 0, 11, 1])
+    ids = torch.randint(10, 60, (4, 11), generator=torch.Generator().manual_seed(4))
+    wider = torch.nn.functional.pad(ids.to(torch.int32), (0, 4), value=17)
+    with torch.inference_mode():
+        found, truth = net.padded(wider, lengths), net(ids, lengths, own_terms=False)
+    assert truth[0].any()
+    assert not found[1].any()
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "mistral", "gemma3_text"])
@@ -218,6 +249,7 @@ def test_masked_lm_equals_its_own_logits(name):
     net = network(model, "bidirectional", "masked_lm")
     net.check_attention(32)
     torch.testing.assert_close(net(ids, lengths), expected, rtol=1e-4, atol=1e-5)
+    assert_padded_alike(net)
 
 
 def test_a_head_that_goes_on_after_its_output_layer_is_refused():

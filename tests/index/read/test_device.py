@@ -243,3 +243,13 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(collection):
     path, _ = collection
     with Index.open(path, threads=1, device="auto") as index:
         assert (index.tensors is not None) == torch.cuda.is_available()
+
+
+def test_snapshots_share_one_workspace_and_what_stays_on_the_device(collection):
+    with Index.open(collection[0], threads=1) as index:
+        index.to("cpu")
+        now, shards = index.snapshot.tensors, list(index.snapshot.shards.values())
+        later = now.following(shards, index.snapshot.manifest)
+        assert later.enqueueing is now.enqueueing
+        assert [one.postings for one in later._parts] == [one.postings for one in now._parts]
+        assert later.recorded is None
