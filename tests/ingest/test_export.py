@@ -7,20 +7,21 @@ import pytest
 
 from csplade.core.document import Document
 from csplade.core.vectors import ImpactBatch, SparseBatch
-from csplade.index import BuildOptions, Index, IndexBuilder
-from csplade.index.storage.documents import DocumentStore
+from csplade.index import BuildOptions, Index, IndexBuilder, IndexWriter, Upsert
 from csplade.ingest import export, transpose
 from csplade.ingest.build import build_from_vectors
 from csplade.ingest.ciff import read_ciff
 from csplade.ingest.export import FORMATS, export_index
 
 VOCABULARY = 90
-DELETED = {0: [3, 4], 2: [0, 90]}  # ordinals by shard
+DELETED = {2, 9, 12, 272}  # numbers of documents
 
 
 @pytest.fixture
 def built(tmp_path, monkeypatch):
-    """An index of three shards: impacts above 255, documents without terms, deleted documents."""
+    """An index of three shards: impacts above 255, documents without terms, documents that were
+    deleted, and one that was written later.
+    """
     monkeypatch.setattr(export, "CHUNK", 50)
     monkeypatch.setattr(transpose, "PART_POSTINGS", 500)
     monkeypatch.setattr(transpose, "PART_COLUMNS", 64)
@@ -37,20 +38,24 @@ def built(tmp_path, monkeypatch):
     with IndexBuilder.create(path, options) as builder:
         builder.add(documents, SparseBatch.from_rows(rows))
         builder.finish()
-    for shard, ordinals in DELETED.items():
-        store = DocumentStore.create(path / f"shard-{shard:04d}")
-        store.delete(ordinals)
-        store.close()
-    gone = {3 * ordinal + shard for shard, ordinals in DELETED.items() for ordinal in ordinals}
-    live = [number for number in range(280) if number not in gone]
-    return path, [documents[number] for number in live], [rows[number] for number in live]
+    late = Document("late", "written after the build", "", {"n": -1})
+    terms, impacts = np.array([2, 5, 80]), np.array([300, 1, 7])
+    with IndexWriter.open(path) as writer:
+        writer.delete([f"d{number}" for number in DELETED])
+        writer.upsert([Upsert(late, SparseBatch.from_rows([(terms, impacts)]).row(0))])
+    live = [number for number in range(280) if number not in DELETED]
+    return (
+        path,
+        [*(documents[number] for number in live), late],
+        [*(rows[number] for number in live), (terms, impacts)],
+    )
 
 
 def vectors_of(index: Index) -> dict[str, dict[str, int]]:
     """Impacts by string of term, of each live document."""
     names = index.manifest.vocabulary or list(map(str, range(index.manifest.vocabulary_size)))
     found = {}
-    for place in export._places(index, "", None):
+    for place in export._places(index.snapshot, "", None):
         for id, (terms, values) in zip(index.ids(*place), index.vectors(*place), strict=True):
             found[id] = {names[t]: v for t, v in zip(terms.tolist(), values.tolist(), strict=True)}
     return found
@@ -104,7 +109,7 @@ def test_the_same_again(built, tmp_path, suffix, named):
             assert rankings == rankings_of(other, queries)
             assert any(len(ranking) == 100 for ranking in rankings)
             if suffix != ".ciff":
-                for place in export._places(other, "", None):
+                for place in export._places(other.snapshot, "", None):
                     for document in other.fetch(*place):
                         assert document == documents[list(expected).index(document.id)]
 
