@@ -28,6 +28,7 @@ function described(info) {
       ['Postings', number(index.postings)],
       ['Bytes', number(index.bytes)],
       ['Generation', index.generation],
+      ['Documents can be written', index.writable ? 'yes' : 'no'],
       ['Vocabulary', number(index.vocabularySize)],
       ['Shards', index.shards.map((shard) => number(shard.documents)).join(' + ')],
       ['Document scale', index.documentScale],
