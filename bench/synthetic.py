@@ -41,13 +41,14 @@ def build(
             count = min(BATCH, documents - first)
             builder.add(
                 [Document(str(i), "", "", metadata(i)) for i in range(first, first + count)],
-                _vectors(rng, count, mean_terms),
+                draw_vectors(rng, count, mean_terms),
             )
             progress("documents", first + count, documents)
         builder.finish(lambda done, total: progress("segments", done, total))
 
 
-def _vectors(rng: np.random.Generator, count: int, mean_terms: float) -> SparseBatch:
+def draw_vectors(rng: np.random.Generator, count: int, mean_terms: float) -> SparseBatch:
+    """Return documents of the distribution."""
     lengths = rng.poisson(mean_terms, count)
     # Some draws repeat a term: draw more than needed, and keep the first distinct ones.
     drawn = np.repeat(np.arange(count), 2 * lengths + 16)

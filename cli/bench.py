@@ -307,6 +307,41 @@ def filter(
 
 
 @app.command()
+def live(
+    sizes: Annotated[
+        list[int] | None, typer.Option("--documents", min=1, help="Sizes; may be repeated.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Documents of a batch.")] = 256,
+    mean_terms: MeanTerms = 119,
+    peer: Annotated[bool, typer.Option(help="Write to Qdrant Edge beside it.")] = True,
+    seed: Seed = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Time durable writes to an index as it grows, and searches beside them."""
+    from ..bench import distribution
+    from ..bench.live import HEADINGS, run
+
+    batches = distribution.queries(20, 43, seed + 1)
+    with progress_bars("documents") as show, tempfile.TemporaryDirectory() as directory:
+        report = run(
+            Path(directory),
+            sorted(sizes or [10_000]),
+            batch,
+            mean_terms,
+            batches,
+            seed,
+            peer=peer,
+            progress=show,
+        )
+    if as_json:
+        _print_json(report)
+        return
+    print_table(HEADINGS, report.rows())
+    for line in report.notes():
+        note(line)
+
+
+@app.command()
 def encode(
     model: Annotated[str, typer.Option(help="embedded or a causal-LM directory.")] = "embedded",
     corpus: Annotated[
