@@ -32,7 +32,7 @@ def oracle(engine, query, k):
         if isinstance(query, str)
         else SparseBatch.from_rows([(list(query), list(query.values()))])
     )
-    queries = engine.quantize(vectors)
+    queries = engine.quantize(vectors, engine.index.snapshot)
     result = engine.index.oracle(queries, k)
     shards, ordinals, scores = result.row(0)
     documents = engine.index.fetch(shards, ordinals)

@@ -33,7 +33,8 @@ def engine(text_index, encoder):
 @pytest.mark.parametrize("plain", FILTERS)
 def test_a_filter_is_answered_as_the_oracle_answers(client, engine, plain):
     filter = Filter.parse(plain)
-    queries = engine.quantize(engine.encoder.encode_query([QUERY]))
+    vectors = engine.encoder.encode_query([QUERY])
+    queries = engine.quantize(vectors, engine.index.snapshot)
     truth = engine.index.oracle(queries, 48, filter)
     shards, ordinals, scores = truth.row(0)
     ids = engine.index.ids(shards, ordinals)
