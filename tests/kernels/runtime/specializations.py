@@ -11,8 +11,9 @@ from csplade.bench.synthetic_device import collection
 from csplade.core.vectors import ImpactBatch
 from csplade.index.read.device import DeviceSearcher
 from csplade.index.read.placement import Placement
+from csplade.index.storage.blocks import make_block
 from csplade.index.storage.documents import Rows
-from csplade.index.storage.segment import Segment, make_block
+from csplade.index.storage.segment import Segment
 from csplade.kernels.head import api as head
 from csplade.kernels.runtime.transfer import Clock
 from csplade.kernels.score import search
