@@ -124,6 +124,15 @@ class Placement:
         homes = _spread(sizes, len(devices))
         return cls(index, tuple(map(torch.device, devices)), held, layouts, homes)
 
+    def is_of(self, shards: Sequence[Shard]) -> bool:
+        """Return whether the shards still are what was laid out."""
+        now = {shard.number: segments for shard in shards if (segments := _filled(shard))}
+        return now.keys() == self.held.keys() and all(
+            len(now[number]) == len(held)
+            and all(one is other for one, other in zip(now[number], held, strict=True))
+            for number, held in self.held.items()
+        )
+
     @property
     def nbytes(self) -> dict[str, int]:
         """Return the bytes of each part, on all devices together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ class Index:
         path: its directory.
         threads: score on the CPU.
         filters: what filters hold for, as far as it is kept.
+        publishing: held while something is made of the current snapshot and takes its place.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Index:
         filters: FilterCache,
     ) -> None:
         self.path, self.threads, self.filters = path, threads, filters
+        self.publishing = threading.Lock()
         self._snapshot = snapshot
         self._lock: int | None = None
 
@@ -166,7 +169,12 @@ class Index:
         """
         from .device import DeviceSearcher
 
-        self._snapshot.tensors = DeviceSearcher.load(placement, **options)
+        with self.publishing:
+            now, tensors = self._snapshot, DeviceSearcher.load(placement, **options)
+            shards = list(now.shards.values())
+            if not placement.is_of(shards):  # a writer has gone on since
+                tensors = tensors.following(shards, now.manifest)
+            now.tensors = tensors
 
     def to(self, *devices: str, **options: Any) -> None:
         """Place the open shards on torch devices and search there from now on.

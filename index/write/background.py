@@ -71,12 +71,10 @@ class Background:
         commits: its stores.
 
     Attributes:
-        publishing: held while a snapshot is made of the current one and takes its place.
         compactions: segment files that were written.
     """
 
     def __init__(self, index: Index, commits: CommitLog) -> None:
-        self.publishing = threading.Lock()
         self.compactions = 0
         self._index, self._log = index, commits
         self._number = 0
@@ -119,7 +117,7 @@ class Background:
     def publication(self, draft: Snapshot) -> Iterator[None]:
         """Put a snapshot in the place of the current one if the block ends without an error.
 
-        :attr:`publishing` is held. Everything that could fail is done before the block.
+        The index's ``publishing`` is held. Everything that could fail is done before the block.
         """
         before = self._index.snapshot
         rows = {
@@ -248,7 +246,7 @@ class Background:
         unused = rewrite.old if done else new
         files = [one.manifest.file for one in unused if one.manifest is not None]
         paths = [rewrite.shard.directory / name for name in files]
-        with self.publishing:
+        with self._index.publishing:
             self._garbage.append(_Garbage(self._number, files=paths))
         self.compactions += done and bool(new)
 
@@ -260,7 +258,7 @@ class Background:
 
     def _swap(self, number: int, change: Callable[[Shard], Shard | None]) -> bool:
         """Publish a change of a shard; False if what it changes is not there any more."""
-        with self.publishing:
+        with self._index.publishing:
             now = self._index.snapshot
             after = change(now.shards[number])
             if after is None:
@@ -287,7 +285,7 @@ class Background:
 
     def _remove(self) -> None:
         """Remove what no snapshot and no other process needs."""
-        with self.publishing:
+        with self._index.publishing:
             oldest = min(self._held.values())
             ready = [one for one in self._garbage if one.number <= oldest]
         if not any(one.rows or one.files for one in ready):
@@ -299,7 +297,7 @@ class Background:
                 self._log.purge({shard: rows.tolist() for shard, rows in one.rows.items()})
                 for path in one.files:
                     path.unlink(missing_ok=True)
-                with self.publishing:
+                with self._index.publishing:
                     self._garbage.remove(one)
 
 

@@ -285,7 +285,7 @@ class IndexWriter:
         plan = _Plan(self._log, self._background.overload())
         plan.decide(group)
         if plan.changed:
-            with self._background.publishing:
+            with self.index.publishing:
                 draft = after_commit(self.index.snapshot, plan.changes, self.index.threads)
                 with self._background.publication(draft):
                     self._make_durable(plan.changes)
