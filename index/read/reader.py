@@ -17,7 +17,7 @@ from ...core.results import StoredDocument
 from ...core.vectors import ImpactBatch
 from ...kernels.score.types import Block
 from ..storage.files import lock_shared
-from ..storage.manifest import IndexManifest
+from ..storage.manifest import INDEX_FILE, IndexManifest
 from .cpu import CpuSearcher, ScoringThreads
 from .filter import CACHE_BYTES, FilterCache, FilterMask
 from .opening import open_shards
@@ -89,7 +89,8 @@ class Index:
             UnavailableError: it does not fit into the device's memory.
         """
         path = Path(path)
-        lock = lock_shared(path) if path.is_dir() else None
+        # A build, which ends with this file, holds the directory for itself.
+        lock = lock_shared(path) if (path / INDEX_FILE).exists() else None
         try:
             index = cls.read(
                 path, threads=threads, shards=shards, device=device, filter_bytes=filter_bytes

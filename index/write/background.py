@@ -39,7 +39,7 @@ TAIL_SEGMENTS = 4
 RESERVE_BYTES = 64 * 2**20
 
 
-@dataclass
+@dataclass(eq=False)
 class _Garbage:
     """What no snapshot from a number on needs.
 
@@ -78,6 +78,7 @@ class Background:
         self.compactions = 0
         self._index, self._log = index, commits
         self._number = 0
+        self._unsure: set[int] = set()  # shards of whose manifests the disk may have either
         self._held: weakref.WeakKeyDictionary[Snapshot, int] = weakref.WeakKeyDictionary()
         self._held[index.snapshot] = 0
         self._garbage = [self._left_behind(number) for number in index.shards]
@@ -266,7 +267,9 @@ class Background:
             draft = derived(now, {**now.shards, number: after}, self._index.threads)
             with self.publication(draft):
                 if after.manifest is not now.shards[number].manifest:
+                    self._unsure.add(number)
                     after.manifest.write(after.directory, now.manifest.checksum)
+                    self._unsure.discard(number)
         return True
 
     def _left_behind(self, number: int) -> _Garbage:
@@ -285,6 +288,8 @@ class Background:
 
     def _remove(self) -> None:
         """Remove what no snapshot and no other process needs."""
+        if self._unsure:
+            return  # what the older manifest does not need the newer one may, if the disk has it
         with self._index.publishing:
             oldest = min(self._held.values())
             ready = [one for one in self._garbage if one.number <= oldest]

@@ -9,6 +9,7 @@ import pytest
 
 from csplade.core.document import Document
 from csplade.core.errors import (
+    CorruptError,
     InputError,
     OverloadedError,
     UnavailableError,
@@ -17,6 +18,7 @@ from csplade.core.errors import (
 )
 from csplade.core.vectors import ImpactBatch
 from csplade.index import BuildOptions, Index, IndexBuilder, IndexWriter, Mask, Upsert, verify
+from csplade.index.storage.manifest import ShardManifest
 from csplade.index.write import background, compaction
 from csplade.index.write import writer as writing
 
@@ -393,3 +395,38 @@ def test_an_index_that_is_placed_while_it_is_written_searches_the_newest_snapsho
     now = writer.index.snapshot
     assert now.tensors is not None
     helpers.assert_same_hits(now.search(queries, 400), now.oracle(queries, 400))
+
+
+def test_an_index_that_is_being_built_is_named_at_once(tmp_path):
+    builder = IndexBuilder.create(tmp_path / "index", BuildOptions(200))
+    with pytest.raises(CorruptError, match="the build of this index is not finished"):
+        Index.open(tmp_path / "index")
+    builder.close()
+
+
+def test_nothing_is_removed_while_the_disk_may_have_either_manifest(path, monkeypatch):
+    """The manifest is replaced, then its directory cannot be synchronized: both may be there."""
+    write = ShardManifest.write
+
+    def failing(manifest, directory, checksum):
+        write(manifest, directory, checksum)
+        raise OSError(28, "No space left on device")
+
+    with IndexWriter.open(path, threads=1) as writer:
+        for i in range(40):
+            writer.upsert([Upsert(document(f"d-{i}"), VECTOR)])
+        monkeypatch.setattr(ShardManifest, "write", failing)
+        with pytest.raises(UnavailableError, match="a segment cannot be written"):
+            writer.compact()
+        writer.delete([f"d-{i}" for i in range(20)])
+        for i in range(40):
+            writer.upsert([Upsert(document(f"e-{i}"), VECTOR)])
+        truth = [one.document.id for one in writer.index.scroll(limit=1000)]
+        copied = Path(shutil.copytree(path, path.parent / "copied"))  # as a crash would leave it
+        monkeypatch.undo()
+        writer.compact()
+        assert writer.stats.garbage_rows == 0
+    for one in (path, copied):
+        with Index.open(one, threads=1) as index:
+            assert [found.document.id for found in index.scroll(limit=1000)] == truth
+            assert verify(index, 10).ok
