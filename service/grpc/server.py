@@ -128,7 +128,7 @@ class Server:
             if self._local is not None:
                 await self._local.start()
         except BaseException:
-            await self.stop()
+            await self._release()
             raise
 
     def _bind(self, credentials: grpc.ServerCredentials | None) -> None:
@@ -255,6 +255,10 @@ class Server:
 
         Calls that no handler has started, and those still in flight, end with CANCELLED.
         """
+        await self._release()
+        log.info("stopped")
+
+    async def _release(self) -> None:
         if self._http is not None:
             await self._http.stop()
         await self._grpc.stop(FLUSH_SECONDS)
@@ -267,7 +271,6 @@ class Server:
         if self.metrics_address:
             await asyncio.to_thread(self._metrics_server.close)
         await self.flush()
-        log.info("stopped")
 
     async def close_collection(self) -> None:
         """Finish what is queued, then close the index."""
