@@ -27,8 +27,9 @@ from csplade.core.corpus import read_corpus
 from csplade.core.errors import CspladeError
 from csplade.core.vectors import ImpactBatch
 from csplade.index import Index, IndexManifest, repair, verify
-from csplade.index.storage.documents import DocumentStore, checksum
+from csplade.index.storage.documents import DocumentStore
 from csplade.index.storage.manifest import write_checked
+from csplade.index.storage.schema import checksum, identity_checksum
 from csplade.ingest.ciff import read_ciff, write_ciff
 from csplade.ingest.trec import read_run
 from csplade.ingest.vectors import read_query_vectors, scan_vectors
@@ -172,12 +173,13 @@ def test_a_store_alone(whole, folders):
         store = DocumentStore.open(path)
         try:
             store.problems()
-            list(store.ids())
-            store.deleted(), store.clipped(), store.sample(), store.arrivals()
-            store.find(["d0"]), store.live_ids(["d1"])
+            store.state()
             count = min(store.count(), 100)
+            store.headers(0, count)
+            store.deleted(), store.clipped(), store.sample()
+            store.find(["d0"]), store.live_rows(["d1"])
             store.documents(range(count))
-            store.vectors(0, count)
+            store.vectors(range(count))
         finally:
             store.close()
 
@@ -194,10 +196,10 @@ def test_a_store_alone(whole, folders):
 
 
 TABLES = {
-    "documents": ["id", "title", "text", "metadata", "clipped", "deleted"],
+    "documents": ["id", "title", "text", "metadata", "clipped", "deleted", "created"],
     "vectors": ["terms", "impacts"],
     "sample": ["terms", "weights"],
-    "arrivals": ["count", "max_impact"],
+    "state": ["generation", "arrivals", "max_impact", "ordinals", "rows"],
 }
 
 
@@ -213,7 +215,7 @@ def test_rows_with_right_checksums(whole, folders):
         shutil.copytree(whole.path, path)
         store = sqlite3.connect(path / "shard-0000" / "documents.sqlite")
         for (table, column), value in changes:
-            rest = "" if table == "arrivals" else " WHERE rowid = 3"
+            rest = "" if table == "state" else " WHERE rowid = 3"
             with contextlib.suppress(sqlite3.IntegrityError):
                 store.execute(f"UPDATE {table} SET {column} = ?{rest}", (value,))
         sign(store)
@@ -228,10 +230,10 @@ def test_rows_with_right_checksums(whole, folders):
 
 def sign(store: sqlite3.Connection) -> None:
     """Set the checksums of all rows to those of their content."""
-    for ordinal, id, deleted, *content in store.execute(
-        "SELECT ordinal, id, deleted, title, text, metadata FROM documents"
+    for ordinal, id, created, deleted, *content in store.execute(
+        "SELECT ordinal, id, created, deleted, title, text, metadata FROM documents"
     ).fetchall():
-        sums = checksum(ordinal, id, deleted), checksum(ordinal, *content)
+        sums = identity_checksum(ordinal, id, created, deleted), checksum(ordinal, *content)
         store.execute(
             "UPDATE documents SET id_checksum = ?, checksum = ? WHERE ordinal = ?", (*sums, ordinal)
         )
@@ -315,7 +317,8 @@ def test_lines_of_json(tmp_path, content):
 def test_ciff(tmp_path):
     path = tmp_path / "index.ciff"
     impacts = ImpactBatch.join([([0, 2], [3, 4]), ([1], [9]), ([], [])])
-    write_ciff(path, lambda term: f"t{term}", ["a", "b", "c"], impacts, "three documents")
+    ids = ["a", "b", "c"]
+    write_ciff(path, lambda stage: [(ids, impacts)], lambda term: f"t{term}", "three documents")
 
     @fuzzed
     @given(spoiled(path.read_bytes()))
