@@ -209,19 +209,14 @@ class DocumentStore:
         ids: list[str] = []
         created: list[int] = []
         deleted: list[int] = []
-        for start in range(first, last, ROWS_CHUNK):
-            rows = self._read(
-                f"SELECT ordinal, id, {self._created}, deleted, id_checksum FROM documents "
-                "WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal",
-                (start, min(start + ROWS_CHUNK, last)),
-            )
-            for ordinal, id, born, gone, stored in rows:
-                if identity_checksum(ordinal, id, born, gone) != stored:
-                    raise self._altered(ordinal)
-                ordinals.append(ordinal)
-                ids.append(self._text(ordinal, id))
-                created.append(born)
-                deleted.append(gone)
+        names = f"id, {self._created}, deleted, id_checksum"
+        for ordinal, id, born, gone, stored in self._rows(names, first, last, ROWS_CHUNK):
+            if identity_checksum(ordinal, id, born, gone) != stored:
+                raise self._altered(ordinal)
+            ordinals.append(ordinal)
+            ids.append(self._text(ordinal, id))
+            created.append(born)
+            deleted.append(gone)
         with self._decoding():
             return Headers(
                 np.array(ordinals, dtype=np.int64),
@@ -395,18 +390,28 @@ class DocumentStore:
         return [f"{self.path}: {one}" for one in found]
 
     def _altered_rows(self, step: int = 1000) -> Iterator[str]:
-        for first in range(0, self.count(), step):
+        names = f"id, {self._created}, deleted, id_checksum, title, text, metadata, checksum"
+        for ordinal, id, created, deleted, id_checksum, *content, stored in self._rows(
+            names, 0, self.count(), step
+        ):
+            if (
+                identity_checksum(ordinal, id, created, deleted) != id_checksum
+                or checksum(ordinal, *content) != stored
+            ):
+                yield f"the row of ordinal {ordinal} is altered, its checksum differs"
+
+    def _rows(self, names: str, first: int, last: int, step: int) -> Iterator[tuple[Any, ...]]:
+        """Yield ordinal and columns of the rows of a range, however wide it is said to be."""
+        while True:
             rows = self._read(
-                f"SELECT ordinal, id, {self._created}, deleted, id_checksum, title, text, "
-                "metadata, checksum FROM documents WHERE ordinal >= ? AND ordinal < ?",
-                (first, first + step),
+                f"SELECT ordinal, {names} FROM documents WHERE ordinal >= ? AND ordinal < ? "
+                "ORDER BY ordinal LIMIT ?",
+                (first, last, step),
             )
-            for ordinal, id, created, deleted, id_checksum, *content, stored in rows:
-                if (
-                    identity_checksum(ordinal, id, created, deleted) != id_checksum
-                    or checksum(ordinal, *content) != stored
-                ):
-                    yield f"the row of ordinal {ordinal} is altered, its checksum differs"
+            yield from rows
+            if len(rows) < step:
+                return
+            first = rows[-1][0] + 1
 
     def _read(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with self._errors():

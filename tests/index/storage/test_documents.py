@@ -1,7 +1,9 @@
 """A store has one writer; readers see what it has committed."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from csplade.core.document import Document
 from csplade.core.errors import UnavailableError
 from csplade.index.storage.documents import DocumentStore
+from csplade.index.storage.schema import STORE_FILE
 from csplade.index.storage.writable import NewRow, WritableStore
 
 
@@ -63,4 +66,17 @@ def test_readers_do_not_write(tmp_path):
     reader = DocumentStore.open(tmp_path)
     with pytest.raises(UnavailableError, match="readonly"):
         reader._read("DELETE FROM documents")
+    reader.close()
+
+
+def test_rows_are_read_however_many_the_state_tells_of(tmp_path):
+    """Not by counting up to a number that the file says: it may be any."""
+    store = WritableStore.open(tmp_path)
+    insert(store, 0, 1)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / STORE_FILE)) as connection, connection:
+        connection.execute("UPDATE state SET ordinals = ?", (2**62,))
+    reader = DocumentStore.open(tmp_path)
+    assert reader.headers(0, reader.count()).ids == ["d0", "d1"]
+    assert reader.problems() == []
     reader.close()
