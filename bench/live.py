@@ -103,7 +103,7 @@ def run(
     options = BuildOptions(VOCABULARY, document_scale=DOCUMENT_SCALE)
     with IndexBuilder.create(directory / "index", options) as builder:
         builder.finish()
-    other = _qdrant(directory / "qdrant") if peer else None
+    points, other = _qdrant(directory / "qdrant") if peer else (None, None)
     rng, report, done = np.random.default_rng(seed), LiveReport(machine=hardware()), 0
     with IndexWriter.open(directory / "index") as writer:
         for size in sizes:
@@ -112,7 +112,7 @@ def run(
             while done < size + WINDOW * batch:
                 vectors = draw_vectors(rng, batch, mean_terms)
                 spent = _timed(writer.upsert, _upserts(vectors, done))
-                beside = None if other is None else _timed(other, (done, vectors))
+                beside = other and points and _timed(other, points(done, vectors))
                 if done >= size:
                     ours.append(spent)
                     theirs += [] if beside is None else [beside]
@@ -136,8 +136,10 @@ def _timed(work: Callable[[Any], object], argument: object) -> float:
     return time.perf_counter() - started
 
 
-def _qdrant(path: Path) -> Callable[[tuple[int, SparseBatch]], object]:
-    """Return what stores a batch in a Qdrant shard and flushes it to the disk."""
+def _qdrant(
+    path: Path,
+) -> tuple[Callable[[int, SparseBatch], list[Any]], Callable[[list[Any]], object]]:
+    """Return what makes points, and what stores them in a Qdrant shard and flushes it."""
     import qdrant_edge as qdrant
 
     path.mkdir()
@@ -145,18 +147,19 @@ def _qdrant(path: Path) -> Callable[[tuple[int, SparseBatch]], object]:
         str(path), qdrant.EdgeConfig(sparse_vectors={"terms": qdrant.EdgeSparseVectorParams()})
     )
 
-    def store(batch: tuple[int, SparseBatch]) -> None:
-        first, vectors = batch
-        points = [
+    def points(first: int, vectors: SparseBatch) -> list[Any]:
+        return [
             qdrant.Point(
                 first + i, {"terms": qdrant.SparseVector(terms.tolist(), weights.tolist())}
             )
             for i, (terms, weights) in enumerate(vectors)
         ]
-        shard.update(qdrant.UpdateOperation.upsert_points(points))
+
+    def store(batch: list[Any]) -> None:
+        shard.update(qdrant.UpdateOperation.upsert_points(batch))
         shard.flush()
 
-    return store
+    return points, store
 
 
 def _fsync_ms(path: Path) -> float:

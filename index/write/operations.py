@@ -14,7 +14,7 @@ from ...core.document import Document
 from ...core.errors import CspladeError, InputError
 from ...core.fields import Fields, check_document
 from ...core.results import Cut, WriteResult, WriteStatus
-from ...core.vectors import SparseBatch, Vector, first_bad_weight
+from ...core.vectors import SparseBatch, Vector, first_bad_weight, offsets
 from ..storage.manifest import IndexManifest
 from ..storage.wide import highest_impact
 
@@ -162,26 +162,54 @@ Quantized = tuple[NDArray[np.int32], NDArray[np.uint16], int]
 def _quantize(items: Sequence[Upsert], index: IndexManifest) -> list[Quantized | InputError | None]:
     """Return terms, impacts and the number of clipped impacts of each vector, or what is wrong."""
     found: list[Quantized | InputError | None] = [None] * len(items)
-    places, rows = [], []
-    for place, item in enumerate(items):
-        if item.vector is None:
-            continue
+    places = [place for place, item in enumerate(items) if item.vector is not None]
+    rows = [item.vector for item in items if item.vector is not None]
+    for row in _doubtful(rows, index.vocabulary_size):
         try:
-            ((terms, weights),) = SparseBatch.from_rows([item.vector])
+            ((terms, weights),) = SparseBatch.from_rows([rows[row]])
             _check_vector(terms, weights, index.vocabulary_size)
+            rows[row] = terms, weights
         except (InputError, ValueError, TypeError, OverflowError) as error:
-            what = str(error).removeprefix("vector 0: ")
-            found[place] = InputError(f"document id {item.document.id!r}: vector: {what}")
-            continue
-        places.append(place)
-        rows.append((terms, weights))
+            id, what = items[places[row]].document.id, str(error).removeprefix("vector 0: ")
+            found[places[row]] = InputError(f"document id {id!r}: vector: {what}")
+            rows[row] = np.empty(0, np.int32), np.empty(0, np.float32)
     impacts, clipped = SparseBatch.join(rows).quantize(
         index.step, highest_impact(index.vocabulary_size)
     )
+    values = impacts.impacts.astype(np.uint16)
     for row, place in enumerate(places):
-        terms, values = impacts.row(row)
-        found[place] = terms, values.astype(np.uint16), int(clipped[row])
+        if found[place] is None:
+            span = slice(impacts.indptr[row], impacts.indptr[row + 1])
+            found[place] = impacts.terms[span], values[span], int(clipped[row])
     return found
+
+
+def _doubtful(rows: Sequence[Vector], vocabulary_size: int) -> list[int]:
+    """Return which vectors are not as they must be, checked all together."""
+    plain = list(map(_is_plain, rows))
+    batch = SparseBatch.join([row for row, sound in zip(rows, plain, strict=True) if sound])
+    bad = (batch.terms < 0) | (batch.terms >= vocabulary_size)
+    bad |= ~(np.isfinite(batch.weights) & (batch.weights > 0))
+    falls = np.flatnonzero(np.diff(batch.terms) <= 0) + 1
+    bad[falls[~np.isin(falls, batch.indptr)]] = True
+    broken = np.diff(offsets(bad)[batch.indptr]) > 0
+    sound = np.flatnonzero(plain)
+    return sorted({*np.flatnonzero(~np.array(plain, dtype=bool)).tolist(), *sound[broken].tolist()})
+
+
+def _is_plain(row: object) -> bool:
+    """Return whether a vector is two arrays of the types that an index takes."""
+    if not isinstance(row, tuple) or len(row) != 2:
+        return False
+    terms, weights = row
+    return (
+        isinstance(terms, np.ndarray)
+        and isinstance(weights, np.ndarray)
+        and terms.dtype == np.int32
+        and weights.dtype == np.float32
+        and terms.ndim == 1
+        and terms.shape == weights.shape
+    )
 
 
 def _check_vector(

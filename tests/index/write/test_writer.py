@@ -124,6 +124,9 @@ def test_a_bad_item_fails_alone(writer):
         "must be finite and > 0": Upsert(document("a"), ([3], [float("nan")])),
         "term 3 is there twice": Upsert(document("a"), ([3, 3], [1.0, 1.0])),
         "2 terms but 1 weights": Upsert(document("a"), ([3, 4], [1.0])),
+        "vector: too many values": Upsert(document("a"), ([3], [1.0], [2.0])),
+        "term 201, the": Upsert(document("a"), (np.array([3, 201], np.int32), VECTOR[1])),
+        "weight of term 3 is -1.0": Upsert(document("a"), (VECTOR[0], -2 * VECTOR[1] + 1)),
         "if_version: -1 is out of range": Upsert(document("a"), VECTOR, if_version=-1),
     }
     items = [good[0], *bad.values(), *good[1:]]
