@@ -238,12 +238,13 @@ def info(
     index: Directory,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what an index is and holds; reads its manifests only."""
-    from ..index import IndexManifest
+    """Show what an index is and holds; reads its manifests and counts only."""
+    from ..index import describe
 
-    manifest = IndexManifest.open(index)
+    manifest = describe(index)
     values = {
         "documents": manifest.documents,
+        "deleted": sum(shard.deleted for shard in manifest.shards),
         "postings": manifest.postings,
         "bytes": manifest.bytes,
         "clipped": manifest.clipped,

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .maintenance import VerifyReport, repair, verify
+    from .maintenance import VerifyReport, describe, repair, verify
     from .read.reader import Index
     from .read.searcher import Mask, Searcher, SearchResult, Selection
     from .read.snapshot import Snapshot
@@ -31,6 +31,7 @@ __all__ = [
     "VerifyReport",
     "WriterStats",
     "declare_field",
+    "describe",
     "drop_field",
     "repair",
     "verify",
@@ -52,6 +53,7 @@ _MODULES = {
     "VerifyReport": ".maintenance",
     "WriterStats": ".write.writer",
     "declare_field": ".write.fields",
+    "describe": ".maintenance",
     "drop_field": ".write.fields",
     "repair": ".maintenance",
     "verify": ".maintenance",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +125,31 @@ def _sample(path: Path, index: Snapshot, sample: int, seed: int) -> tuple[int, l
                 f"{ordinal}"
             )
     return len(rows), problems
+
+
+def describe(path: Path | str) -> IndexManifest:
+    """Return the manifest of an index with what was written since its files were.
+
+    Generation, largest impact and numbers of documents come from the stores, and no document is
+    read. Postings of documents that are in no file yet are not counted.
+
+    Raises:
+        CorruptError: a broken manifest or store.
+    """
+    path = Path(path)
+    manifest = IndexManifest.open(path)
+    shards, largest = [], manifest.max_impact
+    for shard in manifest.shards:
+        store = DocumentStore.open(manifest.shard_directory(path, shard.shard))
+        try:
+            state, deleted = store.state(), len(store.deleted())
+        finally:
+            store.close()
+        largest = max(largest, state.max_impact)
+        shards.append(
+            replace(shard, documents=state.rows, deleted=deleted, generation=state.generation)
+        )
+    return replace(manifest, max_impact=largest, shards=tuple(shards))
 
 
 def repair(path: Path | str) -> list[Path]:

@@ -17,7 +17,17 @@ from csplade.core.errors import (
     VersionConflictError,
 )
 from csplade.core.vectors import ImpactBatch
-from csplade.index import BuildOptions, Index, IndexBuilder, IndexWriter, Mask, Upsert, verify
+from csplade.index import (
+    BuildOptions,
+    Index,
+    IndexBuilder,
+    IndexManifest,
+    IndexWriter,
+    Mask,
+    Upsert,
+    describe,
+    verify,
+)
 from csplade.index.storage.manifest import ShardManifest
 from csplade.index.write import background, compaction
 from csplade.index.write import writer as writing
@@ -433,3 +443,13 @@ def test_nothing_is_removed_while_the_disk_may_have_either_manifest(path, monkey
         with Index.open(one, threads=1) as index:
             assert [found.document.id for found in index.scroll(limit=1000)] == truth
             assert verify(index, 10).ok
+
+
+def test_an_index_is_described_with_what_was_written_since(writer, path):
+    assert describe(path) == IndexManifest.open(path)
+    vector = np.array([7], np.int32), np.array([65_280 * helpers.SCALE], np.float32)
+    writer.upsert([Upsert(document("new"), vector), Upsert(document("id-3"), VECTOR)])
+    found, now = describe(path), writer.index.manifest
+    assert (found.generation, found.documents, found.max_impact) == (2, 402, 65_280)
+    assert [shard.deleted for shard in found.shards] == [shard.deleted for shard in now.shards]
+    assert [shard.documents for shard in found.shards] == [one.documents for one in now.shards]
