@@ -13,8 +13,9 @@ pytestmark = pytest.mark.attack
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_probe_is_answered_beside_each_attack(text_index, name):
     with serving(text_index) as place:
-        measured = measure(place, name, seconds=6, rate=4)
+        # The stalled store takes six seconds for the two shards of an answer.
+        measured = measure(place, name, seconds=9, rate=3)
     assert measured.acts > 0
     assert set(measured.failed) <= {"RESOURCE_EXHAUSTED"}  # rejected at once, which is an answer
-    assert len(measured.seconds) + measured.failed.total() == 24
+    assert len(measured.seconds) + measured.failed.total() == 27
     assert said(name) in "".join(rows({name: (measured, measured)}))

@@ -94,9 +94,9 @@ def test_an_overload_is_rejected_and_recovered_from(examples_index, tmp_path):
         def snapshot(self):
             return self
 
-        def search(self, batch, k):
+        def search(self, batch, k, mask=None, **options):
             time.sleep(0.05 * len(batch))
-            return self._index.search(batch, k)
+            return self._index.search(batch, k, mask, **options)
 
     flags = {
         "index": examples_index, "server.port": 0, "metrics.enabled": False,
