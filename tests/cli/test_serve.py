@@ -21,10 +21,10 @@ COMMAND = [sys.executable, "-c", "from csplade.cli.main import main; main()", "s
 # standard input.
 HELD = """
 import sys
-from csplade.index import Index
+from csplade.index.read.snapshot import Snapshot
 from csplade.cli.main import main
 
-search = Index.search
+search = Snapshot.search
 
 def held(self, queries, k, mask=None, **options):
     if k > 1:  # a server searches for one document while it starts
@@ -32,7 +32,7 @@ def held(self, queries, k, mask=None, **options):
         sys.stdin.readline()
     return search(self, queries, k, mask, **options)
 
-Index.search = held
+Snapshot.search = held
 main()
 """
 
@@ -66,7 +66,8 @@ def test_sigterm_lets_the_request_in_flight_finish(process, vector_index, random
             health_pb2.HealthCheckRequest(service=RETRIEVAL)
         )
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        in_flight = pool.submit(client.search, random_queries[0])
+        # A search with documents is never run on the event loop, which this one would hold.
+        in_flight = pool.submit(client.search, random_queries[0], with_document=True)
         assert served.stdout.readline() == "searching\n"
         served.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
