@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # Of a process that answers /metrics itself; Ray tells of its processes under names of its own.
 # Documents are written in a single process alone.
 SINGLE_ONLY = re.compile(
-    r"process_|csplade_(writes|commit|compactions|tail_documents|deleted_documents|generation)"
+    r"process_|csplade_(write|commit|compactions|tail_documents|deleted_documents|generation)"
 )
 
 # Ray cannot be started twice in a process, and other tests start it too.
