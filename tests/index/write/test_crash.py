@@ -136,7 +136,7 @@ def test_killed_and_disk_full_at_every_point(built, tmp_path, point):
 
 
 @pytest.mark.parametrize(
-    "step", [997, pytest.param(1, marks=[pytest.mark.faults, pytest.mark.timeout(7200)])]
+    "step", [997, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])]
 )
 def test_a_log_that_is_cut_anywhere_gives_the_last_acknowledged_state(built, tmp_path, step):
     """What lies behind the last acknowledged commit may be torn at any byte."""

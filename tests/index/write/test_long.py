@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("CSPLADE_TEST_KILLS", "30"))
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(3600)
 def test_nothing_acknowledged_is_lost_by_kills(tmp_path):
     vectors = helpers.random_vectors(np.random.default_rng(2), 50)
     path = helpers.make_index(
@@ -36,7 +36,7 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path):
     assert found.stdout.startswith(f"{KILLS} kills: ")
 
 
-@pytest.mark.faults
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_collection_rewritten_ten_times_takes_what_it_took(tmp_path):
     count = 3000
