@@ -54,7 +54,13 @@ def test_the_demo_serves_the_explorer(tiny_model, tmp_path):
     command = [*CSPLADE, "demo", "--explore", "--model", str(tiny_model), "--question", "bread"]
     environment = {**os.environ, "CSPLADE_CACHE": str(tmp_path)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Shells let what they start in the background ignore it, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             prefix = "The explorer: "
