@@ -18,6 +18,7 @@ import os
 import pickle
 import stat
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -55,7 +56,7 @@ def folder_of(session: str, application: str, deployment: str) -> Path:
     return Path(tempfile.gettempdir()) / f"csplade-{os.getuid()}" / name
 
 
-class _Messages(asyncio.Protocol):
+class _Messages(ABC, asyncio.Protocol):
     """Sends and receives messages."""
 
     _transport: asyncio.Transport
@@ -82,9 +83,9 @@ class _Messages(asyncio.Protocol):
         content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         self._transport.write(len(content).to_bytes(LENGTH_BYTES, "big") + content)
 
+    @abstractmethod
     def handle(self, *message: Any) -> None:
         """Do what a message asks for."""
-        raise NotImplementedError
 
 
 class _Answering(_Messages):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
-class _Replica:
+class _Replica(ABC):
     """What the encoder's and a shard's replicas have in common."""
 
     def __init__(self, settings: Settings) -> None:
@@ -50,8 +51,8 @@ class _Replica:
         self._metrics = Metrics(RayInstruments())
         self._versions = Versions(self._load)
 
-    def _load(self, target: Target) -> LocalBackend:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self, target: Target) -> LocalBackend: ...
 
     async def reconfigure(self, target: dict[str, Any]) -> None:
         """Serve a target. Ray calls it before the first request and at each new configuration."""
