@@ -57,6 +57,10 @@ class UnavailableError(CspladeError):
     code = "UNAVAILABLE"
 
 
+class StorageError(UnavailableError):
+    """Files cannot be read or written now. The text names them: callers elsewhere do not see it."""
+
+
 class UnsupportedError(CspladeError):
     """The service does not do this in the way it is run."""
 

@@ -10,7 +10,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.errors import CspladeError, InternalError, OverloadedError
+from ..core.errors import (
+    CspladeError,
+    InternalError,
+    OverloadedError,
+    StorageError,
+    UnavailableError,
+)
 from ..engine.deadline import Deadline
 from .auth import Keys, role_of
 from .drain import Lifecycle
@@ -177,14 +183,23 @@ class Admission:
 def public_error(error: Exception, what: str, request_id: str) -> CspladeError:
     """Return the error that the caller may see.
 
-    Errors whose code is INTERNAL, and all others, are logged and replaced: their text may name
-    files.
+    Errors of storage, those whose code is INTERNAL, and all others, are logged and replaced: their
+    text may name files.
     """
-    if isinstance(error, CspladeError) and error.code != InternalError.code:
+    if (
+        isinstance(error, CspladeError)
+        and not isinstance(error, StorageError)
+        and error.code != InternalError.code
+    ):
         return error
     if not isinstance(error, InternalError):
         log.error("%s failed", what, exc_info=error)
-    return InternalError(f"internal error; the server's log explains request id {request_id}")
+    explained = f"the server's log explains request id {request_id}"
+    if isinstance(error, StorageError):
+        return UnavailableError(
+            f"storage: the index cannot be read or written now; retry later; {explained}"
+        )
+    return InternalError(f"internal error; {explained}")
 
 
 def complaint(error: CspladeError) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.document import Document
-from ...core.errors import CorruptError, UnavailableError
+from ...core.errors import CorruptError, StorageError
 from ...core.vectors import offsets
 from .files import require_plain_file
 from .schema import (
@@ -159,11 +159,11 @@ class DocumentStore:
         except sqlite3.DatabaseError as error:
             name = getattr(error, "sqlite_errorname", "")
             if name.startswith(OUT_OF_SPACE):
-                raise UnavailableError(
+                raise StorageError(
                     f"{self.path}: no space left to write ({error}); free some, then {self.retry}"
                 ) from error
             if name.startswith(OUTSIDE):
-                raise UnavailableError(
+                raise StorageError(
                     f"{self.path}: {error} ({name}); check the disk, permissions and other "
                     "processes"
                 ) from error

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import CspladeError, OverloadedError, UnavailableError
+from ...core.errors import CspladeError, OverloadedError, StorageError, UnavailableError
 from ..read.reader import Index
 from ..read.shard import OpenSegment, Shard
 from ..read.snapshot import Snapshot
@@ -108,7 +108,7 @@ class Background:
                 )
         if (free := shutil.disk_usage(self._index.path).free) < RESERVE_BYTES:
             return OverloadedError(
-                f"{self._index.path}: {free:,} bytes free on the disk; {RESERVE_BYTES:,} are kept "
+                f"disk: {free:,} bytes free on the disk of the index; {RESERVE_BYTES:,} are kept "
                 "for deletions; delete documents, or free some",
                 10.0,
             )
@@ -170,7 +170,7 @@ class Background:
             log.warning("deleted documents keep their space for now: %s", error)
 
     def _closed(self) -> UnavailableError:
-        return UnavailableError(f"{self._index.path}: the writer is closed; open it again")
+        return UnavailableError("index: the writer is closed; open it again")
 
     def _run(self) -> None:
         while True:
@@ -199,7 +199,7 @@ class Background:
                 for store in self._log.stores:
                     store.empty_log()
         except OSError as error:
-            return UnavailableError(
+            return StorageError(
                 f"{self._index.path}: a segment cannot be written: {error}; free some space, or "
                 "check the disk"
             )

@@ -18,6 +18,7 @@ from ...core.document import Document
 from ...core.errors import (
     CspladeError,
     OverloadedError,
+    StorageError,
     UnavailableError,
     VectorNeededError,
     VersionConflictError,
@@ -221,7 +222,7 @@ class IndexWriter:
     def _submit(self, call: Call) -> list[WriteResult]:
         with self._queued:
             if self._closing:
-                raise UnavailableError(f"{self.index.path}: the writer is closed; open it again")
+                raise UnavailableError("index: the writer is closed; open it again")
             self._queue.extend(call.operations)
             self._queued.notify_all()
         return call.wait()
@@ -269,7 +270,7 @@ class IndexWriter:
         if isinstance(error, CspladeError):
             return error
         log.exception("a commit failed")
-        return UnavailableError(
+        return StorageError(
             f"{self.index.path}: a commit failed: {error!r:.200}; send the write again"
         )
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from csplade.client.async_client import AsyncClient
 from csplade.client.client import Client
 from csplade.client.connection import ServiceError
+from csplade.core.errors import StorageError
 from csplade.engine import deadline
 from csplade.engine.collection import Collection
 from csplade.kernels.score import cpu
@@ -325,6 +326,20 @@ def test_a_failure_of_its_own_is_internal_and_told_only_in_the_log(held, setting
     (line,) = [line for line in log_lines() if "exception" in line]
     assert line["request_id"] == error.value.request_id
     assert "a secret of the inside" in line["exception"]
+
+
+def test_a_storage_that_fails_names_its_files_only_in_the_log(held, settings, log_lines):
+    held.index.release.set()
+    with running(settings(), held.opener) as server, Client(server.address) as client:
+        held.index.failure = StorageError("/a/secret/place: no space left to write")
+        with pytest.raises(ServiceError, match="storage: the index cannot be read") as error:
+            client.search({1: 1.0})
+        held.index.failure = None
+    assert error.value.code == "UNAVAILABLE"
+    assert "secret" not in str(error.value)
+    (line,) = [line for line in log_lines() if "exception" in line]
+    assert line["request_id"] == error.value.request_id
+    assert "/a/secret/place" in line["exception"]
 
 
 @pytest.mark.parametrize("asked", [False, True])
