@@ -16,6 +16,8 @@ def test_the_probe_is_answered_beside_each_attack(text_index, name):
         # The stalled store takes six seconds for the two shards of an answer.
         measured = measure(place, name, seconds=9, rate=3)
     assert measured.acts > 0
-    assert set(measured.failed) <= {"RESOURCE_EXHAUSTED"}  # rejected at once, which is an answer
+    # Streams of a caller with a key may fill limits.in_flight: the probe is rejected at once then.
+    rejected = {"RESOURCE_EXHAUSTED"} if name == "closed_windows" else set()
+    assert set(measured.failed) <= rejected
     assert len(measured.seconds) + measured.failed.total() == 27
     assert said(name) in "".join(rows({name: (measured, measured)}))
